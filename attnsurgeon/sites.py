@@ -1,0 +1,84 @@
+"""Traced -> Sites: the places where something can be inserted, replaced or fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROLES = (
+    "residual-branch",
+    "residual-block",
+    "residual-add",
+    "downsample",
+    "stage",
+    "stem",
+    "head",
+    "conv",
+    "norm",
+    "act",
+    "pool",
+    "concat",
+    "linear",
+)
+LAYOUTS = ("NCHW", "NHWC", "NLC", "NCDHW", "NDHWC", "NCL", "NC")
+
+
+@dataclass(frozen=True)
+class ModuleRef:
+    """A module of the network by its path and the name of its class."""
+
+    path: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """One value (or the operation that computes it) where surgery can happen.
+
+    Attributes:
+        path: where the value is made: `layer1.0.bn3`, or `layer1.0:add` for a functional
+            operation; a second one of the same name is `layer1.0:add#2`.
+        owner: path of the innermost module whose forward passes the value on ("" is the root).
+        type: class of the producing module, or the name of the function.
+        roles: the names of `ROLES` that the value or operation plays.
+        channels: C, or None where no axis could be shown to be the channel axis.
+        shape: of the value, batch first, as recorded.
+        layout: one of `LAYOUTS`, or None where the channel axis is unknown.
+        stride: input height / feature height (square root of the area ratio for tokens), or None.
+        stage: 1-based by resolution, counted from the stem's output; 0 before it; None unknown.
+        block: path of the innermost enclosing residual or repeated block, or None.
+        calls: how often the producer runs in one forward.
+        kernel, conv_stride, groups, depthwise: of convolutions, else None.
+        inside: enclosing modules, innermost first, the root last.
+        has: modules inside the producing module.
+        follows: paths of the sites whose values are this operation's direct inputs.
+        precedes: paths of the sites that use this value directly.
+        index: position in execution order.
+    """
+
+    path: str
+    owner: str
+    type: str
+    roles: frozenset[str]
+    channels: int | None
+    shape: tuple[int, ...]
+    layout: str | None
+    stride: float | None
+    stage: int | None
+    block: str | None
+    calls: int = 1
+    kernel: tuple[int, ...] | None = None
+    conv_stride: tuple[int, ...] | None = None
+    groups: int | None = None
+    depthwise: bool | None = None
+    inside: tuple[ModuleRef, ...] = ()
+    has: tuple[ModuleRef, ...] = ()
+    follows: tuple[str, ...] = ()
+    precedes: tuple[str, ...] = ()
+    index: int = 0
+
+    @property
+    def resolution(self) -> tuple[int, ...] | None:
+        """Spatial sizes: (H, W), (D, H, W) or (L,) for tokens; None without a known layout."""
+        if self.layout is None:
+            return None
+        return tuple(n for n, axis in zip(self.shape, self.layout, strict=True) if axis in "DHWL")
