@@ -48,6 +48,8 @@ class Site:
         block: path of the innermost enclosing residual or repeated block, or None.
         calls: how often the producer runs in one forward.
         kernel, conv_stride, groups, depthwise: of convolutions, else None.
+        branch: of residual branches, the kinds of the convolutions along it in order, such as
+            ("1x1", "3x3", "1x1"); a depthwise one is "dw3x3", a linear layer "linear". Else None.
         inside: enclosing modules, innermost first, the root last.
         has: modules inside the producing module.
         follows: paths of the sites whose values are this operation's direct inputs.
@@ -70,6 +72,7 @@ class Site:
     conv_stride: tuple[int, ...] | None = None
     groups: int | None = None
     depthwise: bool | None = None
+    branch: tuple[str, ...] | None = None
     inside: tuple[ModuleRef, ...] = ()
     has: tuple[ModuleRef, ...] = ()
     follows: tuple[str, ...] = ()
