@@ -1,0 +1,9 @@
+"""Imports every mechanism, in the order in which they are listed to users."""
+# ruff: noqa: F401 -- importing a mechanism's file is what registers it
+
+from __future__ import annotations
+
+# The order of these lines is the order of the catalogue, so they are not to be sorted.
+# isort: off
+import attnsurgeon.attention.gates.se
+import attnsurgeon.attention.gates.eca

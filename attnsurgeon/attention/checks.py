@@ -1,0 +1,25 @@
+"""Constructor arguments -> the width they mean, or a MechanismError that names one that works."""
+
+from __future__ import annotations
+
+from attnsurgeon.errors import MechanismError
+
+
+def hidden_width(channels: int, reduction: int) -> int:
+    """Returns C // reduction, the width of a squeeze, which has to leave at least one channel."""
+    if not 1 <= reduction <= channels:
+        raise MechanismError(
+            f"reduction={reduction} leaves no hidden channel out of {channels}",
+            f"the largest that works here is reduction={channels}",
+        )
+    return channels // reduction
+
+
+def odd_kernel(size: int) -> int:
+    """Returns `size`; an even kernel has no centre, so its output would be shifted and smaller."""
+    if size < 1 or size % 2 == 0:
+        raise MechanismError(
+            f"kernel_size={size} has no centre",
+            f"use an odd number, as kernel_size={abs(size) + 1}",
+        )
+    return size

@@ -1,0 +1,1 @@
+"""Gates: y = x * gate(x), of the shape of x."""

@@ -1,0 +1,73 @@
+"""Efficient channel attention: one 1-D convolution across channels, no bottleneck.
+
+    gate = sigmoid(conv1d_k(mean(x)))
+    y = x * gate
+    k = int(|log2(C) + 1| / 2), raised to the next odd number
+
+Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+CVPR 2020, https://arxiv.org/abs/1910.03151
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from attnsurgeon.attention.checks import odd_kernel
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import per_channel, positions
+
+
+def adaptive_kernel(channels: int) -> int:
+    """Returns the kernel size for C channels (the paper's gamma = 2 and b = 1)."""
+    k = int(abs(math.log2(channels) + 1) / 2)
+    return k if k % 2 else k + 1
+
+
+def count(channels: int, kernel_size: int | None) -> int:
+    """Returns the number of parameters."""
+    return kernel_size or adaptive_kernel(channels)
+
+
+@mechanism(
+    "eca",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="k",
+    count=count,
+    identity=native("conv", how="conv starts at zero and the gate is 2 * sigmoid"),
+    constraints=("kernel_size is odd",),
+    deviations=(
+        "k follows the paper's formula; the authors' trained ResNets set 3, 5, 5, 7 by stage "
+        "(kernel_size=...), where the formula gives 5, 5, 5, 7",
+        "the gate is a sigmoid as in the authors' code; the listing in the paper has none",
+    ),
+    spatial=False,
+)
+class ECA(nn.Module):
+    """Reweights each channel by a gate computed from the means of its k nearest channels.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        kernel_size: k, odd; None for the paper's function of C.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(self, channels: int, *, rank: int = 2, kernel_size: int | None = None) -> None:
+        super().__init__()
+        k = odd_kernel(kernel_size or adaptive_kernel(channels))
+        self.rank = rank
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its channel gates."""
+        pooled = x.mean(positions(self.rank)).unsqueeze(1)  # (N, 1, C): channels are the sequence
+        gate = self.gate(self.conv(pooled)).squeeze(1)
+        return x * per_channel(gate, self.rank)

@@ -1,0 +1,75 @@
+"""Squeeze-and-excitation: a two-layer bottleneck turns pooled channels into channel gates.
+
+    gate = sigmoid(W2 relu(W1 mean(x)))
+    y = x * gate
+
+Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, https://arxiv.org/abs/1709.01507
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import per_channel, positions
+
+
+def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
+    """Returns the number of parameters."""
+    m = hidden or hidden_width(channels, reduction)
+    return 2 * channels * m + bias * (m + channels)
+
+
+@mechanism(
+    "se",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="2C(C//r) + C//r + C; 2C(C//r) with bias=False",
+    count=count,
+    identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
+    constraints=("C >= reduction",),
+    deviations=(
+        "biases as in the authors' Caffe networks; most PyTorch copies have none (bias=False)",
+        "some libraries round C//r up to a multiple of 8; give hidden to have such a width",
+    ),
+    spatial=False,
+)
+class SE(nn.Module):
+    """Reweights each channel by a gate computed from the means of all channels.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        reduction: r, by which the hidden layer is narrower.
+        bias: whether the two layers have biases.
+        hidden: the hidden width itself, instead of C // reduction.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rank: int = 2,
+        reduction: int = 16,
+        bias: bool = True,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        m = hidden or hidden_width(channels, reduction)
+        self.rank = rank
+        self.fc1 = nn.Linear(channels, m, bias=bias)
+        self.fc2 = nn.Linear(m, channels, bias=bias)
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its channel gates."""
+        squeezed = x.mean(positions(self.rank))  # (N, C)
+        gate = self.gate(self.fc2(F.relu(self.fc1(squeezed))))
+        return x * per_channel(gate, self.rank)

@@ -1,0 +1,109 @@
+"""A mechanism as its authors start it -> the same mechanism computing y = x exactly.
+
+    native    zero the last layer; the gate sigmoid(0) = 1/2 is rescaled by 2, so y = x * 1
+    blend     y = x + g * (mechanism(x) - x) with a learnable g = 0
+
+Both are exact to the bit. The native form learns from the first step and adds no parameter, at the
+price of a gate in (0, 2) instead of (0, 1); the blend works for everything finite, but only g
+receives a gradient at the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Start = Callable[[nn.Module, nn.Module | None], nn.Module]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a mechanism starts as the identity.
+
+    Attributes:
+        form: "native" or "blend".
+        how: one sentence for the card.
+        start: (mechanism, the module it replaces or None) -> the module that starts as identity.
+    """
+
+    form: str
+    how: str
+    start: Start
+
+
+class Gate(nn.Module):
+    """gain * sigmoid(z): the authors' gate at gain 1, an open gate for z = 0 at gain 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = 1.0
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Returns the gate, of the shape of `z`."""
+        gate = z.sigmoid()
+        return gate if self.gain == 1.0 else self.gain * gate
+
+    def extra_repr(self) -> str:
+        """Returns the gain, the one thing that tells the two starts apart."""
+        return f"gain={self.gain:g}"
+
+
+class Blend(nn.Module):
+    """y = base(x) + g * (inner(x) - base(x)), where g is learnable and starts at 0.
+
+    Args:
+        inner: the mechanism; its output has to be finite, for 0 * NaN is NaN.
+        base: what was there before: the module that the mechanism replaces, or None for x itself.
+    """
+
+    def __init__(self, inner: nn.Module, *, base: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.base = base
+        self.g = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the blend, of the shape and dtype of base(x)."""
+        old = x if self.base is None else self.base(x)
+        return torch.lerp(old, self.inner(x).to(old.dtype), self.g.to(old.dtype))
+
+
+def zero(module: nn.Module, *layers: str) -> None:
+    """Sets every parameter of the submodules named by their paths to zero."""
+    for path in layers:
+        for parameter in module.get_submodule(path).parameters():
+            nn.init.zeros_(parameter)
+
+
+def open_gates(module: nn.Module) -> None:
+    """Rescales every Gate inside `module` so that it is exactly 1 where its argument is 0."""
+    for child in module.modules():
+        if isinstance(child, Gate):
+            child.gain = 2.0
+
+
+def native(*last_layers: str, how: str) -> Identity:
+    """Returns the native form: `last_layers` become zero and every Gate opens."""
+
+    def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+        zero(module, *last_layers)
+        open_gates(module)
+        return module
+
+    return Identity("native", how, start)
+
+
+def blend(
+    *,
+    how: str = "y = x + g * (mechanism(x) - x), learnable g = 0",
+    base: Callable[[nn.Module | None], nn.Module | None] = lambda replaced: replaced,
+) -> Identity:
+    """Returns the blend form; `base` makes what was there before from the module replaced."""
+
+    def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+        return Blend(module, base=base(replaced))
+
+    return Identity("blend", how, start)

@@ -1,0 +1,236 @@
+"""A mechanism's name -> its card and, with arguments, the module itself."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from textwrap import dedent
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from attnsurgeon.attention.arguments import complete, defaults, takes
+from attnsurgeon.attention.identity import Identity, Start
+from attnsurgeon.errors import MechanismError, nearest
+
+KINDS = ("gate", "conv", "weight", "activation", "fusion", "linked", "head")
+REPLACES_A_CONV = ("conv", "weight")  # these kinds are built from the convolution they replace
+INITS = ("identity", "paper")
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The card of one mechanism: how to build it and the facts it is checked against.
+
+    Attributes:
+        name: what users type.
+        title: the name in words.
+        kind: one of `KINDS`; it decides what the mechanism does to a network.
+        build: the class; takes `channels` (or `conv`) and keywords.
+        ranks: the spatial ranks it can be built for: 2 for (H, W), 3 for (D, H, W).
+        paper: address of the publication.
+        venue: where and when it was published.
+        equation: the function, as text.
+        placement: name of the shipped rule file that is the authors' own placement.
+        formula: the number of parameters, as text.
+        count: the same as a function of any of `channels`, `conv`, `rank` and the arguments.
+        identity: "native" or "blend", the exact form in which it starts as the identity.
+        identity_how: the sentence that says how.
+        start: turns a module built by `build` into one that starts as the identity.
+        constraints: what the input or the arguments have to satisfy.
+        deviations: where published versions disagree and which one is followed here.
+        unmoved: parameters that cannot learn while the module is in training mode, with the
+            reason among the deviations (biases straight before a batch norm).
+        rank_reason: why it is not defined for both ranks, where it is not.
+        resolution_free: the same instance may see inputs of several resolutions.
+        spatial: positions matter, so it needs H and W; False for a pure channel gate, which
+            may also be used on tokens.
+    """
+
+    name: str
+    title: str
+    kind: str
+    build: Callable[..., nn.Module]
+    ranks: tuple[int, ...]
+    paper: str
+    venue: str
+    equation: str
+    placement: str
+    formula: str
+    count: Callable[..., int]
+    identity: str
+    identity_how: str
+    start: Start
+    constraints: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
+    rank_reason: str = ""
+    resolution_free: bool = True
+    spatial: bool = True
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """Argument name -> default, read from the constructor."""
+        return defaults(self.build)
+
+    def params(self, channels: int | nn.Module, *, rank: int = 2, **args: Any) -> int:
+        """Returns the exact number of parameters under init="paper".
+
+        Args:
+            channels: C, or the convolution for a mechanism that replaces one.
+            rank: 2 or 3.
+            **args: arguments that differ from the defaults.
+        """
+        known = complete(self.build, args) | {"channels": channels, "conv": channels, "rank": rank}
+        wanted = inspect.signature(self.count).parameters
+        return self.count(**{name: known[name] for name in wanted})
+
+
+_TABLE: dict[str, Mechanism] = {}
+_Built = TypeVar("_Built", bound=type[nn.Module])
+
+
+def mechanism(
+    name: str,
+    *,
+    kind: str,
+    ranks: tuple[int, ...],
+    placement: str,
+    formula: str,
+    count: Callable[..., int],
+    identity: Identity,
+    **facts: Any,
+) -> Callable[[_Built], _Built]:
+    """Registers the decorated class; title, equation, venue and paper are read from its module.
+
+    Raises:
+        ValueError: the name is taken, the kind is unknown, or the module's docstring is not
+            of the form of the other mechanisms' (our own mistakes, not a user's).
+    """
+
+    def add(build: _Built) -> _Built:
+        if name in _TABLE:
+            raise ValueError(f"mechanism {name!r} is already {_TABLE[name].build}")
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is not a kind; {nearest(kind, KINDS)}")
+        _TABLE[name] = Mechanism(
+            name=name,
+            kind=kind,
+            build=build,
+            ranks=ranks,
+            placement=placement,
+            formula=formula,
+            count=count,
+            identity=identity.form,
+            identity_how=identity.how,
+            start=identity.start,
+            **read_docstring(sys.modules[build.__module__].__doc__),
+            **facts,
+        )
+        return build
+
+    return add
+
+
+def read_docstring(text: str | None) -> dict[str, str]:
+    """Returns title, equation, venue and paper from a mechanism file's docstring.
+
+    Its form: `Title: what it does.`, the equation indented, then the citation
+    `Authors, "Title", Venue, https://...`.
+    """
+    if text is None:  # python -OO drops docstrings, and with them the texts of the cards
+        return dict.fromkeys(("title", "equation", "venue", "paper"), "")
+    title = re.match(r"([^:\n]+): ", text)
+    equation = re.search(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    cited = re.search(r'"[^"]+",\s+([^"]+?),\s+(https?://\S+)', text)
+    if not (title and equation and cited):
+        raise ValueError(f"no title, equation or citation in the docstring {text!r}")
+    return {
+        "title": title[1],
+        "equation": dedent(equation[0]).strip(),
+        "venue": " ".join(cited[1].split()),
+        "paper": cited[2],
+    }
+
+
+def mechanisms() -> Mapping[str, Mechanism]:
+    """Returns every mechanism by name, read-only, in the order of the catalogue."""
+    return MappingProxyType(_TABLE)
+
+
+def lookup(name: str) -> Mechanism:
+    """Returns the card of `name`, or raises MechanismError with the nearest names."""
+    if name not in _TABLE:
+        raise MechanismError(
+            f"no attention mechanism is called {name!r}", nearest(str(name), _TABLE)
+        )
+    return _TABLE[name]
+
+
+def create_attention(
+    name: str,
+    channels: int | None = None,
+    *,
+    conv: nn.Module | None = None,
+    rank: int = 2,
+    init: str = "paper",
+    **args: Any,
+) -> nn.Module:
+    """Builds one attention mechanism.
+
+    Args:
+        name: one of `mechanisms()`.
+        channels: C, for everything that does not replace a convolution.
+        conv: the convolution that a "conv" or "weight" mechanism replaces; it gives the rank too.
+        rank: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
+        init: "paper" for the authors' own start and function, "identity" for the same mechanism
+            changed so that it starts as the identity, exactly.
+        **args: the mechanism's own arguments; the card lists them with their defaults.
+
+    Raises:
+        MechanismError: no such mechanism or argument, or no module can be built from these values.
+    """
+    card = lookup(name)
+    if init not in INITS:
+        raise MechanismError(f"init={init!r} is not a way to start", nearest(str(init), INITS))
+    try:
+        source, rank = _source(card, channels, conv, rank)
+        full = complete(card.build, args)
+        if takes(card.build, "rank"):
+            full["rank"] = rank
+        module = card.build(source, **full)
+    except MechanismError as error:
+        raise MechanismError(f"{name}: {error.what}", error.hint) from error
+    return card.start(module, conv) if init == "identity" else module
+
+
+def _source(
+    card: Mechanism, channels: int | None, conv: nn.Module | None, rank: int
+) -> tuple[int | nn.Module, int]:
+    """Returns what the mechanism is built from, checked, and the rank that goes with it."""
+    source: int | nn.Module
+    if card.kind in REPLACES_A_CONV:
+        if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
+            raise MechanismError(
+                f"it replaces a convolution, not {type(conv).__name__}", "give conv=nn.Conv2d(...)"
+            )
+        source, rank = conv, conv.weight.dim() - 2
+    elif conv is not None:
+        raise MechanismError("it does not replace a convolution", "give channels instead of conv")
+    elif not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise MechanismError(
+            f"channels={channels!r} is not a number of channels",
+            "give the size of the input's axis 1",
+        )
+    else:
+        source = channels
+    if rank not in card.ranks:
+        raise MechanismError(
+            f"it is not defined for rank {rank!r}",
+            f"it is for rank {' and '.join(map(str, card.ranks))} {card.rank_reason}".rstrip(),
+        )
+    return source, rank
