@@ -1,0 +1,189 @@
+"""Traced -> the channel axis of every value, carried from the operations that define it.
+
+A convolution makes axis 1 the channels, a linear layer the last axis; permutations, reshapes and
+slices carry the axis along. Nothing is guessed from sizes: a value whose axis got lost has none.
+While channels are split over several axes (a channel shuffle, attention heads) the set of those
+axes is carried; a value has a channel axis when the set holds exactly one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import fx
+
+from attnsurgeon.trace import Traced
+
+AXIS_ONE = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+    ]
+)
+AXIS_LAST = frozenset(["linear", "embedding", "rms_norm", "layer_norm"])
+_REDUCTIONS = frozenset(
+    ["mean", "sum", "amax", "amin", "var", "std", "norm", "logsumexp", "prod", "all", "any"]
+)
+_LAYOUTS = {(4, 1): "NCHW", (4, 3): "NHWC", (5, 1): "NCDHW", (5, 4): "NDHWC",
+            (3, 1): "NCL", (3, 2): "NLC", (2, 1): "NC"}  # fmt: skip
+
+Axes = frozenset[int]
+_NONE: Axes = frozenset()
+
+
+def find_axes(traced: Traced) -> None:
+    """Sets `node.meta["axes"]`, the set of axes that make up the channels, on every node."""
+    for node in traced.graph.nodes:
+        node.meta["axes"] = _axes(node) if node.meta["shape"] is not None else _NONE
+
+
+def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:
+    """Returns (layout, None), or (None, why the value has no usable layout)."""
+    shape, axes = node.meta["shape"], node.meta["axes"]
+    if len(axes) != 1:
+        return None, "its channel axis could not be shown"
+    (axis,) = axes
+    layout = _LAYOUTS.get((len(shape), axis))
+    if layout is None:
+        return None, f"channels on axis {axis} of {len(shape)} is no layout we know"
+    if shape[0] != batch:
+        return None, f"its first axis ({shape[0]}) is not the batch ({batch}): cut into windows?"
+    return layout, None
+
+
+def _axes(node: fx.Node) -> Axes:
+    name, shape = node.meta.get("name"), node.meta["shape"]
+    ndim = len(shape)
+    if node.op == "placeholder":
+        return frozenset({1}) if ndim >= 4 else _NONE
+    if name is None or not node.meta["data"]:
+        return _NONE
+    if name in AXIS_ONE:
+        return frozenset({1}) if ndim > 1 else _NONE
+    if name in AXIS_LAST:
+        return frozenset({ndim - 1})
+    source = _source(node)
+    if source is None:
+        return _NONE
+    old, axes = source.meta["shape"], source.meta["axes"]
+    if not axes or old is None:
+        return _NONE
+    moved = _moved(name, node, old, axes)
+    if moved is not None:
+        return moved
+    if old == shape or (len(old) == ndim and all(old[a] == shape[a] for a in axes)):
+        return axes  # element-wise, pooling, padding, slicing along other axes
+    if name in ("cat", "part", "getitem", "narrow", "index_select", "pad") and len(old) == ndim:
+        return axes  # more or fewer channels, on the same axis
+    return _NONE
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """Returns the input whose layout the result follows: the first of the result's own rank."""
+    inputs = [n for n in node.all_input_nodes if n.meta["data"] and n.meta["shape"] is not None]
+    if node.meta["name"] == "part":
+        origin = node.args[0]
+        assert isinstance(origin, fx.Node)
+        inputs = [n for n in origin.all_input_nodes if n.meta["data"] and n.meta["shape"]]
+    known = [n for n in inputs if n.meta["axes"]]
+    same = [n for n in known if n.meta["shape"] == node.meta["shape"]]
+    ranked = [n for n in known if len(n.meta["shape"]) == len(node.meta["shape"])]
+    return (same or ranked or known or [None])[0]
+
+
+def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes | None:
+    """Returns the axes after an operation that moves axes, None for one that does not."""
+    new = node.meta["shape"]
+    args = [a for a in node.args if not isinstance(a, fx.Node)]
+    ndim = len(old)
+    if name == "permute":
+        order = [int(d) % ndim for d in _flat(args or list(node.kwargs.values()))]
+        return frozenset(order.index(a) for a in axes)
+    if name in ("transpose", "swapaxes", "swapdims", "t", "T", "mT", "adjoint"):
+        a, b = [int(d) % ndim for d in _flat(args)[:2]] if args else (ndim - 2, ndim - 1)
+        return frozenset({a: b, b: a}.get(x, x) for x in axes)
+    if name in ("movedim", "moveaxis"):
+        a, b = (int(d) % ndim for d in _flat(args)[:2])
+        order = [d for d in range(ndim) if d != a]
+        order.insert(b, a)
+        return frozenset(order.index(x) for x in axes)
+    if name in ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze",
+                "unsqueeze"):  # fmt: skip
+        return _regrouped(old, new, axes)
+    if name in ("getitem", "select") and len(new) < ndim:
+        return _indexed(name, node, axes)
+    if name in ("unbind",) or (name == "part" and len(new) == ndim - 1):
+        return _dropped(_dim(node, 0) % ndim, axes)
+    if name in _REDUCTIONS and len(new) < ndim:
+        dims = {int(d) % ndim for d in _flat([node.kwargs.get("dim", args[:1])])}
+        return _after_removal(dims, axes)
+    if name == "stack":
+        at = _dim(node, 0) % (ndim + 1)
+        return frozenset(a + (a >= at) for a in axes)
+    return None
+
+
+def _regrouped(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> Axes:
+    """Carries axes through a row-major reshape by matching runs of equal products."""
+    result: set[int] = set()
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first_i, first_j = i, j
+        i, j = i + (i < len(old)), j + (j < len(new))
+        while math.prod(old[first_i:i]) != math.prod(new[first_j:j]):
+            if math.prod(old[first_i:i]) < math.prod(new[first_j:j]) and i < len(old):
+                i += 1
+            elif j < len(new):
+                j += 1
+            else:
+                return _NONE
+        left = {d for d in range(first_i, i) if old[d] != 1 or d in axes}
+        if left & axes:
+            if not left <= axes:
+                return _NONE  # channels merged with positions
+            right = {d for d in range(first_j, j) if new[d] != 1} or set(range(first_j, j))
+            result |= right
+    return frozenset(result)
+
+
+def _indexed(name: str, node: fx.Node, axes: Axes) -> Axes:
+    if name == "select":
+        return _dropped(_dim(node, 0), axes)
+    index = node.args[1] if len(node.args) > 1 else None
+    index = index if isinstance(index, tuple) else (index,)
+    if any(not isinstance(i, (int, slice)) for i in index):
+        return _NONE
+    return _after_removal({d for d, i in enumerate(index) if isinstance(i, int)}, axes)
+
+
+def _dropped(dim: int, axes: Axes) -> Axes:
+    return _after_removal({dim}, axes)
+
+
+def _after_removal(gone: set[int], axes: Axes) -> Axes:
+    return frozenset(a - sum(g < a for g in gone) for a in axes if a not in gone)
+
+
+def _dim(node: fx.Node, default: int) -> int:
+    dim: Any = node.kwargs.get("dim")
+    if dim is None and node.meta["name"] == "part" and isinstance(node.args[0], fx.Node):
+        return _dim(node.args[0], default)
+    if dim is None:
+        dim = next((a for a in node.args[1:] if isinstance(a, int)), default)
+    return int(dim)
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [x for item in value for x in _flat(item)]
+    return [] if value is None else [value]

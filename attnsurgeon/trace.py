@@ -1,0 +1,330 @@
+"""nn.Module + example input -> Traced: one forward, written down as one torch.fx.Graph.
+
+The forward runs on a twin of the network whose tensors are on the meta device, so it needs
+neither weights nor memory and the user's modules are never touched. Every torch function called
+becomes a node; every module called becomes a `Call`, which knows the events of its own forward
+in order. A network whose forward looks at values falls back to a small real run on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.meta import meta_twin
+
+# Methods and operators that are one operation under several names.
+_SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": "div",
+         "itruediv": "div", "isub": "sub", "rsub": "sub", "multiply": "mul", "concat": "cat",
+         "concatenate": "cat", "true_divide": "div", "matmul": "matmul", "rmatmul": "matmul",
+         "_max_pool1d": "max_pool1d", "_max_pool2d": "max_pool2d", "_max_pool3d": "max_pool3d",
+         "hardtanh_": "hardtanh"}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Event:
+    """One torch function called in a module's own forward.
+
+    Attributes:
+        name: the operation's plain name (`add` for `+`, `+=`, `torch.add`, `Tensor.add_`).
+        nodes: the tensors it made or changed; for an alias, the value it handed through.
+        alias: it returned its input unchanged (dropout in eval mode, contiguous, ...).
+        ordinal: how many events of this name came before it in the same call.
+    """
+
+    name: str
+    nodes: tuple[fx.Node, ...]
+    alias: bool = False
+    ordinal: int = 0
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module: its inputs, its output and what happened inside, in order."""
+
+    path: str
+    module: nn.Module
+    index: int
+    parent: Call | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    start: int
+    output: Any = None
+    inputs: tuple[fx.Node, ...] = ()
+    outputs: tuple[fx.Node, ...] = ()
+    end: int = 0
+    events: list[Event | Call] = field(default_factory=list)
+
+    def chain(self) -> Iterator[Call]:
+        """Yields this call and the calls around it, innermost first."""
+        call: Call | None = self
+        while call is not None:
+            yield call
+            call = call.parent
+
+
+@dataclass(eq=False)
+class Traced:
+    """A recorded forward.
+
+    Attributes:
+        twin: the copy of the network that was run; same paths, same attributes.
+        graph: one node a tensor; `node.meta` has `call` (the Call it happened in), `event`,
+            `shape`, `dtype`, `order`, `data` (depends on the input).
+        root: the call of the network itself.
+        calls: module path -> its calls, in order.
+        example: the example input as it was given to the twin.
+        device: "meta", or "cpu" where the forward needed real values.
+        why_real: the error that the meta run ended with, where it did.
+    """
+
+    twin: nn.Module
+    graph: fx.Graph
+    root: Call
+    calls: dict[str, list[Call]]
+    example: tuple[Any, ...]
+    device: str
+    why_real: str | None = None
+
+    @property
+    def batch(self) -> int:
+        """The batch size of the example."""
+        return self.root.inputs[0].meta["shape"][0]
+
+
+def operation_name(func: Any) -> str:
+    """Returns the plain name of a torch function, method, operator or fx target."""
+    name = func if isinstance(func, str) else getattr(func, "__name__", type(func).__name__)
+    if name == "__get__":  # a property of Tensor: x.T, x.shape
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+    if name.startswith("__") and name.endswith("__"):
+        name = name[2:-2]
+    elif name.endswith("_") and not name.startswith("_"):
+        name = name[:-1]
+    return _SAME.get(name, name)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors of nested containers, of dataclasses and mappings too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        for name in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, name, None))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Returns `value` with every tensor of its lists, tuples and dicts replaced."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(v, change) for v in value)
+    if type(value) is dict:
+        return {k: map_tensors(v, change) for k, v in value.items()}
+    return value
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes down each torch function and each module call of one forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.calls: dict[str, list[Call]] = {}
+        self.paths = {id(m): p for p, m in model.named_modules()}
+        self.named = {id(t): n for n, t in model.named_parameters(remove_duplicate=False)}
+        self.named |= {id(t): n for n, t in model.named_buffers(remove_duplicate=False)}
+        self.nodes: dict[int, fx.Node] = {}
+        self.kept: list[Tensor] = []  # ids must not be used again while we look values up by them
+        self.count = 0
+        self.stack: list[Call] = []
+        self.root: Call | None = None
+
+    def bind(self, tensor: Tensor, node: fx.Node) -> fx.Node:
+        """Lets `node` stand for the present value of `tensor`."""
+        self.nodes[id(tensor)] = node
+        self.kept.append(tensor)
+        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype)
+        return node
+
+    def new_node(self, op: str, target: Any, args: tuple, kwargs: dict, name: str) -> fx.Node:
+        node = self.graph.create_node(op, target, args, kwargs, name=name)
+        data = op == "placeholder" or any(n.meta["data"] for n in node.all_input_nodes)
+        call = self.stack[-1] if self.stack else None
+        node.meta.update(call=call, order=self.count, data=data)
+        self.count += 1
+        return node
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        node = self.nodes.get(id(tensor))
+        if node is not None:
+            return node
+        name = self.named.get(id(tensor))
+        if name is not None:
+            return self.bind(tensor, self.new_node("get_attr", name, (), {}, "param"))
+        if self.stack:  # made where no torch function is seen (a custom autograd function):
+            inputs = self.stack[-1].inputs  # it may depend on all that this forward was given
+            return self.bind(tensor, self.new_node("call_function", _unseen, inputs, {}, "unseen"))
+        return self.bind(tensor, self.new_node("placeholder", "constant", (), {}, "constant"))
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = [*tensors_in(args), *tensors_in(kwargs)]
+        versions = [t._version for t in given]
+        inputs = [self.node_of(t) for t in given] if self.stack else []
+        out = func(*args, **kwargs)
+        if self.stack:
+            changed = [t for t, v in zip(given, versions, strict=True) if t._version != v]
+            self.note(func, args, kwargs, list(tensors_in(out)), changed, len(inputs))
+        return out
+
+    def note(self, func, args, kwargs, results, changed, count) -> None:
+        """Adds the node(s) of one executed function; `changed` were modified in place."""
+        if not results and not changed:
+            return  # a question about a tensor (its size, its device), not a value
+        name = operation_name(func)
+        fresh = [t for t in {id(t): t for t in (*results, *changed)}.values()
+                 if id(t) not in self.nodes or any(t is c for c in changed)]  # fmt: skip
+        call = self.stack[-1]
+        ordinal = sum(isinstance(e, Event) and e.name == name for e in call.events)
+        if not fresh:
+            same = tuple(self.node_of(t) for t in results)
+            call.events.append(Event(name, same, alias=True, ordinal=ordinal))
+            return
+        node_args = map_tensors(args, self.node_of)
+        node_kwargs = map_tensors(kwargs, self.node_of)
+        node = self.new_node("call_function", func, node_args, node_kwargs, name)
+        node.meta["name"] = name
+        if len(fresh) == 1 and len(results) <= 1:
+            nodes: tuple[fx.Node, ...] = (self.bind(fresh[0], node),)
+        else:
+            node.meta.update(shape=None, dtype=None)
+            nodes = tuple(self.bind(t, self.part(node, i)) for i, t in enumerate(fresh))
+        event = Event(name, nodes, ordinal=ordinal)
+        node.meta["event"] = event
+        for made in nodes:
+            made.meta["event"] = event
+        call.events.append(event)
+
+    def part(self, node: fx.Node, index: int) -> fx.Node:
+        """Returns a new node for one of several results."""
+        part = self.new_node("call_function", _part, (node, index), {}, "part")
+        part.meta["name"] = "part"
+        return part
+
+    def enter(self, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Call:
+        parent = self.stack[-1] if self.stack else None
+        earlier = self.calls.setdefault(path, [])
+        call = Call(path, module, len(earlier), parent, args, kwargs, self.count)
+        call.inputs = tuple(self.node_of(t) for t in tensors_in((args, kwargs)))
+        earlier.append(call)
+        if parent is None:
+            self.root = call
+        else:
+            parent.events.append(call)
+        self.stack.append(call)
+        return call
+
+    def leave(self, call: Call, output: Any) -> None:
+        call.output = output
+        call.outputs = tuple(self.node_of(t) for t in tensors_in(output))
+        call.end = self.count
+        self.stack.pop()
+
+
+def _unseen(*inputs):
+    """Stands in the graph for a value made where no torch function could be seen."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
+def _part(values, index):
+    """Stands in the graph for one of several results of an operation."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
+@contextlib.contextmanager
+def _module_calls(recorder: _Recorder) -> Iterator[None]:
+    """Tells `recorder` of every call of the modules it knows."""
+    plain = nn.Module.__call__
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        path = recorder.paths.get(id(module))
+        if path is None:
+            return plain(module, *args, **kwargs)
+        entered = recorder.enter(module, path, args, kwargs)
+        output = plain(module, *args, **kwargs)
+        recorder.leave(entered, output)
+        return output
+
+    nn.Module.__call__ = call
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = plain
+
+
+def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
+    recorder = _Recorder(twin)
+    for tensor in tensors_in(example):
+        recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
+    place = torch.device("meta") if device == "meta" else contextlib.nullcontext()
+    with torch.no_grad(), place, _module_calls(recorder), recorder:
+        twin(*example)
+    assert recorder.root is not None
+    return Traced(twin, recorder.graph, recorder.root, recorder.calls, example, device)
+
+
+def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
+    """Records one forward of `model` in eval mode, on meta where that works, without touching it.
+
+    Args:
+        model: the network; only copies of it are run.
+        example: the positional inputs, tensors on any device (only their shapes matter).
+
+    Raises:
+        ModelError: the network cannot be run on this input.
+    """
+    twin = meta_twin(model).eval()
+    try:
+        return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
+    except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+    if any(t.is_meta for t in model.parameters()):
+        raise ModelError(f"the network cannot be run on the meta device: {why}", _SIZE_HINT)
+    real = copy.deepcopy(model).cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    inputs = map_tensors(
+        example,
+        lambda t: torch.rand(t.shape, generator=generator) if t.is_floating_point() else t.cpu(),
+    )
+    try:
+        traced = _record(real, inputs, "cpu")
+    except Exception as error:  # a stranger's forward may raise anything; it ends here
+        text = f"{type(error).__name__}: {error}".split("\n")[0]
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
+        raise ModelError(
+            f"the network cannot be run on an input of {shapes}: {text}", _SIZE_HINT
+        ) from error
+    traced.why_real = why
+    return traced
+
+
+_SIZE_HINT = (
+    "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224))"
+)

@@ -1,0 +1,183 @@
+"""Flow -> the trunk: the values every path passes, and what stem, stages and head they form.
+
+A value lies on the trunk when every path from the input to the last feature map passes it. Its
+level is the rounded base-2 logarithm of its stride. Stages are the levels from the stem's output
+on, counted from 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from attnsurgeon.flow import ACTIVATIONS, Flow, is_weighted, name_of
+from attnsurgeon.layouts import layout_of
+from attnsurgeon.trace import Call, Event, Traced
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The trunk of one network.
+
+    Attributes:
+        values: the trunk's feature maps in order; the last is the head.
+        stem: the value that enters the first stage, or None.
+        ends: the last trunk value of each stage, in order.
+        levels: the level of each stage, in order.
+        entering: the ends that a lower resolution follows.
+    """
+
+    values: tuple[fx.Node, ...]
+    stem: fx.Node | None
+    ends: tuple[fx.Node, ...]
+    levels: tuple[int, ...]
+    entering: tuple[fx.Node, ...]
+
+
+def stride_of(node: fx.Node, traced: Traced) -> float | None:
+    """Input height / feature height; for tokens the square root of the ratio of positions."""
+    image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
+    layout, _ = layout_of(node, traced.batch)
+    if layout is None or layout == "NC" or len(image) < 3:
+        return None
+    shape = node.meta["shape"]
+    if layout == "NLC" and len(image) == 4:
+        return math.sqrt(math.prod(image[2:]) / shape[1])
+    return image[-2 if len(image) > 3 else -1] / shape[layout.index("H" if "H" in layout else "L")]
+
+
+def level_of(node: fx.Node, traced: Traced) -> int | None:
+    """The rounded base-2 logarithm of the stride; None for pooled vectors and unknown layouts."""
+    stride = stride_of(node, traced)
+    return None if stride is None or _positions(node) <= 1 else round(math.log2(stride))
+
+
+def find_trunk(traced: Traced, flow: Flow) -> Trunk:
+    """Finds stem, stages and head."""
+    head = _head(traced, flow)
+    if head is None:
+        return Trunk((), None, (), (), ())
+    chain = [n for n in flow.dominators(head) if n.op != "placeholder"]
+    values = [n for n in chain if level_of(n, traced) is not None]
+    if not values:
+        return Trunk((), None, (), (), ())
+    stem = _stem(traced, values)
+    start = values.index(stem)
+    if _holds_nothing_else(values, stem, traced):
+        start += 1
+    floor = level_of(values[start], traced)
+    assert floor is not None
+    ends: list[fx.Node] = []
+    levels: list[int] = []
+    for node in values[start:]:
+        level = level_of(node, traced)
+        assert level is not None
+        if not levels or level > levels[-1]:
+            if levels:
+                ends.append(_entrance(node, values, levels[-1], traced))
+            levels.append(level)
+    ends.append(values[-1])
+    return Trunk(tuple(values), stem, tuple(ends), tuple(levels), tuple(ends[:-1]))
+
+
+def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, traced: Traced) -> bool:
+    """Whether the stem's output is alone at its resolution, so that no stage is there."""
+    level = level_of(stem, traced)
+    there = [n for n in values if level_of(n, traced) == level]
+    units = sum(name_of(n) in ACTIVATIONS for n in there)
+    return there[-1] is stem and units < 2 and stem is not values[-1]
+
+
+def _positions(node: fx.Node) -> int:
+    """The number of spatial positions of a feature map."""
+    shape = node.meta["shape"][1:]
+    (axis,) = node.meta["axes"]
+    return math.prod(shape) // shape[axis - 1]
+
+
+def _head(traced: Traced, flow: Flow) -> fx.Node | None:
+    """The last feature map: before global pooling, or the deepest one where outputs are maps."""
+    outputs = [n for n in traced.root.outputs if n in flow.rank]
+    if not outputs:
+        return None
+    last = flow.common_dominator(outputs)
+    chain = flow.dominators(last) if last is not None else []
+    maps = [n for n in chain if n.op != "placeholder" and level_of(n, traced) is not None]
+    if all(level_of(n, traced) is None for n in outputs):
+        return maps[-1] if maps else None
+    lowest = max((level_of(n, traced) or 0 for n in flow.nodes), default=0)
+    deep = [n for n in flow.nodes if n.op != "placeholder" and level_of(n, traced) == lowest]
+    return deep[-1] if deep and lowest > 0 else (maps[-1] if maps else None)
+
+
+def _stem(traced: Traced, values: list[fx.Node]) -> fx.Node:
+    """The value that enters the outermost module around the first block that comes back.
+
+    Where no block comes back (VGG), the last trunk value of the first resolution.
+    """
+    blocks = [c for c in _calls(traced.root) if c.parent and _is_block(c, values)]
+    kinds = Counter(type(c.module) for c in blocks)
+    for call in blocks:
+        if kinds[type(call.module)] < 2:
+            continue
+        entrance = _last_before(call.start, values)
+        if entrance is None:
+            break
+        level = level_of(entrance, traced)
+        for outer in call.chain():
+            before = _last_before(outer.start, values)
+            if before is None or level_of(before, traced) != level:
+                break
+            entrance = before
+        return entrance
+    first = level_of(values[0], traced)
+    return [n for n in values if level_of(n, traced) == first][-1]
+
+
+def _entrance(lower: fx.Node, values: list[fx.Node], level: int, traced: Traced) -> fx.Node:
+    """The trunk value that enters the outermost module which only makes this one step down."""
+    new = level_of(lower, traced)
+    entrance = values[values.index(lower) - 1]
+    for call in lower.meta["call"].chain():
+        before = _last_before(call.start, values)
+        inside = [n for n in values if call.start <= n.meta["order"] < call.end]
+        if before is None or level_of(before, traced) != level:
+            break
+        if any(level_of(n, traced) not in (level, new) for n in inside):
+            break
+        if before.meta["order"] < entrance.meta["order"]:
+            entrance = before
+    return entrance
+
+
+def _last_before(order: int, values: list[fx.Node]) -> fx.Node | None:
+    earlier = [n for n in values if n.meta["order"] < order]
+    return earlier[-1] if earlier else None
+
+
+def _calls(call: Call) -> list[Call]:
+    found = [call]
+    for event in call.events:
+        if isinstance(event, Call):
+            found += _calls(event)
+    return found
+
+
+def _is_block(call: Call, values: list[fx.Node]) -> bool:
+    """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
+    if isinstance(call.module, nn.Sequential) or len(call.outputs) != 1:
+        return False
+    return call.outputs[0] in values and _weighted(call) >= 2
+
+
+def _weighted(call: Call) -> int:
+    total = 0
+    for event in call.events:
+        if isinstance(event, Event):
+            total += any(is_weighted(n) for n in event.nodes) and not event.alias
+        else:
+            total += _weighted(event)
+    return total
