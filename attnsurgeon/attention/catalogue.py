@@ -7,3 +7,9 @@ from __future__ import annotations
 # isort: off
 import attnsurgeon.attention.gates.se
 import attnsurgeon.attention.gates.eca
+import attnsurgeon.attention.gates.cbam
+import attnsurgeon.attention.gates.bam
+import attnsurgeon.attention.gates.coord
+import attnsurgeon.attention.gates.simam
+import attnsurgeon.attention.gates.scse
+import attnsurgeon.attention.gates.srm

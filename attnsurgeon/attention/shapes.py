@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def positions(rank: int) -> tuple[int, ...]:
     """Returns the axes of an (N, C, ...) tensor that run over positions."""
     return tuple(range(2, 2 + rank))
+
+
+def extent(x: Tensor, axes: tuple[int, ...]) -> int:
+    """Returns how many values the axes run over."""
+    count = 1
+    for axis in axes:  # math.prod over a generator stops torch.compile
+        count = count * x.shape[axis]
+    return count
 
 
 def per_channel(z: Tensor, rank: int) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel, positions
+from attnsurgeon.attention.shapes import per_channel
 
 
 def adaptive_kernel(channels: int) -> int:
@@ -63,11 +64,12 @@ class ECA(nn.Module):
         super().__init__()
         k = odd_kernel(kernel_size or adaptive_kernel(channels))
         self.rank = rank
+        self.pool = Mean(rank=rank)
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
-        pooled = x.mean(positions(self.rank)).unsqueeze(1)  # (N, 1, C): channels are the sequence
+        pooled = self.pool(x).unsqueeze(1)  # (N, 1, C): channels are the sequence
         gate = self.gate(self.conv(pooled)).squeeze(1)
         return x * per_channel(gate, self.rank)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel, positions
+from attnsurgeon.attention.shapes import per_channel
 
 
 def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
@@ -64,12 +65,13 @@ class SE(nn.Module):
         super().__init__()
         m = hidden or hidden_width(channels, reduction)
         self.rank = rank
+        self.pool = Mean(rank=rank)
         self.fc1 = nn.Linear(channels, m, bias=bias)
         self.fc2 = nn.Linear(m, channels, bias=bias)
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
-        squeezed = x.mean(positions(self.rank))  # (N, C)
+        squeezed = self.pool(x)  # (N, C)
         gate = self.gate(self.fc2(F.relu(self.fc1(squeezed))))
         return x * per_channel(gate, self.rank)

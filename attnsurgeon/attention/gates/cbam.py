@@ -1,0 +1,101 @@
+"""Convolutional block attention: a channel gate, then a spatial gate on its result.
+
+    c = sigmoid(mlp(mean(x)) + mlp(max(x)))
+    u = x * c
+    s = sigmoid(batchnorm(conv_k([max over C of u, mean over C of u])))
+    y = u * s
+
+Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018,
+https://arxiv.org/abs/1807.06521
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnsurgeon.attention.checks import hidden_width, odd_kernel
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pooling import Mean
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import CONV, per_channel, positions
+
+
+def kernel(kernel_size: int, rank: int) -> tuple[int, ...]:
+    """Returns (k, k), or (3, k, k) for clips: along the first axis a site sees few frames."""
+    return (kernel_size,) * 2 if rank == 2 else (min(3, kernel_size), kernel_size, kernel_size)
+
+
+def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
+    """Returns the number of parameters."""
+    m = hidden_width(channels, reduction)
+    taps = kernel_size**2 * (1 if rank == 2 else min(3, kernel_size))
+    return 2 * channels * m + m + channels + 2 * taps + 2
+
+
+@mechanism(
+    "cbam",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="2C(C//r) + C//r + C + 2k^2 + 2; 6k^2 for 2k^2 at rank 3",
+    count=count,
+    identity=native(
+        "fc2", "norm", how="the last layers of both gates start at zero, both are 2 * sigmoid"
+    ),
+    constraints=("C >= reduction", "kernel_size is odd"),
+    deviations=(
+        "biases in the MLP, none in the convolution, a batch norm (momentum 0.01) after it and "
+        "the order [max, mean], as in the authors' code; copies differ in each of these",
+        "the batch norm's weight starts at zero as in the authors' ResNets, so the spatial gate "
+        "starts at 1/2 everywhere",
+        "rank 3 is not the authors': the kernel is (3, k, k), as clips have few frames",
+        ONE_VALUE,
+    ),
+)
+class CBAM(nn.Module):
+    """Reweights channels from their mean and maximum, then positions likewise.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        reduction: r, by which the hidden layer of the channel gate is narrower.
+        kernel_size: k of the spatial gate, odd.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(
+        self, channels: int, *, rank: int = 2, reduction: int = 16, kernel_size: int = 7
+    ) -> None:
+        super().__init__()
+        m = hidden_width(channels, reduction)
+        k = kernel(odd_kernel(kernel_size), rank)
+        self.rank = rank
+        self.axes = positions(rank)
+        self.pool = Mean(rank=rank)
+        self.fc1 = nn.Linear(channels, m)
+        self.fc2 = nn.Linear(m, channels)
+        self.conv = CONV[rank](2, 1, k, padding="same", bias=False)
+        self.norm = BatchNorm(1, momentum=0.01)
+        self.flatten = Mean(axes=(1,), keepdim=True)
+        self.gate = Gate()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts as the authors' networks do."""
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.zeros_(self.fc2.bias)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its channel gates, times the gates of the positions of that."""
+        pooled = torch.stack((self.pool(x), x.amax(self.axes)))  # (2, N, C)
+        by_channel = self.gate(self.fc2(F.relu(self.fc1(pooled))).sum(0))  # (N, C)
+        x = x * per_channel(by_channel, self.rank)
+        pooled = torch.cat((x.amax(1, keepdim=True), self.flatten(x)), dim=1)  # (N, 2, ...)
+        return x * self.gate(self.norm(self.conv(pooled)))

@@ -1,0 +1,74 @@
+"""Concurrent spatial and channel squeeze-and-excitation: the larger of two gated copies.
+
+    c = sigmoid(W2 relu(W1 mean(x)))
+    s = sigmoid(w . x + b) at every position
+    y = max(x * c, x * s)
+
+Roy et al., "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional
+Networks", MICCAI 2018, https://arxiv.org/abs/1803.02579
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pooling import Mean
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import CONV, per_channel
+
+
+def count(channels: int, reduction: int) -> int:
+    """Returns the number of parameters."""
+    m = hidden_width(channels, reduction)
+    return 2 * channels * m + m + channels + channels + 1
+
+
+@mechanism(
+    "scse",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-block",
+    formula="2C(C//r) + C//r + C + C + 1",
+    count=count,
+    identity=native(
+        "fc2", "conv", how="both last layers start at zero, both gates are 2 * sigmoid"
+    ),
+    constraints=("C >= reduction",),
+    deviations=(
+        "the two are joined by an element-wise maximum, as in the authors' code; so where x is "
+        "negative the smaller gate wins",
+        "reduction is 2, as the authors have it in segmentation networks; in a ResNet-50 that is "
+        "20 million parameters, and reduction=16 is the usual choice",
+    ),
+)
+class SCSE(nn.Module):
+    """Reweights by channel and by position, and keeps the larger result of the two.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        reduction: r, by which the hidden layer of the channel gate is narrower.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(self, channels: int, *, rank: int = 2, reduction: int = 2) -> None:
+        super().__init__()
+        m = hidden_width(channels, reduction)
+        self.rank = rank
+        self.pool = Mean(rank=rank)
+        self.fc1 = nn.Linear(channels, m)
+        self.fc2 = nn.Linear(m, channels)
+        self.conv = CONV[rank](channels, 1, 1)
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the element-wise maximum of the two gated copies of `x`."""
+        by_channel = self.gate(self.fc2(F.relu(self.fc1(self.pool(x)))))  # (N, C)
+        by_position = self.gate(self.conv(x))  # (N, 1, ...)
+        return torch.maximum(x * per_channel(by_channel, self.rank), x * by_position)

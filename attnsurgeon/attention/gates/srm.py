@@ -1,0 +1,62 @@
+"""Style-based recalibration: mean and deviation of each channel, weighed one by one.
+
+    z = w1 * mean(x) + w2 * sqrt(var(x) + 1e-5)
+    y = x * sigmoid(batchnorm(z))
+
+Lee et al., "SRM: A Style-based Recalibration Module for Convolutional Neural Networks",
+ICCV 2019, https://arxiv.org/abs/1903.10829
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pooling import Moments
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import per_channel
+
+
+@mechanism(
+    "srm",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="4C",
+    count=lambda channels: 4 * channels,
+    identity=native(how="w starts at zero, as in the paper, and the gate is 2 * sigmoid"),
+    deviations=(
+        "var is unbiased, and 1e-5 is added to it; an earlier version of the authors' code adds "
+        "nothing and has no gradient on a constant map",
+        "a map of one position has variance 0, where the unbiased variance is undefined",
+        ONE_VALUE,
+    ),
+    spatial=False,
+)
+class SRM(nn.Module):
+    """Reweights each channel by a gate computed from its own mean and standard deviation.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(self, channels: int, *, rank: int = 2) -> None:
+        super().__init__()
+        self.rank = rank
+        self.style = Moments(rank=rank)
+        self.w = nn.Parameter(torch.zeros(channels, 2))
+        self.norm = BatchNorm(channels)
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its channel gates."""
+        mean, var = self.style(x)  # (N, C) each, float32 at least
+        z = self.w[:, 0] * mean.to(x.dtype) + self.w[:, 1] * (var + 1e-5).sqrt().to(x.dtype)
+        gate = self.gate(self.norm(z)).to(x.dtype)
+        return x * per_channel(gate, self.rank)

@@ -1,0 +1,40 @@
+"""Batch norm for values so small that there may be only one of them a channel."""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+ONE_VALUE = (
+    "a batch norm that sees a single value a channel (one pooled image) uses its running "
+    "statistics and leaves them as they are; the authors' code raises there while training"
+)
+
+
+@torch.fx.wrap
+def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Returns norm(x); one value a channel has no batch statistics, so it uses the running ones."""
+    if norm.training and x.numel() == x.shape[1]:
+        mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
+    return _BatchNorm.forward(norm, x)
+
+
+class BatchNorm(_BatchNorm):
+    """nn.BatchNorm1d, 2d and 3d in one, which does not raise on a single value a channel.
+
+    Shape:
+        x (N, C) or (N, C, ...) -> the same
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Returns the normalised input."""
+        # A wrapped function keeps the branch out of torch.fx, and the mode a property of the
+        # module, where tracing this method would freeze it.
+        return normalise(self, input)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accepts every rank."""

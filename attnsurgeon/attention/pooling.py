@@ -1,0 +1,99 @@
+"""(N, C, ...) -> one or two numbers a channel, over all positions.
+
+The functions are wrapped so that torch.fx records a call instead of tracing into them: what they
+decide by size or dtype stays decided by the input, not by the one that was traced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from attnsurgeon.attention.shapes import extent, per_channel, positions
+
+
+@torch.fx.wrap
+def mean(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """Returns the mean over `axes` as a scaled sum; the backward of a sum needs no memory."""
+    if x.dtype == torch.float16:  # a sum overflows at 65504; mean() divides before it rounds
+        return x.mean(axes, keepdim)
+    return x.sum(axes, keepdim) * (1 / extent(x, axes))
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and unbiased variance, saving `x` alone for the backward.
+
+    torch.var_mean does so too, but is tens of times slower than two passes on a CPU; two passes
+    in plain operations save x - mean as well.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        center = mean(x, axes, keepdim=True)
+        spread = (x - center).square_().sum(axes)
+        return center.flatten(1), spread * (1 / _freedom(x, axes))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, ctx.axes = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, by_mean: Tensor, by_variance: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        rank = len(ctx.axes)
+        deviation = x - mean(x, ctx.axes, keepdim=True)
+        slope = per_channel(by_variance * (2 / _freedom(x, ctx.axes)), rank)
+        level = per_channel(by_mean * (1 / extent(x, ctx.axes)), rank)
+        return torch.addcmul(level, deviation, slope), None
+
+
+def _freedom(x: Tensor, axes: tuple[int, ...]) -> int:
+    """Returns one less than the number of values; 1 for a single value, whose variance is 0 so."""
+    return max(extent(x, axes) - 1, 1)
+
+
+@torch.fx.wrap
+def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Returns mean and unbiased variance over `axes`, in float32 at least."""
+    return _Moments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), axes)
+
+
+class Mean(nn.Module):
+    """Mean over some axes; by default each channel's mean over all positions.
+
+    Shape:
+        x (N, C, ...) -> (N, C), or with other axes what they leave
+    """
+
+    def __init__(
+        self, *, rank: int = 2, axes: tuple[int, ...] | None = None, keepdim: bool = False
+    ) -> None:
+        super().__init__()
+        self.axes = axes or positions(rank)
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the means."""
+        return mean(x, self.axes, self.keepdim)
+
+
+class Moments(nn.Module):
+    """Mean and unbiased variance of each channel over all positions, in float32 at least.
+
+    Shape:
+        x (N, C, ...) -> (N, C), (N, C)
+    """
+
+    def __init__(self, *, rank: int = 2) -> None:
+        super().__init__()
+        self.axes = positions(rank)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns means and variances."""
+        return moments(x, self.axes)
