@@ -1,7 +1,77 @@
-"""Model surgery for vision networks: add attention, keep the weights, know the price."""
+"""Model surgery for vision networks: add attention, keep the weights, know the price.
+
+    operation = attnsurgeon.insert(attnsurgeon.load_model("resnet50"), "eca", "bottleneck")
+
+Every name is imported when it is first used, so that `import attnsurgeon` does not import torch.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from attnsurgeon.errors import SurgeonError
 from attnsurgeon.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from attnsurgeon.attention.registry import create_attention, mechanisms
+    from attnsurgeon.auditing import audit
+    from attnsurgeon.finetune import freeze_backbone, param_groups, unfreeze
+    from attnsurgeon.models import load_model
+    from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
+    from attnsurgeon.restore import load
+    from attnsurgeon.selection import Sites
+    from attnsurgeon.sites import Site
+    from attnsurgeon.splice import remove
+
+_HOMES = {
+    "Operation": "operate",
+    "Site": "sites",
+    "Sites": "selection",
+    "audit": "auditing",
+    "create_attention": "attention.registry",
+    "estimate": "operate",
+    "find_sites": "operate",
+    "freeze_backbone": "finetune",
+    "insert": "operate",
+    "load": "restore",
+    "load_model": "models",
+    "mechanisms": "attention.registry",
+    "param_groups": "finetune",
+    "plan": "operate",
+    "remove": "splice",
+    "unfreeze": "finetune",
+}
+
+__all__ = [
+    "Operation",
+    "Site",
+    "Sites",
+    "SurgeonError",
+    "__version__",
+    "audit",
+    "create_attention",
+    "estimate",
+    "find_sites",
+    "freeze_backbone",
+    "insert",
+    "load",
+    "load_model",
+    "mechanisms",
+    "param_groups",
+    "plan",
+    "remove",
+    "unfreeze",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnsurgeon' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"attnsurgeon.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -32,10 +32,8 @@ CONVOLUTIONS = frozenset(
     ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 )
 NORMS = frozenset(["batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"])
-POOLS = frozenset(
-    f"{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg", "lp", "fractional_max")
-    for rank in (1, 2, 3)
-)  # fmt: skip
+_POOLINGS = ("max", "avg", "adaptive_max", "adaptive_avg", "lp", "fractional_max")
+POOLS = frozenset(f"{kind}_pool{rank}d" for kind in _POOLINGS for rank in (1, 2, 3))
 UPSAMPLING = frozenset(
     [
         "interpolate",
@@ -80,7 +78,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def is_weighted(node: fx.Node) -> bool:
-    """Whether the operation maps data by learned weights: a convolution, linear layer, attention."""
+    """Whether the operation maps data by learned weights: convolution, linear, attention."""
     name = name_of(node)
     if name in CONVOLUTIONS or name in ("linear", "multi_head_attention_forward"):
         return node.meta["data"]

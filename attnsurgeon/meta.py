@@ -1,10 +1,10 @@
-"""nn.Module -> its meta twin: the same object graph with shapes in place of numbers."""
+"""nn.Module -> a twin to run in its place: on meta without numbers, or around the same weights."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -26,9 +26,25 @@ def meta_twin(model: Model) -> Model:
     Raises:
         ModelError: the model has lazy parameters, or an attribute that cannot be copied.
     """
-    memo: dict[int, object] = {id(tensor): _on_meta(tensor) for tensor in _registered(model)}
+    return _copied(model, {id(tensor): _on_meta(tensor) for tensor in _registered(model)}, _on_meta)
+
+
+def shared_twin(model: Model) -> Model:
+    """Copy a model's modules and buffers around its own parameters, which are not copied.
+
+    Running the twin, in any mode and with any hooks, leaves `model` as it was; changing a
+    parameter's values in place would not.
+
+    Raises:
+        ModelError: the model has lazy parameters, or an attribute that cannot be copied.
+    """
+    shared = [t for t in _registered(model) if isinstance(t, nn.Parameter)]
+    return _copied(model, {id(tensor): tensor for tensor in shared}, _cloned)
+
+
+def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], Tensor]) -> Model:
     try:
-        with _CopyOnMeta():
+        with _CopyTensors(copy_of):
             return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, AttributeError, copy.Error, pickle.PickleError) as error:
         raise ModelError(
@@ -52,27 +68,41 @@ def _registered(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
-    twin = torch.empty_like(tensor.detach(), device="meta").as_subclass(type(tensor))
-    twin.requires_grad_(tensor.requires_grad)
+    if tensor.layout is not torch.strided:
+        return _like(tensor, torch.empty_like(tensor.detach(), device="meta"))
+    # The same, but four times as fast: on meta empty_like is a decomposition in Python.
+    size, stride = tensor.size(), tensor.stride()
+    return _like(tensor, torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta"))
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    return _like(tensor, tensor.detach().clone())
+
+
+def _like(tensor: Tensor, twin: Tensor) -> Tensor:
+    twin = twin.as_subclass(type(tensor)).requires_grad_(tensor.requires_grad)
     # Marks set by hand, `param.no_weight_decay = True`, live in the instance dict.
     vars(twin).update(vars(tensor))
     return twin
 
 
-class _CopyOnMeta(TorchFunctionMode):
-    """Answers every copy of a tensor inside deepcopy with a meta tensor.
+class _CopyTensors(TorchFunctionMode):
+    """Answers every copy of a tensor inside deepcopy.
 
-    Registered tensors are in the memo already; this one is for those in plain attributes, lists
-    and hooks. It also lets non-leaf tensors pass (the `weight` of an old-style weight_norm),
-    which deepcopy itself refuses.
+    Parameters, and on meta buffers, are in the memo already; this one is for tensors in plain
+    attributes, lists and hooks. It also lets non-leaf tensors pass (the `weight` of an old-style
+    weight_norm), which deepcopy itself refuses.
     """
+
+    def __init__(self, copy_of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.copy_of = copy_of
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__deepcopy__:
             tensor, memo = args
-            twin = _on_meta(tensor)
-            memo[id(tensor)] = twin
+            memo[id(tensor)] = twin = self.copy_of(tensor)
             return twin
         if func is Tensor.clone:  # how an unregistered nn.Parameter copies its data
-            return torch.empty_like(args[0], device="meta")
+            return self.copy_of(args[0])
         return func(*args, **(kwargs or {}))

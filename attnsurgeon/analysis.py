@@ -1,0 +1,57 @@
+"""nn.Module -> Survey: chooses an example input, records one forward, finds the sites."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.finder import Survey, survey
+from attnsurgeon.models import guess_input_sizes
+from attnsurgeon.trace import Traced, trace
+
+BATCH = 2  # so that the batch axis can be told from windows and heads folded into it
+
+
+def analyse(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Survey:
+    """Finds every site of `model`, which is not changed.
+
+    Args:
+        model: the network, on any device.
+        input_size: (C, H, W) or (C, D, H, W); None for the network's own, else a guess from its
+            first convolution.
+
+    Raises:
+        ModelError: the network cannot be run on the input, or on any that could be guessed.
+    """
+    return survey(record(model, input_size))
+
+
+def record(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Traced:
+    """Records one forward on an input of the given size, or of the first size that works."""
+    if input_size is not None:
+        return trace(model, example(check_size(input_size)))
+    first_error: ModelError | None = None
+    for size in guess_input_sizes(model):
+        try:
+            return trace(model, example(size))
+        except ModelError as error:
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
+
+
+def example(size: tuple[int, ...], batch: int = BATCH) -> tuple[Tensor, ...]:
+    """Returns the inputs of a size, on meta."""
+    return (torch.empty(batch, *size, device="meta"),)
+
+
+def check_size(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the size as a tuple of positive ints, or raises ModelError."""
+    fine = isinstance(size, (tuple, list)) and len(size) >= 2
+    if not fine or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ModelError(
+            f"input_size={size!r} is not a size",
+            "channels first, without the batch: (3, 224, 224), --input-size 3,224,224",
+        )
+    return tuple(size)

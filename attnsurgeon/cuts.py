@@ -1,0 +1,222 @@
+"""Survey + site -> Place or Refusal: how the network can be cut at this value.
+
+    retype         the innermost module whose forward passes the value on gets new forward code
+    output hook    a hook on the child whose output is the value
+    input hook     a hook on the only module that the value goes into
+
+The first is preferred: it is seen by every tool that reads the forward. Containers are never
+retyped (code that walks over them would meet the new child), nor modules that rebuild themselves
+(`fuse`, `reparameterize`, ...), nor anything inside those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from attnsurgeon.finder import Survey, makes_alone
+from attnsurgeon.flow import Flow
+from attnsurgeon.retype import original_class
+from attnsurgeon.shallow import Key, ShallowGraph, Untraceable, key_of, shallow_graph
+from attnsurgeon.trace import Call
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_REBUILDERS = ("fuse", "fuse_convs", "forward_fuse", "reparameterize", "switch_to_deploy")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the network an attention module goes in.
+
+    Attributes:
+        technique: "retype", "output-hook" or "input-hook".
+        host: path of the module that gets the attention as a child.
+        key: the operation of the host's forward ("retype" only).
+        before: it goes in before that operation instead of after it.
+        calls: how often the host runs in one forward; the attention is shared by them.
+        note: what the user should know about this cut, or "".
+    """
+
+    technique: str
+    host: str
+    key: Key | None
+    before: bool
+    calls: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something cannot be done at a site."""
+
+    reason: str
+
+
+@dataclass(eq=False)
+class Cutter:
+    """Decides about the sites of one survey; shallow graphs are made once a module."""
+
+    survey: Survey
+    graphs: dict[str, ShallowGraph | Refusal] = field(default_factory=dict)
+
+    def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
+        """Finds the best cut after `node`; with `before`, where `node` goes into `before`."""
+        target = before if before is not None else node
+        if target.meta.get("event") is None:
+            return Refusal("it is made where no torch function can be seen")
+        inner, shown = _outside_rebuilders(target)
+        if shown is None:
+            return Refusal(
+                f"it is inside {inner.path} ({_name(inner.module)}), which rebuilds itself "
+                f"({_rebuilder(inner.module)}) and would lose it"
+            )
+        reasons: list[str] = []
+        retype = self._retype(target, before is not None, reasons, shown)
+        if isinstance(retype, Place) and not retype.note:
+            return retype
+        hook = (
+            self._input_hook_of(before, node)
+            if before is not None
+            else self._hook(node, shown, reasons)
+        )
+        return hook or retype or Refusal("; ".join(reasons) or "no module boundary shows it")
+
+    def graph(self, call: Call) -> ShallowGraph | Refusal:
+        """The shallow graph of a called module, or why there is none."""
+        if call.path not in self.graphs:
+            try:
+                calls = self.survey.traced.calls[call.path]
+                self.graphs[call.path] = shallow_graph(calls)
+            except Untraceable as why:
+                self.graphs[call.path] = Refusal(str(why))
+        return self.graphs[call.path]
+
+    def _retype(self, node: fx.Node, before: bool, reasons: list[str], first: Call) -> Place | None:
+        """The innermost module whose forward can be rewritten around the operation."""
+        for call, key in _appearances(node, first):
+            if isinstance(call.module, _CONTAINERS) and not _own_forward(call.module):
+                continue  # its forward is the container's; the boundary of its child is the place
+            where = f"{call.path or 'the network itself'} ({_name(call.module)})"
+            if isinstance(call.module, (*_CONTAINERS, fx.GraphModule)):
+                reasons.append(f"{where} is a container whose children other code may walk over")
+                continue
+            graph = self.graph(call)
+            if isinstance(graph, Refusal):
+                reasons.append(f"{where} cannot be rewritten: {graph.reason}")
+                continue
+            note = ""
+            method = graph.methods.get(key, "forward")
+            if method != "forward" and not method.startswith("_"):
+                note = f"only forward() of {where} carries it, not {method}() alone"
+            calls = len(self.survey.traced.calls[call.path])
+            return Place("retype", call.path, key, before, calls, note)
+        return None
+
+    def _hook(self, node: fx.Node, first: Call, reasons: list[str]) -> Place | None:
+        """The best hook: on a maker that is no norm, on the one taker, on a norm."""
+        makers = [c for c in _makers(node, first) if not isinstance(c.module, _CONTAINERS)]
+        once = [c for c in makers if len(self.survey.traced.calls[c.path]) == 1]
+        if makers and not once:
+            reasons.append(f"{makers[0].path} runs several times in one forward")
+        for call in once:
+            if not _is_norm(call.module):
+                return Place("output-hook", call.path, None, False, 1)
+        taker = self._taker(node)
+        if taker is not None:
+            return Place("input-hook", taker.path, None, True, 1)
+        for call in once:
+            return Place("output-hook", call.path, None, False, 1, _norm_note(call))
+        taker = self._taker(node, norms=True)
+        if taker is not None:
+            return Place("input-hook", taker.path, None, True, 1, _norm_note(taker))
+        return None
+
+    def _taker(self, node: fx.Node, norms: bool = False) -> Call | None:
+        """The only module that takes the value, as its only tensor, and is called once."""
+        for calls in self.survey.traced.calls.values():
+            call = calls[0]
+            if call.inputs != (node,) or call.start <= node.meta["order"] or len(calls) > 1:
+                continue
+            if isinstance(call.module, _CONTAINERS) or not call.args:
+                continue
+            if _is_norm(call.module) and not norms:
+                continue
+            inside = all(call.start <= user.meta["order"] < call.end for user in node.users)
+            if inside and not any(node in outer.outputs for outer in call.chain()):
+                return call
+        return None
+
+    def _input_hook_of(self, target: fx.Node, node: fx.Node) -> Place | None:
+        call: Call = target.meta["call"]
+        once = len(self.survey.traced.calls[call.path]) == 1
+        if makes_alone(call, target) and call.inputs == (node,) and once and call.args:
+            return Place("input-hook", call.path, None, True, 1)
+        return None
+
+
+def _name(module: nn.Module) -> str:
+    return original_class(module).__name__
+
+
+def _norm_note(call: Call) -> str:
+    return f"converting {call.path} (SyncBatchNorm, freezing) would drop it"
+
+
+def _own_forward(module: nn.Module) -> bool:
+    """Whether a container has a forward of its own (a DenseNet block is a ModuleDict)."""
+    plain = {nn.Sequential.forward, nn.Module.forward}
+    return original_class(module).forward not in plain
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether converters replace such modules: they carry running statistics or say norm."""
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm))
+
+
+def _rebuilder(module: nn.Module) -> str:
+    return next((f"{m}()" for m in _REBUILDERS if callable(getattr(module, m, None))), "")
+
+
+def _outside_rebuilders(node: fx.Node) -> tuple[Call, Call | None]:
+    """The innermost call in whose forward the value may be touched.
+
+    Returns (that call, itself), or (the rebuilding call the value cannot leave, None).
+    """
+    call: Call = node.meta["call"]
+    blockers = [c for c in call.chain() if c.parent is not None and _rebuilder(c.module)]
+    if not blockers:
+        return call, call
+    outer = blockers[-1]
+    assert outer.parent is not None
+    return (outer.parent, outer.parent) if outer.outputs == (node,) else (outer, None)
+
+
+def _appearances(node: fx.Node, first: Call) -> list[tuple[Call, Key]]:
+    """The forwards in which the value appears, innermost first, and the operation there."""
+    call: Call = node.meta["call"]
+    found = [] if makes_alone(call, node) else [(call, key_of(call, node.meta["event"]))]
+    if len(node.meta["event"].nodes) > 1:
+        found = []  # one of several results: only a module boundary shows it alone
+    while call.outputs == (node,) and call.parent is not None:
+        found.append((call.parent, key_of(call.parent, call)))
+        call = call.parent
+    allowed = list(first.chain())
+    return [(c, k) for c, k in found if c in allowed]
+
+
+def _makers(node: fx.Node, first: Call) -> list[Call]:
+    """The calls whose only output is the value, innermost first, none inside a rebuilder."""
+    makers = []
+    call: Call | None = node.meta["call"]
+    allowed = list(first.chain())
+    while call is not None and call.outputs == (node,):
+        if call.parent is None or call.parent in allowed:
+            makers.append(call)
+        call = call.parent
+    return makers
+
+
+def input_of(node: fx.Node) -> fx.Node | None:
+    """The value that an operation works on: its first input that depends on the data."""
+    return next(iter(Flow.inputs(node)), None)

@@ -1,0 +1,312 @@
+"""The library's one sentence: trace, find, plan, splice, weigh, verify -> Operation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnsurgeon.analysis import analyse, example
+from attnsurgeon.attention.registry import INITS, create_attention, lookup
+from attnsurgeon.cost import Cost, Weight, compare, weigh
+from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
+from attnsurgeon.finder import Survey
+from attnsurgeon.models import build_on_meta
+from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.rules.fields import Attn
+from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
+from attnsurgeon.rules.match import Refusal as Unmatched
+from attnsurgeon.rules.parse import write_rules
+from attnsurgeon.rules.schema import Rule, RuleFile
+from attnsurgeon.rules.where import Where, resolve_where
+from attnsurgeon.save import Origin, save_operation
+from attnsurgeon.selection import Sites
+from attnsurgeon.splice import splice
+from attnsurgeon.verify import Verification, verify
+
+InputSize = tuple[int, ...] | None
+
+
+@dataclass(eq=False)
+class Operation:
+    """A network with its attention in, the plan that was carried out, and what it costs.
+
+    Attributes:
+        model: the operated network.
+        plan: the cuts.
+        origin: hash of the base weights when they were operated; for adapters.
+    """
+
+    model: nn.Module
+    plan: Plan
+    origin: Origin
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters, MACs and activations before and after, for a batch of one."""
+        return weigh_plan(self.plan)
+
+    def verify(self, *, full: bool = True) -> Verification:
+        """Checks the operated network against the one it was made from, on copies.
+
+        Args:
+            full: also train two steps, randomise the attention to see it act, and copy.
+        """
+        return verify(self.model, self.plan, full=full)
+
+    def save(self, path: str | Path, *, overwrite: bool = False, mode: str = "full") -> Path:
+        """Writes the folder that `attnsurgeon.load` reads: no pickle, all or nothing.
+
+        Args:
+            path: the folder.
+            overwrite: replace a folder that this tool wrote.
+            mode: "full" for all weights, "adapter" for those of the attention only.
+        """
+        return save_operation(
+            path, self.model, self.plan, self.cost, self.origin, overwrite=overwrite, mode=mode
+        )
+
+
+def find_sites(model: nn.Module, *, input_size: InputSize = None) -> Sites:
+    """Finds every place of a network where surgery can happen; the network is not changed.
+
+    Args:
+        model: any network, on any device, the meta device included.
+        input_size: (C, H, W) or (C, D, H, W); default: the network's own, or a guess.
+
+    Raises:
+        ModelError: the network cannot be run.
+    """
+    survey = analyse(model, input_size)
+    return Sites(survey.sites, survey)
+
+
+def plan(
+    model: nn.Module,
+    attn: str | None = None,
+    where: Where | None = None,
+    *,
+    rules: str | Path | RuleFile | None = None,
+    attn_args: Mapping[str, Any] | None = None,
+    init: str = "identity",
+    input_size: InputSize = None,
+) -> Plan:
+    """Decides what would be cut where; the dry run of `insert`.
+
+    Args:
+        model: any network; it is not changed, and may be on the meta device.
+        attn: name of a mechanism; may be left out where the rules name it.
+        where: name of a shipped placement, path of a rule file, a matcher as a dict, or a
+            function that tells of a Site whether to take it; default: the paper's own placement.
+        rules: a rule file, in place of `where`.
+        attn_args: arguments of the mechanism.
+        init: "identity" for bit-equal outputs at the start, "paper" for the authors' start.
+        input_size: as for `find_sites`.
+
+    Raises:
+        MechanismError, RuleError, ModelError, CheckFailed: each says what to do.
+    """
+    file = rules_for(attn, where, rules, attn_args, init)
+    survey = analyse(model, input_size)
+    return plan_rules(survey, file, init=init, where=_spell(where if rules is None else rules))
+
+
+def insert(
+    model: nn.Module,
+    attn: str | None = None,
+    where: Where | None = None,
+    *,
+    rules: str | Path | RuleFile | None = None,
+    attn_args: Mapping[str, Any] | None = None,
+    init: str = "identity",
+    input_size: InputSize = None,
+    inplace: bool = False,
+) -> Operation:
+    """Puts attention into a network.
+
+    Args:
+        model: any network; a copy is operated unless `inplace`.
+        attn, where, rules, attn_args, init, input_size: as for `plan`.
+        inplace: operate `model` itself.
+
+    Returns:
+        The operation; its `model` keeps the class, the methods and every key of the original.
+
+    Raises:
+        MechanismError, RuleError, ModelError, CheckFailed: each says what to do; nothing has
+        been changed then.
+    """
+    made = plan(
+        model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
+    )
+    return carry_out(model if inplace else copy.deepcopy(model), made)
+
+
+def carry_out(model: nn.Module, made: Plan) -> Operation:
+    """Carries out a plan on `model`, in place."""
+    origin = Origin.of(model)
+    splice(model, made)
+    return Operation(model, made, origin)
+
+
+def estimate(
+    spec_or_model: str | nn.Module,
+    attn: str | None = None,
+    where: Where | None = None,
+    *,
+    rules: str | Path | RuleFile | None = None,
+    attn_args: Mapping[str, Any] | None = None,
+    init: str = "identity",
+    input_size: InputSize = None,
+    **model_args: Any,
+) -> Cost:
+    """Tells what attention would cost, on the meta device: no weights, no download, no memory.
+
+    Args:
+        spec_or_model: what `load_model` takes, or a network.
+        attn, where, rules, attn_args, init, input_size: as for `plan`.
+        **model_args: arguments of the network, with a spec.
+    """
+    model = spec_or_model
+    if isinstance(model, str):
+        model = build_on_meta(model, **model_args)
+    elif model_args:
+        raise UsageError(
+            f"{', '.join(model_args)}: arguments of a network need a spec, not a network"
+        )
+    made = plan(
+        model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
+    )
+    return weigh_plan(made)
+
+
+def weigh_plan(made: Plan) -> Cost:
+    """Weighs the network before and after the plan, on meta, for a batch of one."""
+    before, after = weigh_both(made)
+    sites = [(cut.site.path, cut.module_path) for cut in made.cuts]
+    return compare(before, after, sites)
+
+
+def weigh_both(made: Plan) -> tuple[Weight, Weight]:
+    """Weighs the planned network as it is, and with the plan carried out on a copy."""
+    twin = made.survey.traced.twin
+    inputs = example(input_size_of_plan(made), batch=1)
+    operated = copy.deepcopy(twin)
+    splice(operated, made)
+    return weigh(twin, inputs), weigh(operated, inputs)
+
+
+def input_size_of_plan(made: Plan) -> tuple[int, ...]:
+    """The input size, without the batch, at which the network was analysed."""
+    return made.survey.traced.root.inputs[0].meta["shape"][1:]
+
+
+def matches_of(survey: Survey, file: RuleFile) -> list[RuleMatches]:
+    """Matches rules against an analysed network; see `explain`."""
+    return match_rules(file, survey.sites)
+
+
+def explain(survey: Survey, file: RuleFile, path: str) -> list[tuple[str, str | None]]:
+    """Says of one site, for every rule, why the rule leaves it; None where it takes it."""
+    if path in survey.refused:
+        return [(rule.id, f"no residual addition: {survey.refused[path]}") for rule in file.rules]
+    answers: list[tuple[str, str | None]] = []
+    for found in matches_of(survey, file):
+        answer: Match | Unmatched = found.explain(path)
+        answers.append((found.rule.id, None if isinstance(answer, Match) else answer.reason))
+    return answers
+
+
+def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan:
+    """Matches the rules of `rules_for` against an analysed network; decides about each site."""
+    matches = match_rules(file, survey.sites)
+    require_counts(matches)
+    requests = [
+        Request(
+            found.rule.id,
+            site,
+            found.rule.attn.type,
+            found.rule.attn.args,
+            found.rule.action or "insert-after",
+            found.rule.init or init,
+        )
+        for found in matches
+        for site in found.sites
+        if found.rule.attn is not None
+    ]
+    names = list(dict.fromkeys(r.attn.type for r in file.rules if r.attn is not None))
+    inits = {request.init for request in requests}
+    return plan_requests(
+        survey,
+        requests,
+        attn="+".join(names),
+        where=where,
+        init=inits.pop() if len(inits) == 1 else "paper",
+        rules=_text(file),
+    )
+
+
+def rules_for(
+    attn: str | None,
+    where: Where | None,
+    rules: str | Path | RuleFile | None,
+    attn_args: Mapping[str, Any] | None,
+    init: str,
+) -> RuleFile:
+    """Returns the rules that a call stands for, each with its mechanism and its start."""
+    if init not in INITS:
+        raise MechanismError(f"init={init!r} is not a way to start", nearest(str(init), INITS))
+    if where is not None and rules is not None:
+        raise UsageError("both `where` and `rules` say where", "give one of them")
+    if attn is None and attn_args:
+        raise UsageError("attn_args need a mechanism", "name it: attn='eca'")
+    card = lookup(attn) if attn is not None else None
+    if where is None and rules is None and card is None:
+        raise UsageError("nothing says what to insert", "name a mechanism, or give a rule file")
+    asked = rules if rules is not None else where
+    paper = card.placement if card is not None else None
+    file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=_check_attn)
+    return file.model_copy(
+        update={"rules": tuple(_complete(rule, attn, attn_args, init) for rule in file.rules)}
+    )
+
+
+def _check_attn(attn: Attn) -> None:
+    """Raises MechanismError for a mechanism that no number of channels could build."""
+    card = lookup(attn.type)
+    with torch.device("meta"):
+        create_attention(card.name, 4096, **dict(attn.args))
+
+
+def _complete(rule: Rule, attn: str | None, attn_args: Mapping[str, Any] | None, init: str) -> Rule:
+    """Fills in what a rule leaves to the call: mechanism and start."""
+    chosen = rule.attn
+    if chosen is None:
+        if attn is None:
+            raise RuleError(
+                f"rule {rule.id!r} is a placement: it names no mechanism",
+                "name one: attn='eca' (--attn eca), or add `attn:` to the rule",
+            )
+        chosen = Attn(attn, dict(attn_args or {}))
+    return rule.model_copy(update={"attn": chosen, "init": rule.init or init})
+
+
+def _spell(where: Any) -> str:
+    if where is None:
+        return "paper"
+    if isinstance(where, RuleFile):
+        return where.name or "rules"
+    if isinstance(where, Mapping):
+        return ", ".join(f"{key}: {value}" for key, value in where.items())
+    return getattr(where, "__name__", str(where))
+
+
+def _text(file: RuleFile) -> str:
+    """The rules as YAML, or "" where a Python function chose the sites."""
+    return "" if any(rule.match.predicate for rule in file.rules) else write_rules(file)

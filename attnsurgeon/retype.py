@@ -1,0 +1,130 @@
+"""Generated forward code -> a subclass of a module's class, so that the object stays itself.
+
+The block keeps its identity, attributes, methods, hooks and keys; only its class becomes a
+subclass with another `forward`. The class is rebuilt from its base and its source when the object
+is copied or unpickled, so neither needs the class to be importable.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import linecache
+import math
+import re
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from attnsurgeon.errors import SurgeonError
+
+Reference = tuple[str, str, str]  # (name in the code, module to import, attribute or "")
+
+
+def source_of(graph: fx.Graph, name: str) -> tuple[str, tuple[Reference, ...]]:
+    """Returns the code of a graph as a method called `name`, and what it refers to."""
+    code = graph.python_code("self")
+    source = re.sub(r"^def forward\(", f"def {name}(", code.src.strip(), flags=re.MULTILINE)
+    used = {n: v for n, v in code.globals.items() if re.search(rf"\b{n}\b", source)}
+    return source, tuple(sorted(_reference(n, v) for n, v in used.items()))
+
+
+def _reference(name: str, value: Any) -> Reference:
+    if isinstance(value, ModuleType):
+        return name, value.__name__, ""
+    if isinstance(value, float):
+        return name, "math", "inf" if math.isinf(value) else "nan"
+    if value is type(None):
+        return name, "types", "NoneType"
+    home, attribute = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    reference = (name, str(home), attribute)
+    try:
+        found = _resolve(reference)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if found is not value:
+        raise SurgeonError(
+            f"the code calls {value!r}, which cannot be imported by name",
+            "define that function at the top of a module",
+        )
+    return reference
+
+
+def _resolve(reference: Reference) -> Any:
+    _, home, attribute = reference
+    value: Any = importlib.import_module(home)
+    for part in filter(None, attribute.split(".")):
+        value = getattr(value, part)
+    return value
+
+
+def retyped(module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]) -> None:
+    """Gives `module` the generated forward; its class must not have been generated already."""
+    module.__class__ = _subclass(type(module), sources, references)
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module before surgery."""
+    return getattr(type(module), "_surgeon_base", type(module))
+
+
+@functools.cache
+def _subclass(
+    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+) -> type[nn.Module]:
+    scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references}
+    body: dict[str, Any] = {
+        "__doc__": base.__doc__,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "_surgeon_base": base,
+        "_surgeon_code": (sources, references),
+        "__reduce_ex__": _reduce,
+    }
+    for source in sources:
+        body.update(_compiled(source, scope, base.__qualname__))
+    return type(base.__name__, (base,), body)
+
+
+def _compiled(source: str, scope: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Compiles one method; its source is kept for tracebacks, inspect and torch.compile."""
+    file = f"<attnsurgeon {owner} {abs(hash(source)):x}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    made: dict[str, Any] = {}
+    exec(compile(source, file, "exec"), scope, made)
+    return made
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    kind: Any = type(self)
+    sources, references = kind._surgeon_code
+    get_state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
+    state = get_state() if get_state else self.__dict__
+    return _rebuild, (kind._surgeon_base, sources, references), state
+
+
+def _rebuild(
+    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+) -> nn.Module:
+    kind = _subclass(base, sources, references)
+    return kind.__new__(kind)
+
+
+def flat_call(method: Any, expected: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls a method traced on flattened arguments, after checking that they have that form."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    form = form_of(leaves, spec)
+    if form != expected:
+        raise RuntimeError(
+            f"this module was operated for calls of the form {expected}, not {form}; "
+            "insert the attention again for this form"
+        )
+    return method(*[leaf for leaf in leaves if isinstance(leaf, Tensor)])
+
+
+def form_of(leaves: list[Any], spec: Any) -> str:
+    """A text that is equal for calls with the same structure and the same constants."""
+    shown = ["T" if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+    return f"{spec} {shown}"
