@@ -1,0 +1,167 @@
+"""Plain values -> RuleFile, or every problem in words with the way to where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from attnsurgeon.rules.schema import (
+    AtKey,
+    Entry,
+    Matcher,
+    ModuleMatcher,
+    Rule,
+    RuleFile,
+    RuleMatcher,
+)
+from attnsurgeon.rules.values import closest, kind_of
+
+Way = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        at: keys and indices from the top to the value at fault.
+        message: what is wrong with it, in one sentence.
+        key: whether it is the key that is wrong, not its value.
+        missing: whether something is not there, often because its key is misspelt.
+    """
+
+    at: Way
+    message: str
+    key: bool = False
+    missing: bool = False
+
+
+def check(data: Any) -> RuleFile | list[Problem]:
+    """Returns the rule file that `data` describes, or everything that is wrong with it."""
+    try:
+        file = RuleFile.model_validate(data)
+    except ValidationError as error:
+        return [_worded(detail) for detail in error.errors() if not _is_echo(detail)]
+    return list(_disagreements(file)) or file
+
+
+def _is_echo(detail: Any) -> bool:
+    """Tells whether a list counts as short only because its items are wrong, which is said."""
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _worded(detail: Any) -> Problem:
+    at, value = detail["loc"], detail["input"]
+    key = next((step for step in reversed(at) if isinstance(step, str)), "the rule file")
+    match detail["type"]:
+        case "extra_forbidden":
+            return Problem(at, _unknown_key(key, _model_at(at[:-1])), key=True)
+        case "missing":
+            what = f"{key!r} is missing from this {_model_at(at[:-1]).noun}"
+            return Problem(at[:-1], what, missing=True)
+        case "value_error":
+            error = detail["ctx"]["error"]
+            message = str(error).replace("{key}", repr(key))
+            return (
+                Problem((*at, error.key), message, True)
+                if isinstance(error, AtKey)
+                else (Problem(at, message))
+            )
+        case "model_type" | "dict_type":
+            what = f"{key!r}" if at else key
+            return Problem(at, f"{what} must be a mapping of keys to values, not {kind_of(value)}")
+        case "tuple_type" | "list_type":
+            return Problem(at, f"{key!r} must be a list, not {kind_of(value)}")
+        case "too_short":
+            return Problem(at, f"{key!r} is empty")
+    return Problem(at, f"{key!r}: {detail['msg']}")
+
+
+def _unknown_key(key: str, model: type[Entry]) -> str:
+    article = "an" if model.noun[0] in "aeiou" else "a"
+    what = f"{key!r} is not {article} {model.noun} key"
+    if model is Rule and key in _keys(RuleMatcher):
+        return f"{what}; write it under 'match'"
+    if model is Matcher and key in _keys(RuleMatcher):
+        return f"{what} here; it counts what is left in the end: write it at the top of 'match'"
+    if model is ModuleMatcher and key in _keys(RuleMatcher):
+        return f"{what}; 'inside' and 'has' ask for a module: {', '.join(_keys(model))}"
+    return f"{what}; {closest(key, _keys(model))}"
+
+
+def _keys(model: type[Entry]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(way: Way) -> type[Entry]:
+    """Returns the model of the mapping that `way` leads to."""
+    model, steps = RuleFile, iter(way)
+    for step in steps:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if step not in fields:
+            continue  # the index of a list
+        annotation = fields[step].annotation
+        model = next(_models_in(annotation), model)
+        if any(get_origin(part) is dict for part in (annotation, *get_args(annotation))):
+            next(steps, None)  # the user's own name, which may be spelled like a key
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[Entry]]:
+    if isinstance(annotation, type) and issubclass(annotation, Entry):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _disagreements(file: RuleFile) -> Iterator[Problem]:
+    """Yields what single entries cannot see: ids, names in `define`, tests of unknown rules."""
+    define, seen = file.define or {}, {}
+    for i, rule in enumerate(file.rules):
+        if rule.id in seen:
+            taken = f"the id {rule.id!r} is taken by rule number {seen[rule.id] + 1}"
+            yield Problem(("rules", i, "id"), taken)
+        seen.setdefault(rule.id, i)
+    roots: list[tuple[Way, Matcher]] = [(("define", n), m) for n, m in define.items()]
+    roots += [(("rules", i, "match"), rule.match) for i, rule in enumerate(file.rules)]
+    for at, matcher in roots:
+        for name, where in _references(matcher, at):
+            if name not in define:
+                known = closest(name, define) if define else "nothing is defined"
+                yield Problem(where, f"{name!r} is not in 'define'; {known}")
+    for name in define:
+        if _reaches(name, name, define, set()):
+            yield Problem(("define", name), f"{name!r} is defined by itself", key=True)
+    for i, test in enumerate(file.tests or ()):
+        for rule_id in test.expect:
+            if rule_id not in seen:
+                what = f"no rule has the id {rule_id!r}; {closest(rule_id, seen)}"
+                yield Problem(("tests", i, "expect", rule_id), what, key=True)
+
+
+def _references(matcher: Matcher, at: Way) -> Iterator[tuple[str, Way]]:
+    """Yields every name that a matcher refers to, with the way to where it says so."""
+    for i, name in enumerate(matcher.matches or ()):
+        yield name, (*at, "matches", i)
+    for key, inner in (("any", matcher.any_of), ("all", matcher.all_of)):
+        for i, one in enumerate(inner or ()):
+            yield from _references(one, (*at, key, i))
+    for key in ("not", "follows", "precedes"):
+        inner = getattr(matcher, "not_" if key == "not" else key)
+        if inner is not None:
+            yield from _references(inner, (*at, key))
+
+
+def _reaches(start: str, goal: str, define: dict[str, Matcher], seen: set[str]) -> bool:
+    """Tells whether following the names in `start` leads to `goal`; `seen` is added to."""
+    for name, _ in _references(define[start], ()):
+        if name == goal:
+            return True
+        if name in define and name not in seen:
+            seen.add(name)
+            if _reaches(name, goal, define, seen):
+                return True
+    return False
