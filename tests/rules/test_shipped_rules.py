@@ -1,0 +1,67 @@
+"""The tests inside the shipped rule files, run on the networks that they name."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from attnsurgeon.finder import survey
+from attnsurgeon.rules.cases import run_tests
+from attnsurgeon.rules.parse import parse_rules
+from attnsurgeon.rules.placements import shipped, shipped_names, shipped_text
+from attnsurgeon.rules.template import rule_template
+from attnsurgeon.sites import Site
+from attnsurgeon.trace import trace
+
+
+def find(spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None) -> list[Site]:
+    return _found(spec, json.dumps(dict(args)), input_size)
+
+
+@lru_cache
+def _found(spec: str, args: str, input_size: tuple[int, ...] | None) -> list[Site]:
+    """Builds without weights; each network is looked at once for all the files that name it."""
+    module, _, factory = spec.rpartition(":")
+    with torch.device("meta"):
+        if module:
+            model = getattr(importlib.import_module(module), factory)(**json.loads(args))
+        else:
+            model = timm.create_model(spec, **json.loads(args))
+        fixed = (3, 224, 224) if spec.startswith("vit") else (3, 256, 224)
+        example = torch.empty(2, *(input_size or fixed))
+    return list(survey(trace(model.eval(), (example,))).sites)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_shipped_rule_takes_and_leaves_what_its_tests_say(name):
+    outcomes = run_tests(shipped(name), find)
+    assert len(outcomes) >= 4
+    assert [one for one in outcomes if one.status != "ok"] == []
+
+
+def test_a_new_rule_file_passes_its_own_tests():
+    outcomes = run_tests(parse_rules(rule_template("mine")), find)
+    assert [one.status for one in outcomes] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "status"),
+    [
+        ("bottleneck", ("pointwise spatial pointwise", "'* *'"), {"noisy", "missing"}),
+        ("activation", ('      resolution: ">1"\n', ""), {"noisy"}),
+        ("conv3x3", ("      depthwise: false\n", ""), {"noisy"}),
+        ("residual-branch", ("leaves:\n", "leaves:\n          nowhere: none such\n"), {"invalid"}),
+    ],
+)
+def test_a_shipped_rule_that_was_changed_fails_its_tests(name, damage, status):
+    old, new = damage
+    assert old in shipped_text(name)
+    changed = parse_rules(shipped_text(name).replace(old, new, 1))
+    assert {one.status for one in run_tests(changed, find)} - {"ok"} == status
