@@ -35,7 +35,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         center = mean(x, axes, keepdim=True)
-        spread = (x - center).square_().sum(axes)
+        spread = (x - center).square().sum(axes)
         return center.flatten(1), spread * (1 / _freedom(x, axes))
 
     @staticmethod

@@ -47,8 +47,8 @@ class Mechanism:
             reason among the deviations (biases straight before a batch norm).
         rank_reason: why it is not defined for both ranks, where it is not.
         resolution_free: the same instance may see inputs of several resolutions.
-        spatial: positions matter, so it needs H and W; False for a pure channel gate, which
-            may also be used on tokens.
+        spatial: it matters where a position lies, so it needs H and W; False where shuffling
+            the positions only shuffles the output, so that it may also be used on tokens.
     """
 
     name: str

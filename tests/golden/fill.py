@@ -1,8 +1,9 @@
 """Fills a module's parameters and running statistics from their shapes alone.
 
-The vectors in this folder were made by filling each author's own module in this way, so a module that computes
-the same function from parameters of the same shapes gives the same output, whatever its parameters are called.
-Dimensions of size 1 are dropped first: Linear (o, i) and Conv2d (o, i, 1, 1) are filled alike.
+The vectors in this folder were made by filling each author's own module in this way, so a module
+that computes the same function from parameters of the same shapes gives the same output, whatever
+its parameters are called. Dimensions of size 1 are dropped first: Linear (o, i) and
+Conv2d (o, i, 1, 1) are filled alike.
 """
 
 import zlib

@@ -9,7 +9,6 @@ Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, https://arxiv.org/ab
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import hidden_width
@@ -87,11 +86,13 @@ class BAM(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        zero_biases(self)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus its gated copy."""
         by_channel = self.fc2(self.norm(self.fc1(self.pool(x))).relu())  # (N, C)
         by_position = self.conv(self.dilate(self.reduce(x)))  # (N, 1, ...)
         gate = (per_channel(by_channel, self.rank) * by_position).sigmoid()
-        return torch.addcmul(x, x, gate.to(x.dtype))
+        return x + x * gate.to(x.dtype)

@@ -21,6 +21,16 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
 
 
+def winner(x: Tensor, c: Tensor, s: Tensor) -> Tensor:
+    """Returns, for each value, the gate of the larger of x * c and x * s; their mean on a tie.
+
+    So the maximum becomes one product, with the same values and the same gradients, but without
+    the comparisons of whole tensors that the backward of a maximum consists of.
+    """
+    side = (c.detach() - s.detach()).mul_(x.detach()).sign_()  # 1 where x * c wins, -1 where x * s
+    return torch.lerp(s, c, side.add_(1).mul_(0.5))
+
+
 def count(channels: int, reduction: int) -> int:
     """Returns the number of parameters."""
     m = hidden_width(channels, reduction)
@@ -44,6 +54,7 @@ def count(channels: int, reduction: int) -> int:
         "reduction is 2, as the authors have it in segmentation networks; in a ResNet-50 that is "
         "20 million parameters, and reduction=16 is the usual choice",
     ),
+    spatial=False,
 )
 class SCSE(nn.Module):
     """Reweights by channel and by position, and keeps the larger result of the two.
@@ -69,6 +80,6 @@ class SCSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the element-wise maximum of the two gated copies of `x`."""
-        by_channel = self.gate(self.fc2(F.relu(self.fc1(self.pool(x)))))  # (N, C)
-        by_position = self.gate(self.conv(x))  # (N, 1, ...)
-        return torch.maximum(x * per_channel(by_channel, self.rank), x * by_position)
+        c = self.gate(self.fc2(F.relu(self.fc1(self.pool(x))))).to(x.dtype)  # (N, C)
+        s = self.gate(self.conv(x)).to(x.dtype)  # (N, 1, ...)
+        return x * winner(x, per_channel(c, self.rank), s)

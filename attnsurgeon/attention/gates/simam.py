@@ -43,6 +43,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
         "a map of one position has d = 0, where the authors' code divides by n - 1 = 0",
         "the gate is computed in float32 also for half-precision values",
     ),
+    spatial=False,
 )
 class SimAM(nn.Module):
     """Reweights each value by how far it lies from the mean of its channel.
