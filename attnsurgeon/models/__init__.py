@@ -1,0 +1,21 @@
+"""Spec and checkpoint -> nn.Module, and what is known of its origin and its input.
+
+The only door to timm and torchvision; neither is imported before a spec asks for it.
+"""
+
+from __future__ import annotations
+
+from attnsurgeon.models.build import build_on_meta, load_model
+from attnsurgeon.models.inputs import guess_input_sizes, input_size_of
+from attnsurgeon.models.provenance import Source, source_of
+from attnsurgeon.models.recognition import identify
+
+__all__ = [
+    "Source",
+    "build_on_meta",
+    "guess_input_sizes",
+    "identify",
+    "input_size_of",
+    "load_model",
+    "source_of",
+]

@@ -1,0 +1,181 @@
+"""Spec, and the weights asked for -> a network that knows where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.meta import meta_twin
+from attnsurgeon.models.checkpoint import read_checkpoint
+from attnsurgeon.models.fitting import fit_checkpoint
+from attnsurgeon.models.imports import FORMS
+from attnsurgeon.models.provenance import Source, stamp
+from attnsurgeon.models.recipes import Recipe
+from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
+from attnsurgeon.models.torchvision_names import torchvision_recipe
+from attnsurgeon.models.user_code import file_recipe, missing_factory, module_recipe
+
+_FAMILIES = {
+    "timm": timm_recipe,
+    "torchvision": torchvision_recipe,
+    "hf-hub": hub_recipe,
+    "hf_hub": hub_recipe,  # timm's older spelling
+}
+
+
+def load_model(
+    spec: str,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    unsafe_pickle: bool = False,
+    **model_args: Any,
+) -> nn.Module:
+    """Build a network from a name or from your own code, with random weights unless asked.
+
+    Nothing is downloaded unless `pretrained` asks for it (of an `hf-hub:` name the configuration
+    is always fetched: the architecture stands in it).
+
+    Args:
+        spec: `resnet50` (timm), `timm:NAME`, `torchvision:NAME`, `hf-hub:ORG/NAME`,
+            `path/file.py:factory` or `package.module:factory`, where the factory is a function
+            that returns an nn.Module, an nn.Module class, or a network already built.
+        pretrained: fetch the weights that timm, torchvision or the hub offer for this name; of
+            your own factory, call it with `pretrained=True`.
+        checkpoint: a `.safetensors` or `torch.save` file to load instead. It must fit.
+        unsafe_pickle: let a checkpoint execute code while it is read, for a whole pickled
+            network from a source you trust.
+        model_args: for the network's factory: `num_classes=10`, `in_chans=1`, ...
+
+    Returns:
+        The network, in training mode as its factory leaves it; `source_of` tells its origin.
+
+    Raises:
+        ModelError: the network is unknown or cannot be built, or the weights cannot be had.
+        UsageError: both `pretrained` and `checkpoint` were given.
+    """
+    if pretrained and checkpoint is not None:
+        raise UsageError(
+            "pretrained and checkpoint both name the weights to start from",
+            "give one of the two",
+        )
+    recipe = resolve(spec)
+    # Read before the network is built: a wrong path should not cost that time.
+    weights = None if checkpoint is None else read_checkpoint(checkpoint, unsafe_pickle)
+    model = recipe.build(pretrained, model_args)
+    if weights is None:
+        origin = "pretrained" if pretrained else recipe.weights
+        return stamp(model, Source(spec, dict(model_args), origin))
+    prefixes = fit_checkpoint(model, weights, what=spec)
+    stripped = (*weights.unwrapped, *prefixes)
+    return stamp(model, Source(spec, dict(model_args), weights.description, stripped))
+
+
+def build_on_meta(spec: str, **model_args: Any) -> nn.Module:
+    """Build the same network with shapes in place of numbers: no weights, no memory.
+
+    Args:
+        spec: as for `load_model`.
+        model_args: as for `load_model`.
+
+    Returns:
+        The network with every parameter and buffer on the meta device.
+
+    Raises:
+        ModelError: the network is unknown or cannot be built.
+    """
+    model = _without_numbers(resolve(spec), model_args)
+    tensors = (*model.parameters(), *model.buffers())
+    if any(tensor.device.type != "meta" for tensor in tensors):
+        model = meta_twin(model)
+    return stamp(model, Source(spec, dict(model_args), weights="none"))
+
+
+def _without_numbers(recipe: Recipe, model_args: Mapping[str, Any]) -> nn.Module:
+    """Three ways, the cheapest first; the last one's error is the one that counts.
+
+    Of timm's and torchvision's names only the 15 torchvision RegNets need the second: they
+    compute their widths with tensors, and a meta tensor has no numbers to compute with.
+    """
+    for place in (torch.device("meta"), _parameters_on_meta()):
+        try:
+            with place:
+                return recipe.build(False, model_args)
+        except ModelError as error:
+            if isinstance(error.__cause__, OSError):  # the hub did not answer; nor will it now
+                raise
+    return recipe.build(False, model_args)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Empty each parameter as it is registered; every other tensor keeps its numbers."""
+
+    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is None or parameter.device.type == "meta":
+            return
+        twin = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        # Swapped in place, so that a parameter registered at two modules stays one.
+        torch.utils.swap_tensors(parameter, twin)
+
+    hook = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def resolve(spec: str) -> Recipe:
+    """Return how to build the network a spec names.
+
+    Raises:
+        ModelError: the spec names nothing; the hint has the nearest thing that exists.
+    """
+    if not isinstance(spec, str):
+        raise ModelError(
+            f"a network is named by a string; this is of type {type(spec).__name__}", FORMS
+        )
+    family, colon, name = spec.partition(":")
+    if colon and family in _FAMILIES:
+        return _FAMILIES[family](name)
+    if spec.endswith(".py"):
+        raise missing_factory(spec)
+    left, colon, factory = spec.rpartition(":")
+    if colon and left.endswith(".py"):
+        if not factory:
+            raise missing_factory(left)
+        return file_recipe(left, factory)
+    if os.path.exists(spec) and not known_to_timm(spec):
+        raise _not_a_network(Path(spec))
+    if colon:
+        return module_recipe(left, factory)
+    if "/" in spec or os.sep in spec:
+        raise ModelError(
+            f"{spec} is neither a file or folder nor the name of a network",
+            f"a repository of the hub is named as 'hf-hub:{spec}', your code as"
+            " 'path/file.py:factory'",
+        )
+    if not spec:
+        raise ModelError("the name of the network is empty", FORMS)
+    return timm_recipe(spec)
+
+
+def _not_a_network(path: Path) -> ModelError:
+    if path.is_dir():
+        return ModelError(
+            f"{path} is a folder, not the name of a network",
+            f"a network saved after surgery is read by attnsurgeon.load({str(path)!r})",
+        )
+    return ModelError(
+        f"{path} is a file, not the name of a network",
+        f"if it holds weights, name their network and pass the file: load_model('resnet50',"
+        f" checkpoint={str(path)!r})",
+    )

@@ -1,0 +1,44 @@
+"""A network and where it came from: the note `load_model` leaves on what it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+_NOTE = "_attnsurgeon_source"
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to build a network again, and which weights it was given.
+
+    Attributes:
+        spec: as handed to `load_model`, `resnet50` or `nets/mine.py:make`.
+        model_args: the arguments handed to the network's factory.
+        weights: `random`; `pretrained`; `checkpoint NAME`; `none` on the meta device; `as built`
+            where only the code that built the network can say.
+        stripped: what was unwrapped from a checkpoint, outermost first: `state_dict`, `module.`.
+    """
+
+    spec: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "random"
+    stripped: tuple[str, ...] = ()
+
+
+def stamp(model: nn.Module, source: Source) -> nn.Module:
+    """Write `source` on the model as a plain attribute and return the model.
+
+    Neither parameter nor buffer: no state-dict key is added, and deepcopy and pickle carry it.
+    """
+    # Past nn.Module.__setattr__, which a user's class may have replaced.
+    model.__dict__[_NOTE] = source
+    return model
+
+
+def source_of(model: nn.Module) -> Source | None:
+    """Return where `load_model` built this network from; None if it did not."""
+    return model.__dict__.get(_NOTE)

@@ -1,0 +1,22 @@
+"""What every family of specs comes down to: a way to build one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build one network, and what weights it has where none were asked for.
+
+    Attributes:
+        build: called as `build(pretrained, model_args)`.
+        weights: `random`, or `as built` where only the user's code knows.
+    """
+
+    build: Callable[[bool, Mapping[str, Any]], nn.Module]
+    weights: str = "random"

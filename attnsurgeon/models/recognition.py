@@ -1,0 +1,73 @@
+"""A network the user built himself -> the spec that builds the same one, if it can be proved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.models.build import build_on_meta
+from attnsurgeon.models.provenance import Source, source_of
+
+
+def identify(model: nn.Module) -> Source | None:
+    """Find the spec and arguments that build this network; None where none is proved to.
+
+    The network's own note (`source_of`) and timm's `pretrained_cfg` are only where the search
+    starts: each candidate is rebuilt on the meta device and must equal the network in class,
+    state-dict keys and shapes, and in how every layer prints itself. Keys and shapes alone do
+    not see a stride, a dilation or another activation.
+
+    Args:
+        model: is only read.
+    """
+    for source in _origins(model):
+        for candidate in _variants(source, model):
+            try:
+                twin = build_on_meta(candidate.spec, **candidate.model_args)
+            except ModelError:  # a guess that cannot be built is a wrong guess
+                continue
+            if type(twin) is not type(model):
+                break  # no argument makes it another class
+            if _shapes(twin) == _shapes(model):
+                if repr(twin) == repr(model):
+                    return candidate
+                break  # nor, with shapes as they are, another arithmetic
+    return None
+
+
+def _origins(model: nn.Module) -> Iterator[Source]:
+    noted = source_of(model)
+    if noted is not None:
+        yield noted
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, Mapping) and config.get("architecture"):
+        architecture = config["architecture"]
+        tag = config.get("tag")
+        name = f"{architecture}.{tag}" if tag else architecture
+        yield Source(name, dict(getattr(model, "_model_args", {})), weights="as built")
+
+
+def _variants(source: Source, model: nn.Module) -> Iterator[Source]:
+    """As noted first; then with what the network says of its classes and its input."""
+    yield source
+    now: dict[str, Any] = {}
+    for name in ("num_classes", "in_chans"):
+        value = getattr(model, name, None)
+        if isinstance(value, int) and value != source.model_args.get(name):
+            now[name] = value
+    for names in ([name] for name in now):
+        yield _with(source, {name: now[name] for name in names})
+    if len(now) > 1:
+        yield _with(source, now)
+
+
+def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
+    return dataclasses.replace(source, model_args={**source.model_args, **arguments})
+
+
+def _shapes(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(key, getattr(value, "shape", None)) for key, value in model.state_dict().items()]

@@ -1,0 +1,166 @@
+"""`path/file.py:factory` or `package.module:factory` -> the network that the user's code builds."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from attnsurgeon.errors import ModelError, nearest
+from attnsurgeon.models.foreign import explain_call, guarded, parameters, quote
+from attnsurgeon.models.imports import import_file, import_name
+from attnsurgeon.models.recipes import Recipe
+from attnsurgeon.models.suggestions import nearest_file
+
+
+def file_recipe(path: str, factory: str) -> Recipe:
+    """Return how to build what `factory` of a Python file makes; the file is executed.
+
+    Raises:
+        ModelError: there is no such file or factory, or the file raises.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ModelError(f"there is no file {path}", nearest_file(file))
+    file = file.resolve()
+    with _on_path(file.parent):
+        module = guarded(lambda: import_file(file), partial(_explain_import, path, file))
+    return _recipe(module, factory, spec=f"{path}:{factory}", file=file, folder=file.parent)
+
+
+def module_recipe(name: str, factory: str) -> Recipe:
+    """Return how to build what `factory` of an importable module makes.
+
+    The working folder is importable too, as it is for `python -m`.
+
+    Raises:
+        ModelError: there is no such module or factory, or importing it raises.
+    """
+    folder = Path.cwd()
+    with _on_path(folder):
+        module = import_name(name)
+    origin = getattr(module, "__file__", None)  # None of a namespace package
+    file = Path(origin) if origin else None
+    return _recipe(module, factory, spec=f"{name}:{factory}", file=file, folder=folder)
+
+
+def missing_factory(path: str) -> ModelError:
+    """Return the error for a file named without a factory; the file is read, not executed."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return ModelError(f"there is no file {path}", nearest_file(file))
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError):
+        body = []
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [n.name for n in body if isinstance(n, kinds) and not n.name.startswith("_")]
+    example = names[-1] if names else "factory"
+    hint = f"write {path}:{example}" + (f"; it defines {', '.join(names)}" if names else "")
+    return ModelError(f"{path} is a file; which of its factories builds the network?", hint)
+
+
+def _recipe(
+    module: ModuleType, factory: str, *, spec: str, file: Path | None, folder: Path
+) -> Recipe:
+    made = _attribute(module, factory, spec)
+    build = partial(_build, made, spec=spec, file=file, folder=folder)
+    return Recipe(build, weights="as built")
+
+
+def _attribute(module: ModuleType, dotted: str, spec: str) -> Any:
+    found: Any = module
+    for name in dotted.split("."):
+        if not hasattr(found, name):
+            offers = [n for n, value in vars(found).items() if _builds(n, value)]
+            hint = nearest(name, offers) if offers else "it defines nothing that builds a network"
+            raise ModelError(f"{spec.rpartition(':')[0]} has no {dotted!r}", hint)
+        found = getattr(found, name)
+    if not callable(found):
+        raise ModelError(
+            f"{spec} is of type {type(found).__name__}, not a factory of networks",
+            "name a function that returns an nn.Module, an nn.Module class, or a built network",
+        )
+    return found
+
+
+def _builds(name: str, value: Any) -> bool:
+    return callable(value) and not name.startswith("_") and value is not nn.Module
+
+
+def _build(
+    factory: Callable[..., Any],
+    pretrained: bool,
+    model_args: Mapping[str, Any],
+    *,
+    spec: str,
+    file: Path | None,
+    folder: Path,
+) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        return _copy_of_instance(factory, pretrained, model_args, spec)
+    given = dict(model_args)
+    # Said either way: a factory whose own default is True would download unasked.
+    if "pretrained" in parameters(factory):
+        given["pretrained"] = pretrained
+    elif pretrained:
+        raise ModelError(
+            f"{spec} has no argument 'pretrained'",
+            "give the weights as checkpoint= (--checkpoint), or add the argument to the factory",
+        )
+    explain = partial(explain_call, what=spec, factory=factory, given=given, file=file)
+    with _on_path(folder):  # a factory may import its neighbours only now
+        model = guarded(lambda: factory(**given), explain)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{spec} returned a value of type {type(model).__name__}, not an nn.Module",
+            "return the network itself from the factory",
+        )
+    return model
+
+
+def _copy_of_instance(
+    network: nn.Module, pretrained: bool, model_args: Mapping[str, Any], spec: str
+) -> nn.Module:
+    """A network at module level is shared by all who import it, so surgery gets a copy."""
+    if pretrained or model_args:
+        raise ModelError(
+            f"{spec} is a network already built, so it takes no arguments",
+            "name a function or class that builds it",
+        )
+    return guarded(
+        lambda: copy.deepcopy(network),
+        lambda error: ModelError(
+            f"{spec} cannot be copied: {quote(error)}", "name a function or class that builds it"
+        ),
+    )
+
+
+def _explain_import(path: str, file: Path, error: BaseException) -> ModelError:
+    hint = None
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        hint = "a file of a package is named as 'package.module:factory'"
+    elif isinstance(error, ModuleNotFoundError):
+        hint = f"install {error.name}, or run where it can be imported"
+    return ModelError(f"{path} cannot be imported: {quote(error, file)}", hint)
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """Let the user's code import its neighbours, as it can when Python runs it."""
+    entry = os.fspath(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:  # the user's code may have rearranged it
+            sys.path.remove(entry)
