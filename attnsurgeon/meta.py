@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def meta_twin(model: Model) -> Model:
-    """Copy a model to the meta device without ever holding a second set of weights.
+    """Copies a model to the meta device without ever holding a second set of weights.
 
     Classes, hooks, training flags and plain attributes are those of `model`; a tensor shared by
     two modules stays shared; dtypes, strides and `requires_grad` stay. `model` is only read.
@@ -30,7 +30,7 @@ def meta_twin(model: Model) -> Model:
 
 
 def shared_twin(model: Model) -> Model:
-    """Copy a model's modules and buffers around its own parameters, which are not copied.
+    """Copies a model's modules and buffers around its own parameters, which are not copied.
 
     Running the twin, in any mode and with any hooks, leaves `model` as it was; changing a
     parameter's values in place would not.

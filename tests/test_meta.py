@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin
+from attnsurgeon.meta import meta_twin, shared_twin
 
 
 class Tied(nn.Module):
@@ -110,3 +110,22 @@ def test_a_model_that_refuses_to_be_copied_is_one_clear_error():
         model.__dict__["log"] = file
         with pytest.raises(ModelError, match="Linear cannot be copied"):
             meta_twin(model)
+
+
+def test_a_shared_twin_holds_the_very_same_parameters():
+    model = Tied()
+    twin = shared_twin(model)
+    assert [id(p) for p in twin.parameters()] == [id(p) for p in model.parameters()]
+    assert twin.norm is not model.norm
+
+
+def test_running_a_shared_twin_in_training_mode_leaves_the_model_alone():
+    model = Tied().eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    twin = shared_twin(model).train()
+    twin(torch.randn(11, 7))
+    assert not torch.equal(twin.norm.running_mean, before["norm.running_mean"])
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not model.norm.training
+    assert twin.table is not model.table
+    assert torch.equal(twin.table, model.table)

@@ -1,0 +1,8 @@
+"""What a network costs, before and after surgery, and what it may cost.
+
+- `operators`: one executed operator -> its price, from fvcore's own handlers
+- `scale`, `weighing`: model + inputs -> `weight.Weight`, one forward on the meta device
+- `comparing`: two Weights + sites -> Cost, the difference and each site's share
+- `budgets`: `+2%`, `30M`, `+0.5ms` -> limits, held against a Cost
+- `timing`: two models + inputs -> Latency, paired and interleaved
+"""

@@ -1,0 +1,142 @@
+"""Two Weights and the sites between them -> Cost: the difference, and each site's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from attnsurgeon.cost.weight import Count, Weight
+from attnsurgeon.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What surgery adds to a network; negative where it takes away.
+
+    Attributes:
+        params, macs, activations: differences, as in `Count`.
+        params_percent, macs_percent, activations_percent: of the figure before, None where it is 0.
+    """
+
+    params: int
+    macs: int
+    activations: int
+    params_percent: float | None
+    macs_percent: float | None
+    activations_percent: float | None
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """What surgery at one site adds; what it replaced there is taken off.
+
+    Attributes:
+        site: path of the site.
+        module_path: path of the inserted module; where several sites run the same module, the
+            first bears its parameters and each the calls it makes.
+        params, macs, activations: as in `Count`.
+    """
+
+    site: str
+    module_path: str
+    params: int
+    macs: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network weighs before and after surgery.
+
+    Attributes:
+        before: the network as it was given.
+        after: the network operated on, on the same inputs.
+        per_site: one entry a cut, in the order of the plan.
+    """
+
+    before: Weight
+    after: Weight
+    per_site: tuple[SiteCost, ...]
+
+    @property
+    def delta(self) -> Delta:
+        """What the surgery adds."""
+        pairs = [
+            (getattr(self.before, name), getattr(self.after, name))
+            for name in ("params", "macs", "activations")
+        ]
+        differences = [after - before for before, after in pairs]
+        percents = [_percent(before, after) for before, after in pairs]
+        return Delta(*differences, *percents)
+
+    @property
+    def uncounted(self) -> Mapping[str, int]:
+        """Operator -> calls in the network after surgery that have no price."""
+        return self.after.uncounted
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures has to know, each note once."""
+        return tuple(dict.fromkeys([*self.before.notes, *self.after.notes, *_beyond(self)]))
+
+
+def compare(before: Weight, after: Weight, sites: Sequence[tuple[str, str]]) -> Cost:
+    """Returns the cost of the surgery that lies between two weights.
+
+    Args:
+        before: of the network as it was given.
+        after: of the network operated on, on the same inputs.
+        sites: (site path, path of the module inserted there), in execution order.
+
+    Raises:
+        UsageError: the network has no module at one of the paths.
+    """
+    unknown = [path for _, path in sites if path not in after.by_module]
+    if unknown:
+        raise UsageError(
+            f"no module of the network is at {unknown[0]!r}", "weigh the network after surgery"
+        )
+    sharing: dict[str, list[int]] = {}
+    for index, (_, path) in enumerate(sites):
+        sharing.setdefault(after.aliases.get(path, path), []).append(index)
+    counts = [Count()] * len(sites)
+    for path, indices in sharing.items():
+        for index, count in zip(indices, _shares(before, after, path, len(indices)), strict=True):
+            counts[index] = count
+    return Cost(
+        before,
+        after,
+        tuple(
+            SiteCost(site, path, count.params, count.macs, count.activations)
+            for (site, path), count in zip(sites, counts, strict=True)
+        ),
+    )
+
+
+def _shares(before: Weight, after: Weight, path: str, sites: int) -> list[Count]:
+    """Deals what the module at `path` costs out to the sites that run it."""
+    # A module that replaced another one at the same path: the difference is what was added.
+    total = after.by_module[path] - before.by_module.get(path, Count())
+    calls = after.inserted.get(path, ())
+    if sites == 1 or not calls:
+        return [total] + [Count()] * (sites - 1)
+    shares = [Count(params=total.params)] + [Count()] * (sites - 1)
+    for index, call in enumerate(calls):
+        shares[index * sites // len(calls)] += call
+    return shares
+
+
+def _percent(before: int, after: int) -> float | None:
+    return 100 * (after - before) / before if before else None
+
+
+def _beyond(cost: Cost) -> list[str]:
+    network = set(cost.before.beyond_fvcore)
+    inserted = set(cost.after.beyond_fvcore) - network
+    notes = []
+    if network:
+        notes.append(f"counted, though fvcore leaves it out: {', '.join(sorted(network))}")
+    if inserted:
+        names = ", ".join(sorted(inserted))
+        notes.append(f"counted inside the inserted modules, one operation an element: {names}")
+    return notes
