@@ -221,10 +221,15 @@ class _ShallowTracer(fx.Tracer):
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind in ("call_function", "call_method", "call_module", "get_attr"):
             self.values[node] = self.compute(node)
-            if any(n in self.data for n in node.all_input_nodes):
+            if any(n in self.data for n in node.all_input_nodes) and self.is_value(node):
                 self.data.add(node)
             self.align(node)
         return node
+
+    def is_value(self, node: fx.Node) -> bool:
+        """Whether a node stands for tensors: a size is a number, and no data of the record."""
+        changed = operation_name(node.target) == "setitem"
+        return changed or any(True for _ in tensors_in(self.values[node]))
 
     def compute(self, node: fx.Node) -> Any:
         """Executes one node on the recorded values."""
@@ -248,15 +253,12 @@ class _ShallowTracer(fx.Tracer):
         """Compares the node with the next operation of the record."""
         if node.op != "call_module" and node not in self.data:
             return
-        value = self.values[node]
         if node.op == "call_module":
             name = ("module", str(node.target))
         else:
             first = node.args[0] if node.args else None
             held = self.values.get(first) if isinstance(first, fx.Node) else None
             plain = operation_name(node.target)
-            if not any(True for _ in tensors_in(value)) and plain != "setitem":
-                return  # a size, a device: the record holds tensors only
             if plain in ("getitem", "getattr") and not isinstance(held, Tensor):
                 return  # taking a value out of a tuple
             if plain == "getattr":
