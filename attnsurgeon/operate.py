@@ -14,7 +14,9 @@ from torch import nn
 
 from attnsurgeon.analysis import analyse, example
 from attnsurgeon.attention.registry import INITS, create_attention, lookup
-from attnsurgeon.cost import Cost, Weight, compare, weigh
+from attnsurgeon.cost.comparing import Cost, compare
+from attnsurgeon.cost.weighing import weigh
+from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.finder import Survey
 from attnsurgeon.models import build_on_meta
@@ -189,7 +191,9 @@ def estimate(
 def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)
-    sites = [(cut.site.path, cut.module_path) for cut in made.cuts]
+    sites = [
+        (site.path, cut.module_path) for cut in made.cuts for site in (cut.site, *cut.shared)
+    ]
     return compare(before, after, sites)
 
 

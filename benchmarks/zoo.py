@@ -1,0 +1,156 @@
+"""Plans every network of timm at every placement and writes a table of what came out.
+
+    python benchmarks/zoo.py --out zoo.jsonl            all names, resumable
+    python benchmarks/zoo.py --out zoo.jsonl --table    the table of what is there
+
+A name is `planned` when every placement that means something there can be cut somewhere,
+`refused` when a placement has matching sites but none that can be cut (the reason is kept), and
+`failed` on anything else. Networks are built on the meta device: no weights, no download.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PLACEMENTS = ("residual-branch", "residual-block", "downsample", "stage", "stem", "head", "conv3x3")
+
+
+def plan_one(name: str) -> dict[str, Any]:
+    """Plans `eca` at every placement of one network."""
+    import warnings
+
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    from attnsurgeon import SurgeonError
+    from attnsurgeon.analysis import analyse
+    from attnsurgeon.models import build_on_meta
+    from attnsurgeon.operate import plan_rules, rules_for
+
+    start = time.perf_counter()
+    result: dict[str, Any] = {"name": name, "status": "planned", "placements": {}}
+    try:
+        survey = analyse(build_on_meta(name))
+        for placement in PLACEMENTS:
+            result["placements"][placement] = _place(survey, placement, plan_rules, rules_for)
+        tokens = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
+        result["sites"] = len(survey.sites)
+        result["token_sites"] = tokens
+    except SurgeonError as error:
+        result |= {"status": "failed", "reason": f"{type(error).__name__}: {error.what}"}
+    except Exception as error:  # a benchmark reports every failure and goes on
+        result |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
+    refused = [p for p in result["placements"].values() if p["matched"] and not p["cut"]]
+    if result["status"] == "planned" and refused:
+        result |= {"status": "refused", "reason": refused[0]["reason"]}
+    result["seconds"] = round(time.perf_counter() - start, 3)
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return result
+
+
+def _place(survey: Any, placement: str, plan_rules: Any, rules_for: Any) -> dict[str, Any]:
+    from attnsurgeon.errors import RuleError
+    from attnsurgeon.rules.match import match_rules
+
+    file = rules_for("eca", placement, None, None, "identity")
+    matched = len(match_rules(file, survey.sites)[0].sites)
+    if not matched:
+        return {"matched": 0, "cut": 0, "reason": "no such place in this network"}
+    try:
+        plan = plan_rules(survey, file, init="identity", where=placement)
+    except RuleError as error:
+        return {"matched": matched, "cut": 0, "reason": error.what}
+    reason = plan.refused[0].reason if plan.refused else ""
+    cut = sum(1 + len(c.shared) for c in plan.cuts)
+    return {"matched": matched, "cut": cut, "reason": reason}
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    lines = path.read_text().splitlines()
+    return {entry["name"]: entry for entry in map(json.loads, lines)}
+
+
+def run(names: list[str], path: Path, workers: int) -> None:
+    from rich.progress import Progress
+
+    done = read(path)
+    todo = [name for name in names if name not in done]
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(workers, maxtasksperchild=100) as pool,
+        path.open("a") as file,
+        Progress() as progress,
+    ):
+        for result in progress.track(_results(pool, todo), total=len(todo), description="planning"):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+
+
+def _results(pool: Any, names: list[str]) -> Iterator[dict[str, Any]]:
+    return pool.imap_unordered(plan_one, names)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Returns the summary as Markdown."""
+    status = Counter(entry["status"] for entry in results)
+    lines = [
+        f"{len(results)} names: {status['planned']} planned, {status['refused']} refused with a "
+        f"reason, {status['failed']} failed.",
+        "",
+        "| placement | networks that have it | all sites cut | some | none | sites cut |",
+        "|---|---|---|---|---|---|",
+    ]
+    for placement in PLACEMENTS:
+        found = [e["placements"][placement] for e in results if placement in e["placements"]]
+        have = [p for p in found if p["matched"]]
+        whole = sum(p["cut"] == p["matched"] for p in have)
+        none = sum(p["cut"] == 0 for p in have)
+        cut, matched = sum(p["cut"] for p in have), sum(p["matched"] for p in have)
+        lines.append(
+            f"| {placement} | {len(have)} | {whole} | {len(have) - whole - none} | {none} "
+            f"| {cut:,} of {matched:,} |"
+        )
+    seconds = [entry["seconds"] for entry in results]
+    slow = max(results, key=lambda entry: entry["seconds"])
+    lines += [
+        "",
+        f"Planning took {sum(seconds):.0f} s of one core in all, {statistics.median(seconds):.2f} s "
+        f"in the median, {slow['seconds']:.1f} s for the slowest ({slow['name']}); "
+        f"peak memory of a process {max(e['peak_mb'] for e in results)} MB.",
+    ]
+    for kind in ("failed", "refused"):
+        reasons = Counter(e["reason"].split(":")[0] for e in results if e["status"] == kind)
+        lines += ["", f"{kind}: " + (", ".join(f"{r} ({n})" for r, n in reasons.most_common(8)) or "-")]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
+    parser.add_argument("--filter", default="*", help="names, as timm.list_models takes them")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    if not options.table:
+        import timm
+
+        start = time.perf_counter()
+        run(timm.list_models(options.filter), options.out, options.workers)
+        print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
+    print(table(list(read(options.out).values())))
+
+
+if __name__ == "__main__":
+    main()
