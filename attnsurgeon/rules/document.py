@@ -98,7 +98,24 @@ def decode(raw: bytes, *, source: str) -> str:
 
 def write_document(data: Any) -> str:
     """Returns plain values as YAML text, keys in their own order."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(data, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes for YAML 1.2: quotes text that PyYAML's own rules leave bare, such as `1e-4`.
+
+    Where text holds the rarer line breaks, only double quotes escape them.
+    """
+
+
+def _write_text(writer: _Writer, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(_bare(text), str) else "'"
+    if not {"\x85", "\u2028", "\u2029"}.isdisjoint(text):
+        style = '"'
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _write_text)
 
 
 def _refuse_unreadable(text: str, source: str) -> None:
@@ -223,10 +240,12 @@ class _Builder:
 
 
 def _plain(event: Any) -> Any:
-    """Returns a scalar by the YAML 1.2 core rules; quoted and block text stays text."""
-    text = event.value
-    if not event.implicit[0]:
-        return text
+    """Returns a scalar's value; quoted and block text stays text."""
+    return _bare(event.value) if event.implicit[0] else event.value
+
+
+def _bare(text: str) -> Any:
+    """Returns what text without quotes means by the YAML 1.2 core rules."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):

@@ -6,6 +6,8 @@ import time
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from attnsurgeon.errors import RuleError
 from attnsurgeon.rules import document
@@ -144,3 +146,13 @@ def test_what_is_written_is_read_back():
     data = {"z": [1, "3", "true", None, 0.5], "a": {"on": True, "glob": "*.bn", "t": ">=3"}}
     assert read(write_document(data)).data == data
     assert list(read(write_document(data)).data) == ["z", "a"]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.text(max_size=9), st.from_regex(r"[-+0-9.eEx_:~]{1,9}", fullmatch=True)))
+@example("1e-4")
+@example("08")
+@example("on")
+@example("a\x85b\u2028 \u2029")
+def test_text_that_is_written_is_read_back_as_text(text):
+    assert read(write_document({"a": [text]})).data == {"a": [text]}

@@ -232,6 +232,11 @@ def test_a_rule_that_matches_nothing_is_refused_with_the_nearest_candidates():
     assert caught.value.hint.endswith("; 1 more refused")
 
 
+def test_candidates_that_are_equally_near_come_in_execution_order():
+    near = matching({"site": "conv", "channels": 3}, *reversed(ROW)).candidates()
+    assert [refusal.site.path for refusal in near] == [one.path for one in ROW]
+
+
 def test_a_role_that_no_site_plays_is_answered_with_the_roles_that_are_there():
     with pytest.raises(RuleError, match="roles found: act, conv, norm, residual-add"):
         counts(rules_with("", "{site: concat}"), *ALL)

@@ -234,6 +234,12 @@ def test_a_wrong_file_is_refused_where_it_is_wrong(text, said):
     assert said in answer
 
 
+def test_a_name_that_only_leads_to_a_circle_is_no_part_of_it():
+    circle = "define: {a: {matches: b}, b: {matches: c}, c: {matches: b}}"
+    answer = refusal(f"version: 1\n{circle}\nrules: [{{id: r, match: {{matches: a}}}}]")
+    assert answer == "rules.yaml:2:27: 'b' is defined by itself (and 1 more)"
+
+
 def test_words_that_yaml_1_1_took_for_booleans_are_words():
     (rule,) = parse_rules(with_match("{name: [on, off, yes, no]}")).rules
     assert [str(pattern) for pattern in rule.match.name or ()] == ["on", "off", "yes", "no"]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import pytest
-import timm
-import torch
 
-from attnsurgeon.finder import survey
+from attnsurgeon.analysis import analyse
+from attnsurgeon.models import build_on_meta
 from attnsurgeon.rules.cases import run_tests
 from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.rules.placements import shipped, shipped_names, shipped_text
 from attnsurgeon.rules.template import rule_template
 from attnsurgeon.sites import Site
-from attnsurgeon.trace import trace
 
 
 def find(spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None) -> list[Site]:
@@ -27,16 +24,8 @@ def find(spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None)
 
 @lru_cache
 def _found(spec: str, args: str, input_size: tuple[int, ...] | None) -> list[Site]:
-    """Builds without weights; each network is looked at once for all the files that name it."""
-    module, _, factory = spec.rpartition(":")
-    with torch.device("meta"):
-        if module:
-            model = getattr(importlib.import_module(module), factory)(**json.loads(args))
-        else:
-            model = timm.create_model(spec, **json.loads(args))
-        fixed = (3, 224, 224) if spec.startswith("vit") else (3, 256, 224)
-        example = torch.empty(2, *(input_size or fixed))
-    return list(survey(trace(model.eval(), (example,))).sites)
+    """Looks at each network once for all the files that name it; no weights are made."""
+    return list(analyse(build_on_meta(spec, **json.loads(args)), input_size).sites)
 
 
 @pytest.mark.parametrize("name", shipped_names())
