@@ -1,0 +1,18 @@
+"""What every test starts from: one thread, one seed, no downloads."""
+
+import os
+
+import pytest
+import torch
+
+# Set before any library that reads it is imported: the suite must not depend on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
