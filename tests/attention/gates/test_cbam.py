@@ -1,0 +1,85 @@
+"""CBAM against its equations by plain loops, its start, and published totals."""
+
+import math
+
+import pytest
+import torch
+
+from attnsurgeon.attention.registry import lookup
+from tests.attention.cases import make, params, stir
+from tests.attention.gates.sites import RESNET50, RESNET50_BRANCHES
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z))
+
+
+def channel_gates(cbam, image):
+    """Returns one gate a channel for an image (C, H, W), by loops."""
+    gates = [0.0] * len(image)
+    for pool in (lambda z: sum(z) / len(z), max):
+        pooled = [pool(z.flatten().tolist()) for z in image]
+        hidden = [
+            max(0.0, sum(w * p for w, p in zip(row.tolist(), pooled, strict=True)) + b.item())
+            for row, b in zip(cbam.fc1.weight, cbam.fc1.bias, strict=True)
+        ]
+        for c, (row, b) in enumerate(zip(cbam.fc2.weight, cbam.fc2.bias, strict=True)):
+            gates[c] += sum(w * h for w, h in zip(row.tolist(), hidden, strict=True)) + b.item()
+    return [sigmoid(z) for z in gates]
+
+
+def position_gates(cbam, image, k):
+    """Returns the gate of each position of (C, H, W), by loops; eval mode."""
+    _, height, width = image.shape
+    planes = [image.max(0).values.tolist(), (image.sum(0) / len(image)).tolist()]
+    kernel, gates = cbam.conv.weight[0].tolist(), torch.empty(height, width, dtype=image.dtype)
+    for h in range(height):
+        for w in range(width):
+            total = 0.0
+            for plane, taps in zip(planes, kernel, strict=True):
+                for i in range(k):
+                    for j in range(k):
+                        a, b = h + i - k // 2, w + j - k // 2
+                        if 0 <= a < height and 0 <= b < width:
+                            total += taps[i][j] * plane[a][b]
+            norm = cbam.norm
+            total = (total - norm.running_mean.item()) / (norm.running_var.item() + 1e-5) ** 0.5
+            gates[h, w] = sigmoid(total * norm.weight.item() + norm.bias.item())
+    return gates
+
+
+def test_channels_then_positions_are_gated():
+    cbam = stir(make("cbam", 13, reduction=4, kernel_size=3).double().eval())
+    x = torch.randn(2, 13, 5, 3, dtype=torch.float64)
+    expected = torch.empty_like(x)
+    for n in range(2):
+        gated = x[n] * x.new_tensor(channel_gates(cbam, x[n]))[:, None, None]
+        expected[n] = gated * position_gates(cbam, gated, 3)
+    torch.testing.assert_close(cbam(x), expected, rtol=0, atol=1e-12)
+
+
+def test_the_paper_start_halves_positions_and_has_no_biases():
+    cbam = make("cbam", 64).eval()
+    x = torch.randn(2, 64, 7, 5)
+    gates = x.new_tensor([channel_gates(cbam, image) for image in x])
+    torch.testing.assert_close(cbam(x), x * gates[:, :, None, None] / 2)
+    assert not cbam.fc1.bias.any()
+    assert not cbam.fc2.bias.any()
+    assert cbam.conv.weight.any()
+
+
+@pytest.mark.parametrize(("channels", "count"), [(64, 680), (256, 8_564)])
+def test_parameters_of_one_site(channels, count):
+    assert lookup("cbam").params(channels) == count
+
+
+def test_total_of_a_resnet50():
+    assert RESNET50 + sum(lookup("cbam").params(c) for c in RESNET50_BRANCHES) == 28_089_624
+
+
+@pytest.mark.parametrize(("k", "kernel"), [(7, (3, 7, 7)), (3, (3, 3, 3)), (1, (1, 1, 1))])
+def test_a_clip_has_a_kernel_of_three_frames(k, kernel):
+    cbam = make("cbam", 64, rank=3, kernel_size=k)
+    assert cbam.conv.kernel_size == kernel
+    assert cbam.conv.weight.numel() == 2 * math.prod(kernel)
+    assert lookup("cbam").params(64, rank=3, kernel_size=k) == params(cbam)

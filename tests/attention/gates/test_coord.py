@@ -1,0 +1,69 @@
+"""Coordinate attention against its equations by plain loops, and its totals."""
+
+import math
+
+import pytest
+import torch
+
+from attnsurgeon.attention.registry import lookup
+from tests.attention.cases import make, stir
+from tests.attention.gates.sites import RESNET50_BRANCHES
+
+
+def h_swish(z):
+    return z * min(max(z + 3, 0), 6) / 6
+
+
+def axis_gates(coord, conv, pooled):
+    """Returns gates (L, C) for the means (L, C) along one axis, by loops; eval mode."""
+    norm, rows = coord.norm, []
+    for means in pooled:
+        hidden = []
+        for j in range(len(coord.conv.weight)):
+            z = (coord.conv.weight[j, :, 0] * means).sum() + coord.conv.bias[j]
+            z = (z - norm.running_mean[j]) / (norm.running_var[j] + 1e-5) ** 0.5
+            hidden.append(h_swish((z * norm.weight[j] + norm.bias[j]).item()))
+        logits = [
+            sum(w * h for w, h in zip(row.tolist(), hidden, strict=True)) + b.item()
+            for row, b in zip(conv.weight[:, :, 0], conv.bias, strict=True)
+        ]
+        rows.append([1 / (1 + math.exp(-z)) for z in logits])
+    return rows
+
+
+@pytest.mark.parametrize("size", [(5, 3), (2, 5, 3)])
+def test_each_axis_gates_by_the_means_over_the_others(size):
+    rank = len(size)
+    coord = stir(make("coord", 7, rank=rank).double().eval())
+    x = 3 * torch.randn(2, 7, *size, dtype=torch.float64)
+    expected = x.clone()
+    for n in range(2):
+        for axis in range(rank):
+            along = x[n].movedim(1 + axis, 0).flatten(2)  # (L, C, all others)
+            gates = axis_gates(coord, coord.convs[axis], along.sum(2) / along.shape[2])
+            for at, row in enumerate(gates):
+                for c, gate in enumerate(row):
+                    expected[n, c].select(axis, at).mul_(gate)
+    torch.testing.assert_close(coord(x), expected, rtol=0, atol=1e-12)
+
+
+def test_the_hidden_width_is_eight_at_least():
+    assert make("coord", 64).conv.out_channels == 8
+    assert make("coord", 512).conv.out_channels == 16
+
+
+@pytest.mark.parametrize(("channels", "count"), [(64, 1_688), (256, 6_680)])
+def test_parameters_of_one_site(channels, count):
+    assert lookup("coord").params(channels) == count
+
+
+def test_total_of_a_resnet50():
+    assert sum(lookup("coord").params(c) for c in RESNET50_BRANCHES) == 1_917_832
+
+
+def test_rows_and_columns_are_not_exchanged():
+    coord = make("coord", 16).eval()
+    x = torch.randn(1, 16, 5, 7)
+    assert not torch.allclose(coord(x), coord(x.mT).mT, atol=1e-4)
+    coord.convs[0].load_state_dict(coord.convs[1].state_dict())
+    torch.testing.assert_close(coord(x), coord(x.mT).mT)

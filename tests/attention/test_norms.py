@@ -1,0 +1,59 @@
+"""BatchNorm against torch's own, and on the single values where torch's own raises."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attnsurgeon.attention.norms import BatchNorm
+
+SHAPES = {"flat": (5, 3), "1d": (2, 3, 7), "2d": (2, 3, 7, 5), "3d": (2, 3, 2, 7, 5)}
+TORCH = {"flat": nn.BatchNorm1d, "1d": nn.BatchNorm1d, "2d": nn.BatchNorm2d, "3d": nn.BatchNorm3d}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("train", [True, False])
+def test_it_equals_torchs_own(kind, train):
+    ours, theirs = BatchNorm(3, momentum=0.01).train(train), TORCH[kind](3, momentum=0.01)
+    theirs.train(train)
+    for _ in range(3):
+        x = 2 * torch.randn(SHAPES[kind]) + 1
+        assert torch.equal(ours(x), theirs(x))
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1), (1, 3, 1, 1, 1)])
+def test_one_value_a_channel_is_normalised_by_the_running_statistics(shape):
+    norm: Any = BatchNorm(3).double().train()
+    norm.running_mean.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    norm.running_var.copy_(torch.tensor([4.0, 0.25, 1.0]))
+    nn.init.constant_(norm.weight, 3.0)
+    nn.init.constant_(norm.bias, -1.0)
+    before = copy.deepcopy(norm.state_dict())
+
+    y = norm(torch.tensor([5.0, -1.0, 0.5], dtype=torch.float64).reshape(shape)).flatten()
+
+    expected = [3 * 4 / (4 + 1e-5) ** 0.5 - 1, 3 * 1 / (0.25 + 1e-5) ** 0.5 - 1, -1.0]
+    torch.testing.assert_close(y, y.new_tensor(expected), rtol=0, atol=1e-12)
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_torchs_own_raises_there():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        nn.BatchNorm1d(3).train()(torch.zeros(1, 3))
+
+
+def test_two_values_a_channel_are_normalised_by_themselves():
+    x = torch.tensor([[1.0, 5.0], [3.0, 1.0]], dtype=torch.float64)
+    y = BatchNorm(2, eps=1e-15).double().train()(x)
+    expected = x.new_tensor([[-1.0, 1.0], [1.0, -1.0]])
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+
+
+def test_it_is_found_by_the_conversion_to_synchronised_norms():
+    converted: Any = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(BatchNorm(3)))
+    assert isinstance(converted[0], nn.SyncBatchNorm)
