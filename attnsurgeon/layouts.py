@@ -70,9 +70,12 @@ def _axes(node: fx.Node) -> Axes:
         return _NONE
     if name in AXIS_ONE:
         return frozenset({1}) if ndim > 1 else _NONE
+    source = _source(node)
+    if name == "linear" and source is not None and source.meta["axes"]:
+        if ndim - 1 not in source.meta["axes"] and len(source.meta["shape"]) == ndim:
+            return source.meta["axes"]  # it mixes tokens (MLP-Mixer), the channels stand elsewhere
     if name in AXIS_LAST:
         return frozenset({ndim - 1})
-    source = _source(node)
     if source is None:
         return _NONE
     old, axes = source.meta["shape"], source.meta["axes"]

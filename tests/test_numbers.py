@@ -1,0 +1,103 @@
+"""The figures that papers and other libraries give for operated networks, to the digit."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import attnsurgeon
+from attnsurgeon.verify import randomise_norms
+
+BOTTLENECK_CHANNELS = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model("resnet50")
+
+
+@pytest.mark.parametrize(
+    ("attn", "args", "where", "params", "sites"),
+    [
+        ("se", {}, "bottleneck", 28_088_024, 16),  # timm's seresnet50, Caffe's prototxt
+        ("se", {"bias": False}, "bottleneck", 28_071_976, 16),  # 26.77 Mi in the ECA-Net table
+        ("eca", {}, "bottleneck", 25_557_118, 16),
+        ("cbam", {}, "bottleneck", 28_089_624, 16),
+        ("srm", {}, "bottleneck", 25_617_448, 16),
+        ("simam", {}, "bottleneck", 25_557_032, 16),
+        ("bam", {}, None, 25_915_099, 3),
+    ],
+)
+def test_resnet50_has_the_published_number_of_parameters(
+    resnet50, attn, args, where, params, sites
+):
+    plan = attnsurgeon.plan(resnet50, attn, where, attn_args=args, init="paper")
+    cost = attnsurgeon.estimate(resnet50, attn, where, attn_args=args, init="paper")
+
+    assert len(plan.cuts) == sites
+    assert cost.before.params == 25_557_032
+    assert cost.after.params == params
+    assert sum(cut.params for cut in plan) == params - 25_557_032
+
+
+def test_the_sixteen_bottlenecks_of_resnet50_are_cut_at_their_channel_counts(resnet50):
+    plan = attnsurgeon.plan(resnet50, "eca", "bottleneck")
+
+    assert [cut.channels for cut in plan] == BOTTLENECK_CHANNELS
+    assert plan.cuts[0].site.path == "layer1.0.bn3"
+    assert plan.cuts[0].module_path == "layer1.0.attn"
+
+
+def test_bam_stands_before_each_downsampling(resnet50):
+    plan = attnsurgeon.plan(resnet50, "bam")
+
+    assert [cut.site.path for cut in plan] == ["layer1.2.act3", "layer2.3.act3", "layer3.5.act3"]
+
+
+def rules_with_timm_widths(channels: list[int]) -> str:
+    """SE with the hidden width that timm gives it: C / 16 rounded to a multiple of 8."""
+    rules = ""
+    for c in sorted(set(channels)):
+        hidden = max(8, int(c / 16 + 4) // 8 * 8)
+        rules += (
+            f"  - id: se-{c}\n"
+            f"    match: {{site: residual-branch, channels: {c}}}\n"
+            f"    attn: {{type: se, hidden: {hidden}}}\n"
+            "    init: paper\n"
+        )
+    return f"version: 1\nrules:\n{rules}"
+
+
+@pytest.mark.parametrize(
+    ("plain", "squeezed", "channels"),
+    [
+        ("resnet18", "seresnet18", [64, 128, 256, 512]),
+        pytest.param("resnet50", "seresnet50", BOTTLENECK_CHANNELS, marks=pytest.mark.slow),
+    ],
+)
+def test_resnet_with_se_computes_what_timms_own_se_resnet_computes(
+    tmp_path, plain, squeezed, channels
+):
+    theirs = timm.create_model(squeezed).eval()
+    randomise_norms(theirs)
+    (tmp_path / "se.yaml").write_text(rules_with_timm_widths(channels))
+    operation = attnsurgeon.insert(timm.create_model(plain), rules=tmp_path / "se.yaml")
+    ours = operation.model.eval()
+    carry_weights_over(theirs, ours)
+
+    x = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        assert not torch.equal(ours(x), ours(x.flip(0)))
+
+
+def carry_weights_over(theirs: nn.Module, ours: nn.Module) -> None:
+    """Copies every tensor by name; inside a block, the SE layers by their position."""
+    own = ours.state_dict()
+    se = {key: value for key, value in theirs.state_dict().items() if ".se." in key}
+    base = {key: value for key, value in theirs.state_dict().items() if ".se." not in key}
+    new = [key for key in own if key not in base]
+    assert len(new) == len(se)
+    renamed = dict(zip(new, se.values(), strict=True))
+    ours.load_state_dict(base | {k: v.reshape(own[k].shape) for k, v in renamed.items()})
