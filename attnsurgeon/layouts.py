@@ -71,9 +71,8 @@ def _axes(node: fx.Node) -> Axes:
     if name in AXIS_ONE:
         return frozenset({1}) if ndim > 1 else _NONE
     source = _source(node)
-    if name == "linear" and source is not None and source.meta["axes"]:
-        if ndim - 1 not in source.meta["axes"] and len(source.meta["shape"]) == ndim:
-            return source.meta["axes"]  # it mixes tokens (MLP-Mixer), the channels stand elsewhere
+    if name == "linear" and source is not None and _mixes_tokens(source, ndim):
+        return source.meta["axes"]
     if name in AXIS_LAST:
         return frozenset({ndim - 1})
     if source is None:
@@ -89,6 +88,12 @@ def _axes(node: fx.Node) -> Axes:
     if name in ("cat", "part", "getitem", "narrow", "index_select", "pad") and len(old) == ndim:
         return axes  # more or fewer channels, on the same axis
     return _NONE
+
+
+def _mixes_tokens(source: fx.Node, ndim: int) -> bool:
+    """Whether a linear layer works along positions, the channels being elsewhere (MLP-Mixer)."""
+    axes = source.meta["axes"]
+    return bool(axes) and ndim - 1 not in axes and len(source.meta["shape"]) == ndim
 
 
 def _source(node: fx.Node) -> fx.Node | None:
