@@ -132,7 +132,10 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for kind in ("failed", "refused"):
         reasons = Counter(e["reason"].split(":")[0] for e in results if e["status"] == kind)
-        lines += ["", f"{kind}: " + (", ".join(f"{r} ({n})" for r, n in reasons.most_common(8)) or "-")]
+        lines += [
+            "",
+            f"{kind}: " + (", ".join(f"{r} ({n})" for r, n in reasons.most_common(8)) or "-"),
+        ]
     return "\n".join(lines)
 
 
