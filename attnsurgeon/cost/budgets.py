@@ -6,17 +6,22 @@ less); one without is on the figure after. Counts take k, M, G and T, latency s,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.cost.timing import Latency
 from attnsurgeon.errors import CheckFailed, UsageError
 
-_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_TEXT = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)\s*(%|[a-z]*)", re.IGNORECASE)
+# Fractions, because 2.05 * 1e6 is less than 2,050,000.
+_COUNTS = {unit: Fraction(1000) ** power for power, unit in enumerate(("", "k", "m", "g", "t"))}
+_TIMES = {unit: Fraction(1, 1000) ** power for power, unit in enumerate(("s", "ms", "us"))}
+_TEXT = re.compile(
+    r"([+-]?)(\d{1,15}\.?\d{0,15}|\.\d{1,15})\s*(%|[a-z]*)", re.ASCII | re.IGNORECASE
+)
 _HEAVIEST = 3
 
 
@@ -25,11 +30,11 @@ class Limit:
     """One bound: `amount`, of the change where `relative`, in percent of before where `percent`."""
 
     text: str
-    amount: float
+    amount: Fraction
     relative: bool
     percent: bool
 
-    def ceiling(self, before: float) -> float:
+    def ceiling(self, before: float) -> float | Fraction:
         """Returns the highest figure after surgery that keeps the limit."""
         if self.percent:
             return before * (1 + self.amount / 100)
@@ -86,7 +91,7 @@ def parse_budget(text: str, *, name: str = "max_params") -> Limit:
         )
     if unit != "%" and unit.lower() not in units:
         raise UsageError(f"{name}: {text!r} has an unknown unit {unit!r}", f"write {example}")
-    amount = float(sign + number) * (1 if unit == "%" else units[unit.lower()])
+    amount = Fraction(sign + number) * (1 if unit == "%" else units[unit.lower()])
     return Limit(text.strip(), amount, bool(sign), unit == "%")
 
 
@@ -117,7 +122,7 @@ def _broken(cost: Cost, budget: Budget, latency: Latency | None) -> Iterator[str
         before, after = getattr(cost.before, field), getattr(cost.after, field)
         if limit is not None and after > limit.ceiling(before):
             change = _change(before, after)
-            over = f"{after - limit.ceiling(before):,.0f} too many"
+            over = f"{math.ceil(after - limit.ceiling(before)):,} too many"
             what = f"{before:,} -> {after:,} {field} ({change}), {over}"
             yield f"max_{field} {limit.text} is exceeded: {what}{_heaviest(cost, field)}"
     if budget.max_latency is None or latency is None:
@@ -126,7 +131,7 @@ def _broken(cost: Cost, budget: Budget, latency: Latency | None) -> Iterator[str
     ceiling = budget.max_latency.ceiling(before)
     if after > ceiling:
         what = f"{before * 1e3:.2f} -> {after * 1e3:.2f} ms ({_change(before, after)})"
-        over = f"{(after - ceiling) * 1e3:.2f} ms too long"
+        over = f"{float(after - ceiling) * 1e3:.2f} ms too long"
         yield f"max_latency {budget.max_latency.text} is exceeded: {what}, {over}"
 
 

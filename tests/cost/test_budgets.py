@@ -1,0 +1,144 @@
+"""Budgets: how they are written, and which costs they refuse."""
+
+import pytest
+
+from attnsurgeon.cost.budgets import Budget, check_budgets, parse_budget
+from attnsurgeon.cost.comparing import Cost, SiteCost
+from attnsurgeon.cost.timing import Latency, Spread
+from attnsurgeon.cost.weight import Weight
+from attnsurgeon.errors import CheckFailed, UsageError
+
+
+def weight(params, macs):
+    return Weight(params, macs, 0, {}, {}, {}, {}, {}, {})
+
+
+# 2,000,000 -> 2,050,000 parameters (+2.5 %), 4.0 -> 4.1 GMACs (+2.5 %)
+COST = Cost(
+    weight(2_000_000, 4_000_000_000),
+    weight(2_050_000, 4_100_000_000),
+    tuple(
+        SiteCost(f"layer{n}", f"layer{n}.attn", params, macs, 0)
+        for n, params, macs in [
+            (1, 4_000, 60_000_000),
+            (2, 6_000, 20_000_000),
+            (3, 30_000, 15_000_000),
+            (4, 10_000, 5_000_000),
+        ]
+    ),
+)
+LATENCY = Latency(
+    Spread(0.010, 0.009, 0.012), Spread(0.011, 0.010, 0.013), Spread(1.1, 1.05, 1.2), 20, 2, "cpu"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "ceiling"),
+    [
+        ("+2%", 2_040_000),
+        ("+0.5%", 2_010_000),
+        ("-10%", 1_800_000),
+        ("+0%", 2_000_000),
+        ("+0.5M", 2_500_000),
+        ("+20k", 2_020_000),
+        ("+7", 2_000_007),
+        ("-1m", 1_000_000),
+        ("2.", 2),
+        ("30M", 30_000_000),
+        ("1.5 G", 1_500_000_000),
+        (".5T", 500_000_000_000),
+        ("0", 0),
+        (" +2 % ", 2_040_000),
+    ],
+)
+def test_a_limit_says_how_high_a_figure_may_go(text, ceiling):
+    assert parse_budget(text).ceiling(2_000_000) == pytest.approx(ceiling, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "ceiling"), [("+5%", 0.021), ("+0.5ms", 0.0205), ("15 ms", 0.015), ("+100us", 0.0201)]
+)
+def test_a_limit_on_latency_takes_times(text, ceiling):
+    assert parse_budget(text, name="max_latency").ceiling(0.020) == pytest.approx(ceiling)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2%", "'2%' does not say of what\n  hint: write \\+2%"),
+        ("two", "'two' is no limit\n  hint: write \\+2%, \\+0.5M or 30M"),
+        ("", "'' is no limit"),
+        ("+", r"'\+' is no limit"),
+        ("+2x", "unknown unit 'x'"),
+        ("+2ms", "unknown unit 'ms'"),
+        ("++2%", "is no limit"),
+        ("1e3", "is no limit"),
+        ("nan", "is no limit"),
+        ("1,000", "is no limit"),
+        ("+" + "9" * 5000, "is no limit"),
+        ("\u0663%", "is no limit"),
+        ("+2%%", "is no limit"),
+    ],
+)
+def test_what_is_no_limit_is_refused_with_one_that_is(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_budget(text)
+
+
+def test_counts_are_no_times():
+    with pytest.raises(UsageError, match=r"max_latency: '\+2M' has an unknown unit 'M'"):
+        Budget.parse(max_latency="+2M")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"max_params": "+2.5%"},
+        {"max_params": "+50k", "max_macs": "+0.1G"},
+        {"max_params": "2.05M", "max_macs": "4.1G"},
+        {"max_latency": "+10%"},
+    ],
+)
+def test_a_cost_that_keeps_its_budget_passes(limits):
+    check_budgets(COST, Budget.parse(**limits), latency=LATENCY)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"max_params": "+2%"},
+            "max_params +2% is exceeded: 2,000,000 -> 2,050,000 params (+2.50 %), "
+            "10,000 too many; heaviest: layer3 +30,000, layer4 +10,000, layer2 +6,000",
+        ),
+        (
+            {"max_macs": "4G"},
+            "max_macs 4G is exceeded: 4,000,000,000 -> 4,100,000,000 macs (+2.50 %), "
+            "100,000,000 too many; heaviest: layer1 +60,000,000, layer2 +20,000,000, "
+            "layer3 +15,000,000",
+        ),
+        (
+            {"max_latency": "+5%"},
+            "max_latency +5% is exceeded: 10.00 -> 11.00 ms (+10.00 %), 0.50 ms too long",
+        ),
+    ],
+)
+def test_a_cost_beyond_its_budget_is_refused_with_how_much_and_where(limits, message):
+    with pytest.raises(CheckFailed) as caught:
+        check_budgets(COST, Budget.parse(**limits), latency=LATENCY)
+    assert caught.value.what == message
+    assert caught.value.exit_code == 1
+    assert caught.value.hint
+
+
+def test_every_limit_that_is_exceeded_is_named():
+    budget = Budget.parse(max_params="+2%", max_macs="+1%", max_latency="20ms")
+    with pytest.raises(CheckFailed, match=r"max_params \+2% is .*; max_macs \+1% is") as caught:
+        check_budgets(COST, budget, latency=LATENCY)
+    assert "max_latency" not in caught.value.what
+
+
+def test_a_limit_on_latency_needs_a_measurement():
+    with pytest.raises(UsageError, match="max_latency needs a measurement"):
+        check_budgets(COST, Budget.parse(max_latency="+5%"))
