@@ -136,9 +136,9 @@ class Cutter:
         """The only module that takes the value, as its only tensor, and is called once."""
         for calls in self.survey.traced.calls.values():
             call = calls[0]
-            if call.inputs != (node,) or call.start <= node.meta["order"] or len(calls) > 1:
+            if not call.takes(node) or call.start <= node.meta["order"] or len(calls) > 1:
                 continue
-            if isinstance(call.module, _CONTAINERS) or not call.args:
+            if isinstance(call.module, _CONTAINERS):
                 continue
             if _is_norm(call.module) and not norms:
                 continue
@@ -150,7 +150,7 @@ class Cutter:
     def _input_hook_of(self, target: fx.Node, node: fx.Node) -> Place | None:
         call: Call = target.meta["call"]
         once = len(self.survey.traced.calls[call.path]) == 1
-        if makes_alone(call, target) and call.inputs == (node,) and once and call.args:
+        if makes_alone(call, target) and call.takes(node) and once:
             return Place("input-hook", call.path, None, True, 1)
         return None
 
@@ -189,7 +189,7 @@ def _outside_rebuilders(node: fx.Node) -> tuple[Call, Call | None]:
         return call, call
     outer = blockers[-1]
     assert outer.parent is not None
-    return (outer.parent, outer.parent) if outer.outputs == (node,) else (outer, None)
+    return (outer.parent, outer.parent) if outer.returns(node) else (outer, None)
 
 
 def _appearances(node: fx.Node, first: Call) -> list[tuple[Call, Key]]:
@@ -198,7 +198,7 @@ def _appearances(node: fx.Node, first: Call) -> list[tuple[Call, Key]]:
     found = [] if makes_alone(call, node) else [(call, key_of(call, node.meta["event"]))]
     if len(node.meta["event"].nodes) > 1:
         found = []  # one of several results: only a module boundary shows it alone
-    while call.outputs == (node,) and call.parent is not None:
+    while call.returns(node) and call.parent is not None:
         found.append((call.parent, key_of(call.parent, call)))
         call = call.parent
     allowed = list(first.chain())
@@ -210,7 +210,7 @@ def _makers(node: fx.Node, first: Call) -> list[Call]:
     makers = []
     call: Call | None = node.meta["call"]
     allowed = list(first.chain())
-    while call is not None and call.outputs == (node,):
+    while call is not None and call.returns(node):
         if call.parent is None or call.parent in allowed:
             makers.append(call)
         call = call.parent

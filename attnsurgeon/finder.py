@@ -90,7 +90,7 @@ def value_path(node: fx.Node) -> str:
 def makes_alone(call: Call, node: fx.Node) -> bool:
     """Whether the call is the value's one producer: its output, with no child that computes."""
     return (
-        call.outputs == (node,)
+        call.returns(node)
         and call.parent is not None
         and not any(isinstance(e, Call) and _computes(e) for e in call.events)
     )

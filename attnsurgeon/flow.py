@@ -194,6 +194,6 @@ class Flow:
 def calls_making(node: fx.Node) -> Iterator[Call]:
     """The calls, innermost first, whose only output is this very value."""
     call = node.meta["call"]
-    while call is not None and call.outputs == (node,):
+    while call is not None and call.returns(node):
         yield call
         call = call.parent

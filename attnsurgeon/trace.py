@@ -63,6 +63,15 @@ class Call:
     end: int = 0
     events: list[Event | Call] = field(default_factory=list)
 
+    def returns(self, node: fx.Node) -> bool:
+        """Whether the call's output is this value itself, not a tuple or dict around it."""
+        return self.outputs == (node,) and isinstance(self.output, Tensor)
+
+    def takes(self, node: fx.Node) -> bool:
+        """Whether the value is the call's first argument and its only tensor."""
+        first = self.args[0] if self.args else None
+        return self.inputs == (node,) and isinstance(first, Tensor)
+
     def chain(self) -> Iterator[Call]:
         """Yields this call and the calls around it, innermost first."""
         call: Call | None = self
