@@ -126,8 +126,9 @@ def table(results: list[dict[str, Any]]) -> str:
     slow = max(results, key=lambda entry: entry["seconds"])
     lines += [
         "",
-        f"Planning took {sum(seconds):.0f} s of one core in all, {statistics.median(seconds):.2f} s "
-        f"in the median, {slow['seconds']:.1f} s for the slowest ({slow['name']}); "
+        f"Planning took {sum(seconds):.0f} s of one core in all, "
+        f"{statistics.median(seconds):.2f} s in the median, "
+        f"{slow['seconds']:.1f} s for the slowest ({slow['name']}); "
         f"peak memory of a process {max(e['peak_mb'] for e in results)} MB.",
     ]
     for kind in ("failed", "refused"):
