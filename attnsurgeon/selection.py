@@ -11,6 +11,9 @@ from attnsurgeon.rules.where import select
 from attnsurgeon.sites import Site
 
 
+_COUNTED = ("nth", "first", "last")
+
+
 @dataclass(frozen=True, eq=False)
 class Sites(Sequence[Site]):
     """Sites of one network in execution order; `where` narrows, nothing changes in place.
@@ -33,10 +36,13 @@ class Sites(Sequence[Site]):
             RuleError: an unknown key or a value of the wrong kind.
         """
         keys = {key.removesuffix("_"): value for key, value in matcher.items()}
-        taken = {site.path for site in select(self.survey.sites, keys)}
-        if {"nth", "first", "last"} & keys.keys():  # these count among the present selection
-            taken = {site.path for site in select(self.chosen, keys)}
-        return Sites(tuple(site for site in self.chosen if site.path in taken), self.survey)
+        # Neighbours and stages are those of the whole network; counting is among what is left.
+        chosen = self.chosen
+        counted = {key: keys.pop(key) for key in _COUNTED if key in keys}
+        if keys or not counted:
+            taken = {site.path for site in select(self.survey.sites, keys)}
+            chosen = tuple(site for site in chosen if site.path in taken)
+        return Sites(select(chosen, counted) if counted else chosen, self.survey)
 
     @property
     def refused(self) -> Mapping[str, str]:
