@@ -1,4 +1,4 @@
-"""(N, C, ...) -> one or two numbers a channel, over all positions.
+"""(N, C, ...) -> one or two numbers a channel, or a plane of them, by reducing some axes.
 
 The functions are wrapped so that torch.fx records a call instead of tracing into them: what they
 decide by size or dtype stays decided by the input, not by the one that was traced.
@@ -64,6 +64,34 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return _Moments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), axes)
 
 
+class _Max(torch.autograd.Function):
+    """amax with amax's gradient, shared by ties, in fewer passes than its own backward makes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return x.amax(axes, keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.axes = inputs
+        ctx.save_for_backward(x, output)
+
+    @staticmethod
+    def backward(ctx: Any, by_max: Tensor) -> tuple[Tensor, None]:
+        x, largest = (t.detach() for t in ctx.saved_tensors)
+        share = (x - largest).sign_().add_(1)  # 1 where x is the largest, 0 elsewhere
+        return share * (by_max / share.sum(ctx.axes, keepdim=True)), None
+
+
+@torch.fx.wrap
+def peak(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """Returns the maximum over `axes`."""
+    largest = _Max.apply(x, axes)
+    return largest if keepdim else largest.squeeze(axes)
+
+
 class Mean(nn.Module):
     """Mean over some axes; by default each channel's mean over all positions.
 
@@ -81,6 +109,25 @@ class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the means."""
         return mean(x, self.axes, self.keepdim)
+
+
+class Max(nn.Module):
+    """Maximum over some axes; by default each channel's maximum over all positions.
+
+    Shape:
+        x (N, C, ...) -> (N, C), or with other axes what they leave
+    """
+
+    def __init__(
+        self, *, rank: int = 2, axes: tuple[int, ...] | None = None, keepdim: bool = False
+    ) -> None:
+        super().__init__()
+        self.axes = axes or positions(rank)
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the maxima."""
+        return peak(x, self.axes, self.keepdim)
 
 
 class Moments(nn.Module):

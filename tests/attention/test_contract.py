@@ -1,8 +1,6 @@
 """What every mechanism that keeps its input's shape has to do, whatever it computes."""
 
 import copy
-import io
-import pickle
 
 import pytest
 import torch
@@ -18,18 +16,10 @@ from tests.attention.cases import (
     each_case,
     each_init,
     each_mode,
+    gradients,
     params,
     stir,
 )
-
-
-def gradients(module, x):
-    """Returns the output and the gradients of a fixed functional of it, input first."""
-    x = x.detach().clone().requires_grad_()
-    y = module(x)
-    weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
-    wanted = [x, *module.parameters()]
-    return y, torch.autograd.grad((y * weights).sum(), wanted)
 
 
 def test_no_mechanism_is_outside_the_contract():
@@ -205,112 +195,6 @@ def test_one_instance_serves_two_resolutions_where_the_card_says_so(case):
     module, size = case.build().eval(), tuple(n + 4 for n in SIZES[case.rank])
     module(case.input())
     assert module(case.input(2, size)).shape[2:] == size
-
-
-@each_case
-@each_init
-@each_mode
-def test_symbolic_tracing_gives_the_same_function_at_any_size(case, init, train):
-    module = stir(case.build(init)).train(train)
-    traced = torch.fx.symbolic_trace(copy.deepcopy(module))
-    for size in (SIZES[case.rank], (1,) * case.rank):
-        x = case.input(1, size)
-        torch.testing.assert_close(traced(x), module(x), rtol=0, atol=0)
-
-
-@each_case
-def test_a_traced_module_still_changes_its_mode(case):
-    module, x = stir(case.build()).train(), case.input()
-    traced = torch.fx.symbolic_trace(copy.deepcopy(module)).eval()
-    torch.testing.assert_close(traced(x), module.eval()(x), rtol=0, atol=0)
-
-
-@each_case
-@pytest.mark.parametrize(("init", "train"), [("paper", True), ("identity", False)])
-def test_it_compiles_without_a_graph_break(case, init, train):
-    torch._dynamo.reset()  # or the next mechanism is taken for a recompilation of the last
-    module, x = stir(case.build(init)).train(train), case.input()
-    compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), module(x))
-
-
-@each_case
-@each_init
-def test_it_exports_for_any_batch_and_resolution(case, init):
-    module = stir(case.build(init)).eval()
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    if not case.card.resolution_free:
-        free = {0: torch.export.Dim.DYNAMIC}
-    exported = torch.export.export(module, (case.input(),), dynamic_shapes=(free,)).module()
-    size = tuple(n + 2 * (2 + axis in free) for axis, n in enumerate(SIZES[case.rank]))
-    x = case.input(3, size)
-    torch.testing.assert_close(exported(x), module(x))
-
-
-@each_case
-@each_init
-def test_copies_are_equal_and_apart(case, init):
-    module, x = stir(case.build(init)).eval(), case.input()
-    expected = module(x).detach()
-    copies = [copy.deepcopy(module), pickle.loads(pickle.dumps(module))]
-    if params(module):
-        stir(module)
-        assert not torch.equal(module(x), expected)
-    for twin in copies:
-        assert torch.equal(twin(x), expected)
-
-
-@each_case
-@each_init
-def test_a_state_dict_carries_everything_that_was_learned(case, init):
-    trained, fresh, x = stir(case.build(init)).eval(), case.build(init).eval(), case.input()
-    file = io.BytesIO()
-    torch.save(trained.state_dict(), file)
-    file.seek(0)
-    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    assert torch.equal(fresh(x), trained(x))
-
-
-@each_case
-@each_init
-@each_mode
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_keeps_the_dtype_and_stays_near(case, init, train, dtype):
-    module, x = stir(case.build(init)).train(train), case.input(dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, grads = gradients(module, x)
-    assert y.dtype == dtype
-    assert all(g.isfinite().all() for g in grads)
-    reference = module(x.float())
-    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=0.1)
-
-
-@each_case
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_module_of_another_dtype_computes_in_it(case, dtype):
-    module, x = stir(case.build()).eval(), case.input(dtype=dtype)
-    reference = module(x.float())
-    y = module.to(dtype)(x)
-    assert y.dtype == dtype
-    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=0.1)
-
-
-@each_case
-@each_mode
-def test_half_precision_does_not_overflow_on_large_values(case, train):
-    module = case.build().half().train(train)
-    y = module(1000 * case.input(dtype=torch.float16))  # squared or summed, far above 65504
-    assert y.isfinite().all()
-
-
-@each_case
-@each_init
-def test_the_meta_device_is_enough_to_plan(case, init):
-    with torch.device("meta"):
-        module, x = case.build(init), case.input()
-    y = module(x)
-    assert (y.shape, y.device.type) == (x.shape, "meta")
-    assert all(t.device.type == "meta" for t in module.state_dict().values())
 
 
 @each_case

@@ -1,9 +1,9 @@
-"""Means and variances by plain loops, and their gradients by hand."""
+"""Means, maxima and variances by plain loops, and their gradients by hand."""
 
 import pytest
 import torch
 
-from attnsurgeon.attention.pooling import Mean, Moments
+from attnsurgeon.attention.pooling import Max, Mean, Moments
 
 SIZES = {2: (5, 3), 3: (2, 5, 3)}
 
@@ -77,3 +77,31 @@ def test_under_vmap():
     mean, var = torch.func.vmap(Moments())(x)
     torch.testing.assert_close(var, x.var((3, 4)))
     torch.testing.assert_close(mean, x.mean((3, 4)))
+
+
+def test_the_maximum_of_each_channel_and_of_each_position():
+    x = torch.randn(2, 3, 5, 7)
+    largest, flat = Max()(x), Max(axes=(1,), keepdim=True)(x)
+    assert largest.tolist() == [[max(c.flatten().tolist()) for c in image] for image in x]
+    assert flat.shape == (2, 1, 5, 7)
+    assert flat[1, 0, 4, 2].item() == max(x[1, :, 4, 2].tolist())
+    assert torch.equal(Max(rank=3)(x.reshape(2, 3, 5, 7, 1)), largest)
+
+
+def test_values_that_share_a_maximum_share_its_gradient():
+    x = torch.tensor([[[[2.0, 5.0], [5.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]], requires_grad=True)
+    (Max()(x) * torch.tensor([6.0, 8.0])).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[[[0.0, 3.0], [3.0, 0.0]], [[2.0, 2.0], [2.0, 2.0]]]]
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (1,)])
+def test_gradients_of_the_maximum(axes):
+    x = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Max(axes=axes), (x,))
+    assert torch.autograd.gradgradcheck(Max(axes=axes), (x,))
+
+
+def test_the_maximum_under_vmap():
+    x = torch.randn(3, 2, 7, 5, 4)
+    assert torch.equal(torch.func.vmap(Max())(x), x.amax((3, 4)))

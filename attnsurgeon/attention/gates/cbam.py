@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
-from attnsurgeon.attention.pooling import Mean
+from attnsurgeon.attention.pooling import Max, Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV, per_channel, positions
+from attnsurgeon.attention.shapes import CONV, per_channel
 
 
 def kernel(kernel_size: int, rank: int) -> tuple[int, ...]:
@@ -75,13 +75,13 @@ class CBAM(nn.Module):
         m = hidden_width(channels, reduction)
         k = kernel(odd_kernel(kernel_size), rank)
         self.rank = rank
-        self.axes = positions(rank)
-        self.pool = Mean(rank=rank)
+        self.pools = nn.ModuleList((Mean(rank=rank), Max(rank=rank)))
         self.fc1 = nn.Linear(channels, m)
         self.fc2 = nn.Linear(m, channels)
         self.conv = CONV[rank](2, 1, k, padding="same", bias=False)
         self.norm = BatchNorm(1, momentum=0.01)
-        self.flatten = Mean(axes=(1,), keepdim=True)
+        over_channels = {"axes": (1,), "keepdim": True}
+        self.planes = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))
         self.gate = Gate()
         self.reset_parameters()
 
@@ -94,8 +94,8 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates, times the gates of the positions of that."""
-        pooled = torch.stack((self.pool(x), x.amax(self.axes)))  # (2, N, C)
+        pooled = torch.stack([pool(x) for pool in self.pools])  # (2, N, C)
         by_channel = self.gate(self.fc2(F.relu(self.fc1(pooled))).sum(0))  # (N, C)
         x = x * per_channel(by_channel, self.rank)
-        pooled = torch.cat((x.amax(1, keepdim=True), self.flatten(x)), dim=1)  # (N, 2, ...)
-        return x * self.gate(self.norm(self.conv(pooled)))
+        planes = torch.cat([plane(x) for plane in self.planes], dim=1)  # (N, 2, ...)
+        return x * self.gate(self.norm(self.conv(planes)))
