@@ -10,7 +10,6 @@ from attnsurgeon.finder import Survey
 from attnsurgeon.rules.where import select
 from attnsurgeon.sites import Site
 
-
 _COUNTED = ("nth", "first", "last")
 
 
