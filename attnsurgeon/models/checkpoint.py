@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models.foreign import guarded, quote
+from attnsurgeon.models.foreign import guarded
 from attnsurgeon.models.suggestions import nearest_file
 
 # In order of preference: like timm, the moving average where a checkpoint has one.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _AVERAGES = ("state_dict_ema", "model_ema")
-_AGAIN = "it may be incomplete: compare its size with the original and copy or download it again"
+_AGAIN = (
+    "it may be incomplete: compare its size with the original and copy or download it again; read"
+    " are .safetensors files and those of torch.save"
+)
 
 
 @dataclass(frozen=True)
@@ -104,28 +108,27 @@ def _torch_load(file: Path, head: bytes, unsafe_pickle: bool) -> Any:
     zipped = head.startswith(b"PK")
     if zipped:
         _refuse_other_archives(file)
-    if unsafe_pickle:
-        return guarded(
-            lambda: torch.load(file, map_location="cpu", weights_only=False),
-            partial(_unreadable, file.name),
-        )
-    # timm's and many papers' training scripts leave their parsed arguments beside the weights;
-    # a Namespace only holds attributes.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        # Mapped where the format allows it: an optimiser's state is then never read.
-        return guarded(
-            lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=zipped),
-            partial(_refused, file, zipped),
-        )
+    # torch goes by the name of a path it is given, so a misnamed file is given as a stream.
+    misnamed = file.suffix == ".safetensors"
+    # Mapped where that can be: an optimiser's state is then never read.
+    load = partial(torch.load, map_location="cpu", mmap=zipped and not misnamed)
+    with warnings.catch_warnings(), file.open("rb") as stream:
+        # Of other protocols than torch's own; whether the file can be read is said below.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        source = stream if misnamed else file
+        if unsafe_pickle:
+            run = partial(load, source, weights_only=False)
+            return guarded(run, partial(_unreadable, file.name))
+        # timm's and many papers' training scripts leave their parsed arguments beside the
+        # weights; a Namespace only holds attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            run = partial(load, source, weights_only=True)
+            return guarded(run, partial(_refused, file, zipped))
 
 
 def _refuse_other_archives(file: Path) -> None:
     """torch.save writes a zip with `data.pkl`; so many other things are zips."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise _unreadable(file.name, error) from error
+    names = guarded(lambda: _zip_names(file), partial(_unreadable, file.name))
     if any(name.endswith("constants.pkl") for name in names):
         raise ModelError(
             f"{file.name} is a TorchScript archive, not a state dict",
@@ -138,9 +141,16 @@ def _refuse_other_archives(file: Path) -> None:
         )
 
 
+def _zip_names(file: Path) -> list[str]:
+    with zipfile.ZipFile(file) as archive:
+        return archive.namelist()
+
+
 def _unreadable(name: str, error: BaseException) -> ModelError:
     hint = None if isinstance(error, OSError) else _AGAIN  # a permission is not a broken file
-    return ModelError(f"checkpoint {name} cannot be read: {quote(error)}", hint)
+    # torch puts its reason below advice to read the file unsafely, which is not ours.
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    return ModelError(f"checkpoint {name} cannot be read: {type(error).__name__}: {reason}", hint)
 
 
 def _refused(file: Path, zipped: bool, error: BaseException) -> ModelError:
@@ -163,11 +173,19 @@ def _refused(file: Path, zipped: bool, error: BaseException) -> ModelError:
 
 
 def _code_wanted(file: Path, zipped: bool, error: BaseException) -> list[str]:
-    """Name the functions and classes that the pickle asks for, without importing them."""
-    if zipped:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    # Of the format before zip files, torch names the first one, in its message.
-    return re.findall(r"(?<=GLOBAL )\S+(?= was not an allowed)", str(error))
+    """Name the functions and classes that the pickle asks for, without importing them.
+
+    torch's message names the first, of a pickled network its own class; of a zip file it can
+    list the others as well.
+    """
+    first = re.findall(r"(?<=GLOBAL )\S+(?= was not an allowed)", str(error))
+    if not zipped:
+        return first
+    listed = guarded(
+        lambda: torch.serialization.get_unsafe_globals_in_checkpoint(file),
+        partial(_unreadable, file.name),
+    )
+    return [*first, *sorted(set(listed) - set(first))]
 
 
 def _foreign_file(file: Path, head: bytes) -> ModelError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,11 +111,13 @@ def _hint(
 ) -> str:
     if state.keys() and not state.keys() & model.state_dict().keys():
         return "none of the keys is the network's: this is a checkpoint of another architecture"
+    stems = _input_channels(misshapen)
+    others = [pair for key, pair in misshapen.items() if key not in stems]
     arguments = []
-    if classes := _classes(model, unexpected, misshapen, state):
+    if classes := _classes(model, others, [_shape(state[key]) for key in unexpected]):
         arguments.append(f"num_classes={classes}")
-    if channels := _input_channels(misshapen.values()):
-        arguments.append(f"in_chans={channels}")
+    if len(stems) == 1:
+        arguments.append(f"in_chans={next(iter(stems.values()))}")
     if arguments:
         given = ", ".join(arguments)
         return f"build the network as the checkpoint's was: load_model(..., {given})"
@@ -126,35 +128,25 @@ def _hint(
 
 
 def _classes(
-    model: nn.Module,
-    unexpected: list[str],
-    misshapen: Mapping[str, tuple[Any, Any]],
-    state: Mapping[str, Any],
+    model: nn.Module, misshapen: list[tuple[Any, Any]], unexpected: list[tuple[int, ...] | None]
 ) -> int | None:
-    """The classes of the checkpoint, where its classifier is what differs."""
+    """The classes of the checkpoint, where its classifier is all that differs."""
     now = getattr(model, "num_classes", None)
-    if now == 0:  # built without a classifier, which the checkpoint has
-        heads = [_shape(state[key]) for key in unexpected]
-        return next((shape[0] for shape in heads if shape and len(shape) == 2), None)
-    first_axis = {
-        (theirs[0], ours[0])
-        for theirs, ours in misshapen.values()
-        if theirs and ours and theirs[1:] == ours[1:]
+    if now == 0 and not misshapen:  # built without a classifier, which the checkpoint has
+        return next((shape[0] for shape in unexpected if shape and len(shape) == 2), None)
+    counts = {
+        (theirs[0], ours[0]) if theirs and ours and theirs[1:] == ours[1:] else None
+        for theirs, ours in misshapen
     }
-    if len(first_axis) != 1:
-        return None
-    theirs, ours = first_axis.pop()
-    return theirs if now in (None, ours) else None
+    pair = counts.pop() if len(counts) == 1 else None
+    return pair[0] if pair and now in (None, pair[1]) else None
 
 
-def _input_channels(pairs: Iterable[tuple[Any, Any]]) -> int | None:
-    """The input channels of the checkpoint, where one convolution differs in them alone."""
-    second_axis = [
-        theirs[1]
-        for theirs, ours in pairs
-        if theirs
-        and ours
-        and len(theirs) == len(ours) >= 4
-        and (theirs[0], theirs[2:]) == (ours[0], ours[2:])
-    ]
-    return second_axis[0] if len(second_axis) == 1 else None
+def _input_channels(misshapen: Mapping[str, tuple[Any, Any]]) -> dict[str, int]:
+    """The convolutions that differ in their input channels alone, with the checkpoint's."""
+    return {
+        key: theirs[1]
+        for key, (theirs, ours) in misshapen.items()
+        if theirs and ours and len(theirs) == len(ours) >= 4
+        if (theirs[0], theirs[2:]) == (ours[0], ours[2:])
+    }

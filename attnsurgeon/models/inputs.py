@@ -18,18 +18,17 @@ def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
     """Return the (C, H, W) a network itself names, as it was built; None if it names none.
 
     timm's networks carry the size of their weights' training in `pretrained_cfg`; arguments such
-    as `in_chans` and `img_size` changed it since. `image_size` is how torchvision's and Hugging
-    Face's transformers say it.
+    as `in_chans` and `img_size` may have changed it since. `image_size` is how torchvision's and
+    Hugging Face's transformers say it.
     """
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = _read(config, "input_size")
     if size is not None:
-        channels = _read(_arguments(model), "in_chans") or getattr(model, "in_chans", size[0])
-        return (channels, *(_image_size(model) or tuple(size[1:])))
+        return (input_channels(model, size[0]), *(_image_size(model) or tuple(size[1:])))
     sides = _pair(getattr(model, "image_size", None)) or _pair(
         _read(getattr(model, "config", None), "image_size")
     )
-    return None if sides is None else (_first_convolution(model)[0], *sides)
+    return None if sides is None else (_first_convolution(model)[0] or 3, *sides)
 
 
 def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -39,6 +38,7 @@ def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
     image network of 3 channels.
     """
     channels, rank = _first_convolution(model)
+    channels = channels or 3
     sides = _VOLUMES if rank == 3 else tuple((side,) * rank for side in _SIDES)
     native = input_size_of(model)
     guesses = [native] if native else []
@@ -46,11 +46,23 @@ def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(guesses))
 
 
+def input_channels(model: nn.Module, declared: int) -> int:
+    """Return the input channels of a network whose configuration declares some.
+
+    timm before 1.0.28 or so does not write down `in_chans`. Then the first convolution tells,
+    unless it stands behind a stem that folds 4 x 4 pixels into channels, as TResNet's does.
+    """
+    noted = _read(_arguments(model), "in_chans") or getattr(model, "in_chans", None)
+    first = _first_convolution(model)[0]
+    return noted or (first if 0 < first < 16 * declared else declared)
+
+
 def _first_convolution(model: nn.Module) -> tuple[int, int]:
+    """Input channels and rank; 0 channels of a lazy one, and where there is none."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return module.in_channels or 3, len(module.kernel_size)  # 0: a lazy one
-    return 3, 2
+            return module.in_channels, len(module.kernel_size)
+    return 0, 2
 
 
 def _arguments(model: nn.Module) -> Mapping[str, Any]:

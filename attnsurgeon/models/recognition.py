@@ -10,6 +10,7 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models.build import build_on_meta
+from attnsurgeon.models.inputs import input_size_of
 from attnsurgeon.models.provenance import Source, source_of
 
 
@@ -17,9 +18,9 @@ def identify(model: nn.Module) -> Source | None:
     """Find the spec and arguments that build this network; None where none is proved to.
 
     The network's own note (`source_of`) and timm's `pretrained_cfg` are only where the search
-    starts: each candidate is rebuilt on the meta device and must equal the network in class,
-    state-dict keys and shapes, and in how every layer prints itself. Keys and shapes alone do
-    not see a stride, a dilation or another activation.
+    starts: each candidate is rebuilt on the meta device and must equal the network in class, in
+    state-dict keys and shapes, in how every layer prints itself and in every plain setting of
+    every layer. Keys and shapes alone do not see a stride, an activation or a dropout rate.
 
     Args:
         model: is only read.
@@ -33,7 +34,7 @@ def identify(model: nn.Module) -> Source | None:
             if type(twin) is not type(model):
                 break  # no argument makes it another class
             if _shapes(twin) == _shapes(model):
-                if repr(twin) == repr(model):
+                if repr(twin) == repr(model) and _settings(twin) == _settings(model):
                     return candidate
                 break  # nor, with shapes as they are, another arithmetic
     return None
@@ -55,10 +56,12 @@ def _variants(source: Source, model: nn.Module) -> Iterator[Source]:
     """As noted first; then with what the network says of its classes and its input."""
     yield source
     now: dict[str, Any] = {}
-    for name in ("num_classes", "in_chans"):
-        value = getattr(model, name, None)
-        if isinstance(value, int) and value != source.model_args.get(name):
-            now[name] = value
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int) and classes != source.model_args.get("num_classes"):
+        now["num_classes"] = classes
+    size = input_size_of(model)
+    if size is not None and size[0] != source.model_args.get("in_chans"):
+        now["in_chans"] = size[0]
     for names in ([name] for name in now):
         yield _with(source, {name: now[name] for name in names})
     if len(now) > 1:
@@ -67,6 +70,28 @@ def _variants(source: Source, model: nn.Module) -> Iterator[Source]:
 
 def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
     return dataclasses.replace(source, model_args={**source.model_args, **arguments})
+
+
+# Set on a network in use, and no part of what it computes.
+_IN_USE = {"training", "grad_checkpointing"}
+
+
+def _settings(model: nn.Module) -> list[dict[str, Any]]:
+    """The plain public attributes of every layer: a dropout rate, a pool's kind, a width."""
+    return [
+        {name: value for name, value in vars(module).items() if _is_setting(name, value)}
+        for module in model.modules()
+    ]
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    return not name.startswith("_") and name not in _IN_USE and _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):  # not of tensors, which do not compare to one answer
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, Any]]:
