@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from attnsurgeon.cost.operators import is_per_element
 from attnsurgeon.cost.weight import Count, Weight
 from attnsurgeon.errors import UsageError
 
@@ -131,12 +132,16 @@ def _percent(before: int, after: int) -> float | None:
 
 
 def _beyond(cost: Cost) -> list[str]:
-    network = set(cost.before.beyond_fvcore)
-    inserted = set(cost.after.beyond_fvcore) - network
+    operators = sorted({**cost.before.beyond_fvcore, **cost.after.beyond_fvcore})
+    products = [_PLAINLY.get(o, o) for o in operators if not is_per_element(o)]
+    elements = [o for o in operators if is_per_element(o)]
     notes = []
-    if network:
-        notes.append(f"counted, though fvcore leaves it out: {', '.join(sorted(network))}")
-    if inserted:
-        names = ", ".join(sorted(inserted))
+    if products:
+        notes.append(f"counted, though fvcore leaves it out: {', '.join(products)}")
+    if elements:
+        names = ", ".join(elements)
         notes.append(f"counted inside the inserted modules, one operation an element: {names}")
     return notes
+
+
+_PLAINLY = {"conv": 'conv with padding="same"'}

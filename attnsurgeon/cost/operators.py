@@ -92,6 +92,11 @@ def is_opened(func: OpOverload) -> bool:
     return _plain_name(func) in _OPENED
 
 
+def is_per_element(operator: str) -> bool:
+    """Says whether an operator of this name has a price inside inserted modules only."""
+    return operator in _PER_ELEMENT or operator in _POOLS
+
+
 def price(
     func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, *, inserted: bool
 ) -> Price | None:

@@ -108,6 +108,26 @@ def test_notes_name_what_is_counted_beyond_fvcore_and_uncounted_what_is_not():
     assert "relu" in cost.uncounted
 
 
+class Blurred(Gate):
+    """The gate behind a convolution that keeps the size by `padding="same"`."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.blur = nn.Conv2d(channels, channels, 3, padding="same", groups=channels, bias=False)
+
+    def forward(self, x):
+        return super().forward(self.blur(x))
+
+
+def test_an_inserted_convolution_is_not_told_as_element_wise_work():
+    cost = compare(weigh(Network(), X), weigh(Network(Blurred(5)), X), [("first", "gates.0")])
+    assert cost.delta.macs == 9 * 5 * FIRST + 5 + 5 * FIRST
+    assert cost.notes == (
+        'counted, though fvcore leaves it out: conv with padding="same"',
+        "counted inside the inserted modules, one operation an element: add",
+    )
+
+
 def test_a_module_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match=r"no module of the network is at 'gates\.3'"):
         compare(weigh(Network(), X), weigh(Network(Gate(5)), X), [("first", "gates.3")])
