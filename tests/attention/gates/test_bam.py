@@ -79,3 +79,7 @@ def test_parameters_of_one_site(rank, count):
 
 def test_total_of_a_resnet50():
     assert RESNET50 + sum(lookup("bam").params(c) for c in RESNET50_STAGES) == 25_915_099
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("bam").args) == {"reduction": 16, "dilation": 4}

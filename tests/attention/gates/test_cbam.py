@@ -83,3 +83,8 @@ def test_a_clip_has_a_kernel_of_three_frames(k, kernel):
     assert cbam.conv.kernel_size == kernel
     assert cbam.conv.weight.numel() == 2 * math.prod(kernel)
     assert lookup("cbam").params(64, rank=3, kernel_size=k) == params(cbam)
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("cbam").args) == {"reduction": 16, "kernel_size": 7}
+    assert make("cbam", 64).norm.momentum == 0.01

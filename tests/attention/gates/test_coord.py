@@ -67,3 +67,7 @@ def test_rows_and_columns_are_not_exchanged():
     assert not torch.allclose(coord(x), coord(x.mT).mT, atol=1e-4)
     coord.convs[0].load_state_dict(coord.convs[1].state_dict())
     torch.testing.assert_close(coord(x), coord(x.mT).mT)
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("coord").args) == {"reduction": 32}

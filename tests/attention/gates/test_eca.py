@@ -47,3 +47,7 @@ def test_a_channel_beyond_the_kernel_has_no_say():
     y[:, 40] += 5
     changed = (eca(x) / x - eca(y) / y).abs().amax((0, 2, 3)) > 1e-6
     assert changed.nonzero().flatten().tolist() == [39, 40, 41]
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("eca").args) == {"kernel_size": None}

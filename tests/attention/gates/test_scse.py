@@ -67,3 +67,7 @@ def test_totals_of_a_resnet50():
     scse = lookup("scse")
     assert sum(scse.params(c) for c in RESNET50_BRANCHES) == 20_157_328
     assert sum(scse.params(c, reduction=16) for c in RESNET50_BRANCHES) == 2_546_112
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("scse").args) == {"reduction": 2}

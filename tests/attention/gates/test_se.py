@@ -51,3 +51,7 @@ def test_a_volume_is_gated_like_the_image_it_unrolls_to():
     deep.load_state_dict(flat.state_dict())
     x = torch.randn(2, 32, 3, 7, 5)
     torch.testing.assert_close(deep(x), flat(x.flatten(2, 3)).reshape(x.shape))
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("se").args) == {"reduction": 16, "bias": True, "hidden": None}

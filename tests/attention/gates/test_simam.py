@@ -42,3 +42,7 @@ def test_half_precision_values_whose_squares_overflow_are_gated_well():
 def test_it_has_no_parameters():
     assert lookup("simam").params(64) == 0
     assert list(make("simam", 64).parameters()) == []
+
+
+def test_the_defaults_are_the_authors():
+    assert dict(lookup("simam").args) == {"e_lambda": 1e-4}
