@@ -15,7 +15,7 @@ from torch import nn
 from attnsurgeon.analysis import analyse, example
 from attnsurgeon.attention.registry import INITS, create_attention, lookup
 from attnsurgeon.cost.comparing import Cost, compare
-from attnsurgeon.cost.weighing import weigh
+from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.finder import Survey
@@ -199,11 +199,13 @@ def weigh_plan(made: Plan) -> Cost:
 
 def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     """Weighs the planned network as it is, and with the plan carried out on a copy."""
-    twin = made.survey.traced.twin
+    traced = made.survey.traced
     inputs = example(input_size_of_plan(made), batch=1)
-    operated = copy.deepcopy(twin)
+    operated = copy.deepcopy(traced.twin)
     splice(operated, made)
-    return weigh(twin, inputs), weigh(operated, inputs)
+    if traced.device != "meta":  # it looks at values, and on meta there are none
+        return weigh(traced.twin, inputs), weigh(operated, inputs)
+    return weigh_twin(copy.deepcopy(traced.twin), inputs), weigh_twin(operated, inputs)
 
 
 def input_size_of_plan(made: Plan) -> tuple[int, ...]:
@@ -284,8 +286,16 @@ def rules_for(
 def _check_attn(attn: Attn) -> None:
     """Raises MechanismError for a mechanism that no number of channels could build."""
     card = lookup(attn.type)
-    with torch.device("meta"):
-        create_attention(card.name, 4096, **dict(attn.args))
+    refusals = []
+    for rank in card.ranks:
+        try:
+            args = card.args_at((56, 48, 40)[:rank], attn.args)
+            with torch.device("meta"):
+                create_attention(card.name, 4096, rank=rank, **args)
+            return
+        except MechanismError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _complete(rule: Rule, attn: str | None, attn_args: Mapping[str, Any] | None, init: str) -> Rule:
