@@ -123,6 +123,9 @@ def _stem(traced: Traced, values: list[fx.Node]) -> fx.Node:
     for call in blocks:
         if kinds[type(call.module)] < 2:
             continue
+        for outer in call.chain():  # a gate that comes back stands inside a block that does not
+            if outer in blocks and _last_before(outer.start, values) is not None:
+                call = outer
         entrance = _last_before(call.start, values)
         if entrance is None:
             break
