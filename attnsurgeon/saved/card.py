@@ -1,0 +1,136 @@
+"""The record of a saved folder -> its README: what it is, what it costs, how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_TAGS = ("attnsurgeon", "attention", "computer-vision")
+
+
+def write_card(record: Mapping[str, Any], folder: str, *, needs_base: bool) -> str:
+    """Return the README of a saved folder as Markdown.
+
+    Args:
+        record: what stands in its surgery.json.
+        folder: its name.
+        needs_base: whether the one who loads it has to pass the base network.
+    """
+    parts = [
+        _front_matter(),
+        f"# {_title(record)}",
+        _what(record),
+        "## Load it",
+        _loading(record, folder, needs_base),
+        "## Cost",
+        _cost(record["cost"]),
+        "## Where the attention is",
+        *(_sites(operation) for operation in record["operations"]),
+        "## Base network",
+        _base(record),
+        "## License",
+        "The weights of the base network keep the license of those who published them; which one "
+        "that is, this folder does not know. State it here before you pass the folder on.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter() -> str:
+    return "---\nlibrary_name: attnsurgeon\ntags:\n" + "".join(f"- {t}\n" for t in _TAGS) + "---"
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    names = [operation["attn"] for operation in record["operations"]]
+    return f"{_base_name(record)} with {' and '.join(names)}"
+
+
+def _base_name(record: Mapping[str, Any]) -> str:
+    source = record["source"]
+    return source["spec"] if source else record["base"]["class"].rpartition(".")[2]
+
+
+def _what(record: Mapping[str, Any]) -> str:
+    count = sum(len(operation["sites"]) for operation in record["operations"])
+    held = {
+        "full": "All its weights are here.",
+        "adapter": "Only the weights of the attention are here; those of the base are not.",
+    }
+    return (
+        f"`{_base_name(record)}`, an image network, with {count} attention "
+        f"module{'' if count == 1 else 's'} put in by attnsurgeon "
+        f"{record['versions']['attnsurgeon']}. {held[record['mode']]}"
+    )
+
+
+def _loading(record: Mapping[str, Any], folder: str, needs_base: bool) -> str:
+    source = record["source"]
+    more, note = "", ""
+    if needs_base:
+        more = ", model=base"
+        note = f"`base` is the {record['base']['class']} that was operated; it is not changed."
+        if source:
+            note += f" It was built by `{source['spec']}`."
+    elif record["mode"] == "adapter" and source["weights"].startswith("checkpoint"):
+        name = source["weights"].removeprefix("checkpoint ").removesuffix(" (moving average)")
+        more = f', checkpoint="{name}"'
+        note = f"`{name}` is the file of weights that the base network was loaded from."
+    code = f'import attnsurgeon\n\nmodel = attnsurgeon.load("{folder}"{more}).eval()'
+    return f"```python\n{code}\n```" + (f"\n\n{note}" if note else "")
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    rows = []
+    for title, key in [("parameters", "params"), ("MACs", "macs"), ("activations", "activations")]:
+        before, after = cost["before"][key], cost["after"][key]
+        share = f" ({100 * (after - before) / before:+.3f} %)" if before else ""
+        rows.append((title, f"{before:,}", f"{after:,}", f"{after - before:+,}{share}"))
+    table = _table(("", "before", "after", "difference"), rows)
+    legend = "For one input. A MAC is one multiply-add; activations are the elements of the results"
+    legend += " of convolutions and matrix products."
+    if cost["uncounted"]:
+        legend += f" Not counted: {', '.join(cost['uncounted'])}."
+    return f"{table}\n\n{legend}"
+
+
+def _sites(operation: Mapping[str, Any]) -> str:
+    size = " x ".join(map(str, operation["input_size"]))
+    rows = [
+        (
+            f"`{site['path']}`",
+            site["attn"] + (f" {json.dumps(site['args'])}" if site["args"] else ""),
+            site["init"],
+            str(site["channels"]),
+            f"`{site['module_path']}`",
+            f"{site['params']:,}",
+            site["technique"],
+        )
+        for site in operation["sites"]
+    ]
+    columns = ("site", "attention", "start", "channels", "module", "parameters", "cut")
+    return f"{operation['attn']}, placed by `{operation['where']}`, for an input of {size}:\n\n" + (
+        _table(columns, rows)
+    )
+
+
+def _base(record: Mapping[str, Any]) -> str:
+    source, base = record["source"], record["base"]
+    lines = [f"- class: `{base['class']}`"]
+    if source:
+        lines.append(
+            f"- built by: `{source['spec']}`, arguments {json.dumps(source['model_args'])}"
+        )
+        lines.append(f"- weights it was given: {source['weights']}")
+    if base["sha256"]:
+        lines.append(f"- sha256 of its weights when it was operated: `{base['sha256']}`")
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines.append(f"- made with: {versions}")
+    return "\n".join(lines)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,195 @@
+"""Files -> a folder that is there whole or not at all.
+
+The files are written to a new folder beside the wanted one, which then takes its name. A folder
+that is overwritten changes places with the new one in a single step where the system has one, so
+that a crash at any moment leaves the old folder or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from attnsurgeon.errors import UsageError
+
+RECORD = "surgery.json"
+CARD = "README.md"
+FILES = (RECORD, CARD, "model.safetensors", "adapter.safetensors", "buffers.safetensors")
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Refuse, before any expensive work, a folder that could not be written.
+
+    Args:
+        path: of the folder.
+        overwrite: whether a folder that this tool wrote may be replaced.
+
+    Returns:
+        The path with symbolic links followed.
+
+    Raises:
+        UsageError: saying why, and what to do.
+    """
+    with _refusing(path):
+        target = _resolve(path)
+        _refuse_existing(target, path, overwrite)
+        existing = next(parent for parent in target.parents if parent.exists())
+        if not existing.is_dir():
+            raise UsageError(f"cannot write {path}: {existing} is a file", "choose another folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {path}: no permission in {existing}", _ELSEWHERE)
+    return target
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder to write into; when the block ends it becomes the folder `path`.
+
+    Parents are created. When the block raises, or the disk is full, nothing has changed.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    target = check_output(path, overwrite)
+    with _refusing(path):
+        made = _create_parents(target.parent)
+        try:
+            draft = _beside(target)
+            try:
+                yield draft
+                _flush(draft)
+                _put_in_place(draft, target, path, overwrite)
+                made = []
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)  # by now the old folder, or none
+        finally:
+            for parent in made:
+                with contextlib.suppress(OSError):  # somebody else uses it by now
+                    parent.rmdir()
+
+
+_ELSEWHERE = "choose a folder where you may write"
+
+
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the file system says into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError(f"cannot write {path}: {why}", _hint(error)) from error
+
+
+def _hint(error: OSError) -> str:
+    if "space" in str(error).lower() or "quota" in str(error).lower():
+        return "free some space, or choose a folder on another disk"
+    return _ELSEWHERE
+
+
+def _resolve(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise UsageError("the name of the output folder is empty", "name a folder: -o DIR")
+    try:
+        return Path(path).expanduser().resolve()
+    except (ValueError, RuntimeError) as error:  # a null byte; a loop of links, an unknown ~user
+        raise UsageError(f"{str(path)!r} is not a path: {error}", "choose another name") from error
+
+
+def _refuse_existing(target: Path, shown: object, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UsageError(f"{shown} is a file", "the output is a folder: choose another name")
+    entries = sorted(entry.name for entry in target.iterdir())
+    ours = RECORD in entries or not entries
+    if not overwrite:
+        hint = "choose another folder, or allow to replace it: overwrite=True (--overwrite)"
+        raise UsageError(f"{shown} exists", hint if ours else "choose another folder")
+    if not ours:
+        raise UsageError(
+            f"{shown} has no {RECORD}, so this tool did not write it, and it is not overwritten",
+            "choose another folder",
+        )
+    others = [name for name in entries if name not in FILES]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UsageError(
+            f"{shown} also holds {', '.join(others[:3])}{more}, which overwriting would delete",
+            "move that away, or choose another folder",
+        )
+
+
+def _create_parents(folder: Path) -> list[Path]:
+    """Create what is missing; returns it, innermost first, to be taken back after a failure."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _beside(target: Path) -> Path:
+    """Create an empty folder beside another, on the same file system and with usual permissions.
+
+    Its name is hidden, and short: the wanted name may be as long as names can be.
+    """
+    folder = target.parent / f".attnsurgeon-{uuid.uuid4().hex[:12]}"
+    folder.mkdir()
+    return folder
+
+
+def _flush(folder: Path) -> None:
+    """Have every file of a folder, and the folder, on the disk before it gets its name."""
+    for entry in (*sorted(folder.iterdir()), folder):
+        _sync(entry)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows has no handle of a folder to flush
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(draft: Path, target: Path, shown: object, overwrite: bool) -> None:
+    _refuse_existing(target, shown, overwrite)  # somebody may have been faster
+    if not target.exists():
+        os.rename(draft, target)
+    elif not _exchange(draft, target):
+        _replace(draft, target)
+    _sync(target.parent)
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Replace a folder in two steps, where the system cannot do it in one."""
+    aside = _beside(target)
+    try:
+        os.rename(target, aside / "old")
+        try:
+            os.rename(draft, target)
+        except BaseException:
+            os.rename(aside / "old", target)
+            raise
+    finally:
+        if target.exists():  # else the old folder, which could not be put back, is kept there
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change names in one step; False where the system has no such step."""
+    here, exchange = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(first), os.fsencode(second)
+    if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
+        return libc.renameat2(here, names[0], here, names[1], exchange) == 0
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return libc.renamex_np(*names, exchange) == 0
+    return False
