@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from attnsurgeon.errors import ModelError
 from attnsurgeon.finder import Survey, survey
 from attnsurgeon.models import guess_input_sizes
-from attnsurgeon.trace import Traced, trace
+from attnsurgeon.record import Traced
+from attnsurgeon.trace import trace
 
 BATCH = 2  # so that the batch axis can be told from windows and heads folded into it
 

@@ -17,9 +17,9 @@ from torch import fx, nn
 
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import Flow
+from attnsurgeon.record import Call
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import Key, ShallowGraph, Untraceable, key_of, shallow_graph
-from attnsurgeon.trace import Call
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _REBUILDERS = ("fuse", "fuse_convs", "forward_fuse", "reparameterize", "switch_to_deploy")

@@ -18,9 +18,9 @@ from attnsurgeon.flow import (
     name_of,
 )
 from attnsurgeon.layouts import find_axes, layout_of
+from attnsurgeon.record import Call, Event, Traced
 from attnsurgeon.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites import ModuleRef, Site
-from attnsurgeon.trace import Call, Event, Traced
 from attnsurgeon.trunk import find_trunk, level_of, stride_of
 
 # The roles that are operations, by the names the operation goes by.

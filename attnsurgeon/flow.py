@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from attnsurgeon.trace import Call, Traced
+from attnsurgeon.record import Call, Traced
 
 ACTIVATIONS = frozenset(
     [

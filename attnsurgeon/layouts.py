@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from attnsurgeon.trace import Traced
+from attnsurgeon.record import Traced
 
 AXIS_ONE = frozenset(
     [

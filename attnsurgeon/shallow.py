@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from attnsurgeon.trace import Call, Event, operation_name, tensors_in
+from attnsurgeon.record import Call, Event, operation_name, tensors_in
 
 Key = tuple[str, str, int]  # ("module", child path, n-th call) or ("function", name, n-th use)
 

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from attnsurgeon.attention.registry import create_attention
 from attnsurgeon.errors import ModelError
+from attnsurgeon.record import Call
 from attnsurgeon.retype import Reference, flat_call, form_of, original_class, retyped, source_of
 from attnsurgeon.shallow import ShallowGraph
-from attnsurgeon.trace import Call
 
 if TYPE_CHECKING:
     from attnsurgeon.planning import Cut, Plan

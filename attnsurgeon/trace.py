@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,133 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import meta_twin
-
-# Methods and operators that are one operation under several names.
-_SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": "div",
-         "itruediv": "div", "isub": "sub", "rsub": "sub", "multiply": "mul", "concat": "cat",
-         "concatenate": "cat", "true_divide": "div", "matmul": "matmul", "rmatmul": "matmul",
-         "_max_pool1d": "max_pool1d", "_max_pool2d": "max_pool2d", "_max_pool3d": "max_pool3d",
-         "hardtanh_": "hardtanh"}  # fmt: skip
-
-
-@dataclass(eq=False)
-class Event:
-    """One torch function called in a module's own forward.
-
-    Attributes:
-        name: the operation's plain name (`add` for `+`, `+=`, `torch.add`, `Tensor.add_`).
-        nodes: the tensors it made or changed; for an alias, the value it handed through.
-        alias: it returned its input unchanged (dropout in eval mode, contiguous, ...).
-        ordinal: how many events of this name came before it in the same call.
-    """
-
-    name: str
-    nodes: tuple[fx.Node, ...]
-    alias: bool = False
-    ordinal: int = 0
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of one module: its inputs, its output and what happened inside, in order."""
-
-    path: str
-    module: nn.Module
-    index: int
-    parent: Call | None
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    start: int
-    output: Any = None
-    inputs: tuple[fx.Node, ...] = ()
-    outputs: tuple[fx.Node, ...] = ()
-    end: int = 0
-    events: list[Event | Call] = field(default_factory=list)
-
-    def returns(self, node: fx.Node) -> bool:
-        """Whether the call's output is this value itself, not a tuple or dict around it."""
-        return self.outputs == (node,) and isinstance(self.output, Tensor)
-
-    def takes(self, node: fx.Node) -> bool:
-        """Whether the value is the call's first argument and its only tensor."""
-        first = self.args[0] if self.args else None
-        return self.inputs == (node,) and isinstance(first, Tensor)
-
-    def chain(self) -> Iterator[Call]:
-        """Yields this call and the calls around it, innermost first."""
-        call: Call | None = self
-        while call is not None:
-            yield call
-            call = call.parent
-
-
-@dataclass(eq=False)
-class Traced:
-    """A recorded forward.
-
-    Attributes:
-        twin: the copy of the network that was run; same paths, same attributes.
-        graph: one node a tensor; `node.meta` has `call` (the Call it happened in), `event`,
-            `shape`, `dtype`, `order`, `data` (depends on the input).
-        root: the call of the network itself.
-        calls: module path -> its calls, in order.
-        example: the example input as it was given to the twin.
-        device: "meta", or "cpu" where the forward needed real values.
-        why_real: the error that the meta run ended with, where it did.
-    """
-
-    twin: nn.Module
-    graph: fx.Graph
-    root: Call
-    calls: dict[str, list[Call]]
-    example: tuple[Any, ...]
-    device: str
-    why_real: str | None = None
-
-    @property
-    def batch(self) -> int:
-        """The batch size of the example."""
-        return self.root.inputs[0].meta["shape"][0]
-
-
-def operation_name(func: Any) -> str:
-    """Returns the plain name of a torch function, method, operator or fx target."""
-    name = func if isinstance(func, str) else getattr(func, "__name__", type(func).__name__)
-    if name == "__get__":  # a property of Tensor: x.T, x.shape
-        name = getattr(getattr(func, "__self__", None), "__name__", name)
-    if name.startswith("__") and name.endswith("__"):
-        name = name[2:-2]
-    elif name.endswith("_") and not name.startswith("_"):
-        name = name[:-1]
-    return _SAME.get(name, name)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors of nested containers, of dataclasses and mappings too."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        for name in value.__dataclass_fields__:
-            yield from tensors_in(getattr(value, name, None))
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Returns `value` with every tensor of its lists, tuples and dicts replaced."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(v, change) for v in value))
-    if type(value) in (list, tuple):
-        return type(value)(map_tensors(v, change) for v in value)
-    if type(value) is dict:
-        return {k: map_tensors(v, change) for k, v in value.items()}
-    return value
+from attnsurgeon.record import Call, Event, Traced, map_tensors, operation_name, tensors_in
 
 
 class _Recorder(TorchFunctionMode):

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from attnsurgeon.flow import ACTIVATIONS, Flow, is_weighted, name_of
 from attnsurgeon.layouts import layout_of
-from attnsurgeon.trace import Call, Event, Traced
+from attnsurgeon.record import Call, Event, Traced
 
 
 @dataclass(frozen=True)

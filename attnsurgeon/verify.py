@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.planning import Plan
+from attnsurgeon.record import tensors_in
 from attnsurgeon.splice import inserted, undo
-from attnsurgeon.trace import tensors_in
 
 
 @dataclass(frozen=True)

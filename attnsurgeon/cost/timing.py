@@ -17,7 +17,7 @@ from torch import nn
 
 from attnsurgeon.errors import UsageError
 from attnsurgeon.meta import shared_twin
-from attnsurgeon.trace import map_tensors
+from attnsurgeon.record import map_tensors
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from attnsurgeon.cost.scale import Scale
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import meta_twin, shared_twin
-from attnsurgeon.trace import map_tensors, tensors_in
+from attnsurgeon.record import map_tensors, tensors_in
 
 
 def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
