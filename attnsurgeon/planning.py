@@ -217,18 +217,20 @@ class _Builder:
         if isinstance(place, Refusal):
             return place.reason
         channels = value.meta["shape"][layout.index("C")]
+        sizes = tuple(
+            n for n, axis in zip(value.meta["shape"], layout, strict=True) if axis in "DHWL"
+        )
+        args = card.args_at(sizes, request.attn_args)
         if place.calls > 1:
-            reason = self._join(request, card, place, value, channels)
+            reason = self._join(request, card, place, value, channels, args)
             if reason != "new":
                 return reason
         rank = _SPATIAL_RANK[layout]
         with torch.device("meta"):
-            module = create_attention(
-                card.name, channels, rank=rank, init=request.init, **request.attn_args
-            )
+            module = create_attention(card.name, channels, rank=rank, init=request.init, **args)
         params = sum(p.numel() for p in module.parameters())
         cut = Cut(
-            request.site, card.name, dict(request.attn_args), request.init, request.action,
+            request.site, card.name, args, request.init, request.action,
             request.rule, place, self._name(place.host), channels, rank, layout, params,
         )  # fmt: skip
         self.cuts.append(cut)
@@ -255,7 +257,13 @@ class _Builder:
             )
 
     def _join(
-        self, request: Request, card: Mechanism, place: Place, value: fx.Node, channels: int
+        self,
+        request: Request,
+        card: Mechanism,
+        place: Place,
+        value: fx.Node,
+        channels: int,
+        args: Mapping[str, Any],
     ) -> str | None:
         """Lets a further run of a shared host use the cut that is there; "new" if none is."""
         for i, cut in enumerate(self.cuts):
@@ -264,7 +272,8 @@ class _Builder:
             if cut.channels != channels:
                 return f"{place.host} is shared and has {cut.channels} channels in another run"
             first = self.survey.nodes[cut.site.path].meta["shape"]
-            if first[1:] != value.meta["shape"][1:] and not card.resolution_free:
+            several = first[1:] != value.meta["shape"][1:] and not card.resolution_free
+            if several or cut.attn_args != args:
                 return f"{place.host} runs at several resolutions and {card.name} is tied to one"
             joined = (*cut.shared, request.site)
             self.cuts[i] = Cut(**{**cut.__dict__, "shared": joined})

@@ -49,6 +49,8 @@ class Mechanism:
         resolution_free: the same instance may see inputs of several resolutions.
         spatial: it matters where a position lies, so it needs H and W; False where shuffling
             the positions only shuffles the output, so that it may also be used on tokens.
+        site_args: the arguments that follow from where the mechanism is put, as a function of
+            `size`, the site's spatial sizes, and of any of the arguments; None where none do.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Mechanism:
     rank_reason: str = ""
     resolution_free: bool = True
     spatial: bool = True
+    site_args: Callable[..., Mapping[str, Any]] | None = None
 
     @property
     def args(self) -> Mapping[str, Any]:
@@ -88,6 +91,26 @@ class Mechanism:
         known = complete(self.build, args) | {"channels": channels, "conv": channels, "rank": rank}
         wanted = inspect.signature(self.count).parameters
         return self.count(**{name: known[name] for name in wanted})
+
+    def args_at(self, size: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the given arguments, and those that follow from the site where they are missing.
+
+        Args:
+            size: the site's (H, W) or (D, H, W), or (L,) for tokens.
+            given: what the user gave; it is never replaced, and checked only when it is used.
+
+        Raises:
+            MechanismError: with these arguments it is not for a site of that size.
+        """
+        if self.site_args is None:
+            return dict(given)
+        known = {**self.args, **given, "size": size}
+        wanted = inspect.signature(self.site_args).parameters
+        try:
+            follow = self.site_args(**{name: known[name] for name in wanted})
+        except MechanismError as error:
+            raise MechanismError(f"{self.name}: {error.what}", error.hint) from error
+        return {**follow, **given}
 
 
 _TABLE: dict[str, Mechanism] = {}
