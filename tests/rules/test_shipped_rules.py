@@ -46,6 +46,7 @@ def test_a_new_rule_file_passes_its_own_tests():
         ("bottleneck", ("pointwise spatial pointwise", "'* *'"), {"noisy", "missing"}),
         ("activation", ('      resolution: ">1"\n', ""), {"noisy"}),
         ("conv3x3", ("      depthwise: false\n", ""), {"noisy"}),
+        ("stage-branch", (", not: {site: residual-add}", ""), {"noisy"}),
         ("residual-branch", ("leaves:\n", "leaves:\n          nowhere: none such\n"), {"invalid"}),
     ],
 )
