@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import meta_twin
+from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Event, Traced, map_tensors, operation_name, tensors_in
+
+# Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
+PATCHING = threading.RLock()
 
 
 class _Recorder(TorchFunctionMode):
@@ -33,11 +38,13 @@ class _Recorder(TorchFunctionMode):
         self.paths = {id(m): p for p, m in model.named_modules()}
         self.named = {id(t): n for n, t in model.named_parameters(remove_duplicate=False)}
         self.named |= {id(t): n for n, t in model.named_buffers(remove_duplicate=False)}
+        self.named = _plain_tensors(model) | self.named
         self.nodes: dict[int, fx.Node] = {}
         self.kept: list[Tensor] = []  # ids must not be used again while we look values up by them
         self.count = 0
         self.stack: list[Call] = []
         self.root: Call | None = None
+        self.caught: Exception | None = None  # raised in the forward, and not by it
 
     def bind(self, tensor: Tensor, node: fx.Node) -> fx.Node:
         """Lets `node` stand for the present value of `tensor`."""
@@ -69,13 +76,17 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         given = [*tensors_in(args), *tensors_in(kwargs)]
-        versions = [t._version for t in given]
+        versions = [_version(t) for t in given]
         inputs = [self.node_of(t) for t in given] if self.stack else []
         out = _shape_only(func, args, kwargs) if self.on_meta else None
         if out is None:
-            out = func(*args, **kwargs)
+            try:
+                out = func(*args, **kwargs)
+            except Exception as error:
+                self.caught = error
+                raise
         if self.stack:
-            changed = [t for t, v in zip(given, versions, strict=True) if t._version != v]
+            changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
             self.note(func, args, kwargs, list(tensors_in(out)), changed, len(inputs))
         return out
 
@@ -94,6 +105,7 @@ class _Recorder(TorchFunctionMode):
             return
         node_args = map_tensors(args, self.node_of)
         node_kwargs = map_tensors(kwargs, self.node_of)
+        before = {id(t): self.node_of(t) for t in changed}
         node = self.new_node("call_function", func, node_args, node_kwargs, name)
         node.meta["name"] = name
         if len(fresh) == 1 and len(results) <= 1:
@@ -103,8 +115,10 @@ class _Recorder(TorchFunctionMode):
             nodes = tuple(self.bind(t, self.part(node, i)) for i, t in enumerate(fresh))
         event = Event(name, nodes, ordinal=ordinal)
         node.meta["event"] = event
-        for made in nodes:
+        for made, tensor in zip(nodes, fresh, strict=True):
             made.meta["event"] = event
+            if id(tensor) in before:
+                made.meta["over"] = before[id(tensor)]
         call.events.append(event)
 
     def part(self, node: fx.Node, index: int) -> fx.Node:
@@ -129,8 +143,31 @@ class _Recorder(TorchFunctionMode):
     def leave(self, call: Call, output: Any) -> None:
         call.output = output
         call.outputs = tuple(self.node_of(t) for t in tensors_in(output))
+        call.inputs_after = tuple(self.node_of(t) for t in tensors_in((call.args, call.kwargs)))
         call.end = self.count
         self.stack.pop()
+
+    def abandon(self, call: Call, error: Exception) -> None:
+        """Ends a call that raised; a caller may catch it and go on."""
+        call.end = self.count
+        self.caught = error
+        del self.stack[self.stack.index(call) :]
+
+
+def _plain_tensors(model: nn.Module) -> dict[int, str]:
+    """The tensors in plain attributes: constants too, though no buffers."""
+    return {
+        id(tensor): f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules")
+        for tensor in tensors_in(value)
+    }
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts the changes in place; made in inference mode, a tensor does not count them."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _shape_only(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -161,23 +198,28 @@ def _part(values, index):
 
 @contextlib.contextmanager
 def _module_calls(recorder: _Recorder) -> Iterator[None]:
-    """Tells `recorder` of every call of the modules it knows."""
-    plain = nn.Module.__call__
+    """Tells `recorder` of every call of the modules it knows; others pass."""
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         path = recorder.paths.get(id(module))
         if path is None:
             return plain(module, *args, **kwargs)
         entered = recorder.enter(module, path, args, kwargs)
-        output = plain(module, *args, **kwargs)
+        try:
+            output = plain(module, *args, **kwargs)
+        except Exception as error:
+            recorder.abandon(entered, error)
+            raise
         recorder.leave(entered, output)
         return output
 
-    nn.Module.__call__ = call
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = plain
+    with PATCHING:
+        plain = nn.Module.__call__
+        nn.Module.__call__ = call
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = plain
 
 
 def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
@@ -185,8 +227,11 @@ def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
     for tensor in tensors_in(example):
         recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
     place = torch.device("meta") if device == "meta" else contextlib.nullcontext()
-    with torch.no_grad(), place, _module_calls(recorder), recorder:
+    still = torch.inference_mode(False)  # its tensors would not count their changes in place
+    with dice_as_they_were(), still, torch.no_grad(), place, _module_calls(recorder), recorder:
         twin(*example)
+    if recorder.caught is not None and device == "meta":
+        raise recorder.caught  # with values, the forward may not have had to catch anything
     assert recorder.root is not None
     return Traced(twin, recorder.graph, recorder.root, recorder.calls, example, device)
 
@@ -201,19 +246,25 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     Raises:
         ModelError: the network cannot be run on this input.
     """
-    twin = meta_twin(model).eval()
+    twin = meta_twin(model)
+    twin.eval()  # a statement: who overrides train() may forget to return self
+    example = map_tensors(example, lambda t: as_taken(t, model))
     try:
         return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
     except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
         why = f"{type(error).__name__}: {error}".split("\n")[0]
     if any(t.is_meta for t in model.parameters()):
         raise ModelError(f"the network cannot be run on the meta device: {why}", _SIZE_HINT)
-    real = copy.deepcopy(model).cpu().eval()
+    real = copy.deepcopy(model).cpu()
+    real.eval()
     generator = torch.Generator().manual_seed(0)
-    inputs = map_tensors(
-        example,
-        lambda t: torch.rand(t.shape, generator=generator) if t.is_floating_point() else t.cpu(),
-    )
+
+    def with_values(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t.cpu()
+        return torch.rand(t.shape, generator=generator, dtype=t.dtype)
+
+    inputs = map_tensors(example, with_values)
     try:
         traced = _record(real, inputs, "cpu")
     except Exception as error:  # a stranger's forward may raise anything; it ends here
@@ -224,6 +275,12 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
         ) from error
     traced.why_real = why
     return traced
+
+
+def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
+    """Returns an input in the floating-point type that the network's weights have."""
+    weights = (p.dtype for p in model.parameters() if p.is_floating_point() and p.dim() > 1)
+    return tensor.to(next(weights, tensor.dtype)) if tensor.is_floating_point() else tensor
 
 
 _SIZE_HINT = (

@@ -16,6 +16,7 @@ from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import meta_twin, shared_twin
 from attnsurgeon.record import map_tensors, tensors_in
+from attnsurgeon.trace import as_taken
 
 
 def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
@@ -61,10 +62,11 @@ def weigh_twin(twin: nn.Module, inputs: tuple[Any, ...], *, notes: tuple[str, ..
 
     Args:
         twin: a copy, best on meta and in eval mode; its forward may leave caches behind.
-        inputs: on the same device.
+        inputs: on the same device; converted to the type of its weights.
         notes: to be carried by the result.
     """
     scale = Scale(twin)
+    inputs = map_tensors(inputs, lambda t: as_taken(t, twin))
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
