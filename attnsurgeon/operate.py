@@ -277,13 +277,13 @@ def rules_for(
         raise UsageError("nothing says what to insert", "name a mechanism, or give a rule file")
     asked = rules if rules is not None else where
     paper = card.placement if card is not None else None
-    file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=_check_attn)
+    file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=check_attn)
     return file.model_copy(
         update={"rules": tuple(_complete(rule, attn, attn_args, init) for rule in file.rules)}
     )
 
 
-def _check_attn(attn: Attn) -> None:
+def check_attn(attn: Attn) -> None:
     """Raises MechanismError for a mechanism that no number of channels could build."""
     card = lookup(attn.type)
     refusals = []
