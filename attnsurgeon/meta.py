@@ -42,6 +42,17 @@ def shared_twin(model: Model) -> Model:
     return _copied(model, {id(tensor): tensor for tensor in shared}, _cloned)
 
 
+def full_twin(model: Model) -> Model:
+    """Copy a model, numbers and all: what copy.deepcopy does, for more models.
+
+    Old-style weight_norm and pruning leave computed tensors on a module, which deepcopy refuses.
+
+    Raises:
+        ModelError: the model has lazy parameters, or an attribute that cannot be copied.
+    """
+    return _copied(model, {id(t): _cloned(t) for t in _registered(model)}, _cloned)
+
+
 def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], Tensor]) -> Model:
     try:
         with _CopyTensors(copy_of):

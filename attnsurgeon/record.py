@@ -10,7 +10,10 @@ from torch import Tensor, fx, nn
 
 # Methods and operators that are one operation under several names.
 _SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": "div",
-         "itruediv": "div", "isub": "sub", "rsub": "sub", "multiply": "mul", "concat": "cat",
+         "itruediv": "div", "rtruediv": "div", "rdiv": "div", "divide": "div", "isub": "sub",
+         "rsub": "sub", "subtract": "sub", "ipow": "pow", "rpow": "pow", "mod": "remainder",
+         "imod": "remainder", "rmod": "remainder", "rfloordiv": "floordiv",
+         "ifloordiv": "floordiv", "multiply": "mul", "concat": "cat",
          "concatenate": "cat", "true_divide": "div", "matmul": "matmul", "rmatmul": "matmul",
          "_max_pool1d": "max_pool1d", "_max_pool2d": "max_pool2d", "_max_pool3d": "max_pool3d",
          "hardtanh_": "hardtanh"}  # fmt: skip
@@ -35,7 +38,14 @@ class Event:
 
 @dataclass(eq=False)
 class Call:
-    """One call of one module: its inputs, its output and what happened inside, in order."""
+    """One call of one module: its inputs, its output and what happened inside, in order.
+
+    Attributes:
+        inputs, outputs: the values of the tensors among the arguments and in the output.
+        inputs_after: the arguments' values when it ended; others where it changed them in place.
+        start, end: the orders of the values made inside are in this range.
+        events: the operations and calls of its own forward, in order.
+    """
 
     path: str
     module: nn.Module
@@ -47,6 +57,7 @@ class Call:
     output: Any = None
     inputs: tuple[fx.Node, ...] = ()
     outputs: tuple[fx.Node, ...] = ()
+    inputs_after: tuple[fx.Node, ...] = ()
     end: int = 0
     events: list[Event | Call] = field(default_factory=list)
 
@@ -74,7 +85,8 @@ class Traced:
     Attributes:
         twin: the copy of the network that was run; same paths, same attributes.
         graph: one node a tensor; `node.meta` has `call` (the Call it happened in), `event`,
-            `shape`, `dtype`, `order`, `data` (depends on the input).
+            `shape`, `dtype`, `order`, `data` (depends on the input), and where it was made by
+            a change in place `over`, the value before.
         root: the call of the network itself.
         calls: module path -> its calls, in order.
         example: the example input as it was given to the twin.

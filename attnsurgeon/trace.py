@@ -9,7 +9,6 @@ in order. A network whose forward looks at values falls back to a small real run
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin
+from attnsurgeon.meta import full_twin, meta_twin
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Event, Traced, map_tensors, operation_name, tensors_in
 
@@ -255,7 +254,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
     if any(t.is_meta for t in model.parameters()):
         raise ModelError(f"the network cannot be run on the meta device: {why}", _SIZE_HINT)
-    real = copy.deepcopy(model).cpu()
+    real = full_twin(model).cpu()
     real.eval()
     generator = torch.Generator().manual_seed(0)
 
