@@ -1,0 +1,111 @@
+"""Saved folder -> Checkup: does it still load, is its base what it was, do its promises hold?"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from attnsurgeon.analysis import analyse
+from attnsurgeon.auditing import Audit, audit
+from attnsurgeon.operate import carry_out
+from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.restore import Saved, load, read_folder
+from attnsurgeon.saved.origin import measure
+from attnsurgeon.splice import remove
+from attnsurgeon.verify import Verification, verify
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found in a saved folder, which has loaded.
+
+    Attributes:
+        saved: the folder.
+        now: the network as it was saved against its base; trained attention moves the outputs.
+        afresh: the same operations made once more on the base, each fully verified.
+        audit: the calls of every inserted module of the saved network.
+        base_kept: whether the base has the weights that were operated on; None where the folder
+            does not know what they were.
+    """
+
+    saved: Saved
+    now: Verification
+    afresh: tuple[Verification, ...]
+    audit: Audit
+    base_kept: bool | None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, in words; that training moved something is not."""
+        found = [problem for checked in self.afresh for problem in checked.problems]
+        if self.audit.dead:
+            names = ", ".join(self.audit.dead[:3])
+            found.append(f"{len(self.audit.dead)} inserted modules are never called: {names}")
+        for what, names in [
+            ("original keys are missing", self.now.missing_keys),
+            ("new keys belong to no inserted module", self.now.unexpected_keys),
+        ]:
+            if names:
+                found.append(f"{len(names)} {what}: {', '.join(names[:3])}")
+        if self.now.reordered:
+            found.append("original keys or parameters stand in another order")
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def check_folder(
+    path: str | os.PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Checkup:
+    """Loads a saved folder and verifies it; nothing is written.
+
+    Args:
+        path, model, checkpoint: as for `attnsurgeon.load`.
+
+    Raises:
+        ModelError: the folder cannot be loaded.
+        UsageError: a checkpoint was given that is not needed.
+    """
+    saved = read_folder(path)
+    network = load(path, model=model, checkpoint=checkpoint).eval()
+    base = copy.deepcopy(network)
+    remove(base)
+    known = saved.record["base"]["sha256"]
+    afresh = []
+    plan = None
+    for operation in saved.operations:
+        plan = replan(base, operation)
+        afresh.append(carry_out(base, plan).verify(full=True))
+    assert plan is not None, "a folder is saved after an operation"
+    size = plan.record()["input_size"]
+    return Checkup(
+        saved,
+        verify(network, plan, full=False),
+        tuple(afresh),
+        audit(network, input_size=tuple(size)),
+        None if known is None else measure(network).sha256 == known,
+    )
+
+
+def replan(base: nn.Module, operation: Mapping[str, Any]) -> Plan:
+    """Returns the plan of a saved operation, on the network that it was made for."""
+    survey = analyse(base, tuple(operation["input_size"]))
+    sites = {site.path: site for site in survey.sites}
+    requests = [
+        Request(cut["rule"], sites[path], cut["attn"], cut["args"], cut["action"], cut["init"])
+        for cut in operation["sites"]
+        for path in (cut["path"], *cut["shared"])
+    ]
+    kept = {name: operation[name] for name in ("attn", "where", "init", "rules")}
+    return plan_requests(survey, requests, **kept)

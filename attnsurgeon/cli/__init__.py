@@ -1,0 +1,18 @@
+"""argv -> operate -> report -> exit code; one file a command, and the only door to click."""
+
+from __future__ import annotations
+
+import sys
+
+INTERRUPTED = 130  # as shells report a process that SIGINT ended
+
+
+def main() -> None:
+    """Runs the command line and ends the process."""
+    try:
+        # Not at the top, so that an interrupt while it is imported is answered as well.
+        from attnsurgeon.cli.app import app
+
+        app(prog_name="attnsurgeon")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

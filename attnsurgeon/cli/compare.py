@@ -1,0 +1,93 @@
+"""`attnsurgeon compare`: several mechanisms on one network, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnsurgeon.cli.networks import size_of, sketch
+from attnsurgeon.cli.options import chosen_network, init_option, json_flag, network
+from attnsurgeon.cli.values import Names, complete_attn, complete_where
+from attnsurgeon.errors import SurgeonError
+from attnsurgeon.report.streams import out, step, write_json
+
+if TYPE_CHECKING:
+    from attnsurgeon.finder import Survey
+    from attnsurgeon.report.record import Priced
+    from attnsurgeon.rules.schema import RuleFile
+
+_ALL = "all"
+
+
+@click.command()
+@network
+@click.option(
+    "--attn",
+    type=Names(),
+    required=True,
+    shell_complete=complete_attn,
+    help="Mechanisms with commas between them, or `all`.",
+)
+@click.option(
+    "--where",
+    shell_complete=complete_where,
+    help="Placement or rule file.  [default: each paper's own]",
+)
+@init_option
+@json_flag
+def command(
+    model: str,
+    model_args: tuple[tuple[str, Any], ...],
+    input_size: tuple[int, ...] | None,
+    attn: tuple[str, ...],
+    where: str | None,
+    init: str,
+    as_json: bool,
+) -> None:
+    """Compare what mechanisms would add to MODEL; no weights are loaded."""
+    asked = chosen_network(model, model_args, input_size)
+    files = _rules(attn, where, init)
+    _, found = sketch(asked)
+    with step("weighing"):
+        from attnsurgeon.analysis import example
+        from attnsurgeon.cost.weighing import weigh
+        from attnsurgeon.report.record import comparison_record, model_record
+
+        priced = [_priced(found, name, file, where, init) for name, file in files.items()]
+        before = weigh(found.traced.twin, example(size_of(found), batch=1))
+        record = comparison_record(model_record(model, asked.args, "none"), init, before, priced)
+    if as_json:
+        write_json(record)
+    refusals = [one.refusal for one in priced if one.refusal is not None]
+    if len(refusals) == len(priced):
+        raise refusals[0]
+    if not as_json:
+        from attnsurgeon.report.pricing import show_comparison
+
+        show_comparison(out(), record)
+
+
+def _rules(names: tuple[str, ...], where: str | None, init: str) -> dict[str, RuleFile]:
+    """Returns mechanism -> its rules; an unknown mechanism or placement is refused here."""
+    with step("reading the rules"):
+        from attnsurgeon.attention.registry import mechanisms
+        from attnsurgeon.operate import rules_for
+
+        if names == (_ALL,):
+            names = tuple(mechanisms())
+        return {name: rules_for(name, where, None, None, init) for name in names}
+
+
+def _priced(found: Survey, name: str, file: RuleFile, where: str | None, init: str) -> Priced:
+    """Plans and weighs one mechanism; what it cannot do here is a row of the table."""
+    from attnsurgeon.attention.registry import lookup
+    from attnsurgeon.operate import plan_rules, weigh_plan
+    from attnsurgeon.report.record import Priced
+
+    place = where or lookup(name).placement
+    try:
+        made = plan_rules(found, file, init=init, where=place)
+        return Priced(name, place, made, weigh_plan(made))
+    except SurgeonError as error:
+        return Priced(name, place, refusal=error)

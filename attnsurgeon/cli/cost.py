@@ -1,0 +1,94 @@
+"""`attnsurgeon cost`: what a network weighs, alone or with attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attnsurgeon.cli.networks import load, plan_on, read_selection, size_of, sketch, timed
+from attnsurgeon.cli.options import (
+    Network,
+    Selection,
+    chosen_network,
+    chosen_sites,
+    json_flag,
+    latency_flag,
+    network,
+    selection,
+)
+from attnsurgeon.report.streams import out, step, write_json
+
+
+@click.command()
+@network
+@selection
+@latency_flag
+@json_flag
+def command(
+    model: str,
+    model_args: tuple[tuple[str, Any], ...],
+    input_size: tuple[int, ...] | None,
+    attn: str | None,
+    where: str | None,
+    rules: str | None,
+    args: tuple[tuple[str, Any], ...],
+    init: str,
+    latency: bool,
+    as_json: bool,
+) -> None:
+    """Weigh MODEL, or with --attn the difference that attention makes; no weights are loaded."""
+    asked = chosen_network(model, model_args, input_size)
+    if attn is None and rules is None and where is None and not args:
+        _show_weight(asked, latency, as_json)
+    else:
+        _show_difference(asked, chosen_sites(attn, where, rules, args, init), latency, as_json)
+
+
+def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
+    _, found = sketch(network)
+    with step("weighing"):
+        from attnsurgeon.analysis import example
+        from attnsurgeon.cost.weighing import weigh
+        from attnsurgeon.report.record import model_record, network_weight_record
+
+        size = size_of(found)
+        weight = weigh(found.traced.twin, example(size, batch=1))
+        parts = [name for name, _ in found.traced.twin.named_children()]
+    measured = None
+    if latency:
+        model = load(network)
+        measured = timed(model, model, size)
+    about = model_record(network.spec, network.args, "random" if latency else "none")
+    record = network_weight_record(about, size, weight, parts, measured)
+    if as_json:
+        write_json(record)
+        return
+    from attnsurgeon.report.pricing import show_weight
+
+    show_weight(out(), record)
+
+
+def _show_difference(network: Network, chosen: Selection, latency: bool, as_json: bool) -> None:
+    file = read_selection(chosen)
+    _, found = sketch(network)
+    made = plan_on(found, file, chosen)
+    with step("weighing"):
+        from attnsurgeon.operate import insert, weigh_plan
+        from attnsurgeon.report.record import model_record, operation_record
+
+        cost = weigh_plan(made)
+    measured = None
+    if latency:
+        size = size_of(found)
+        before = load(network)
+        after = insert(before, rules=file, init=chosen.init, input_size=size).model
+        measured = timed(before, after, size)
+    about = model_record(network.spec, network.args, "random" if latency else "none")
+    record = operation_record(made, cost, model=about, latency=measured)
+    if as_json:
+        write_json(record)
+        return
+    from attnsurgeon.report.pricing import show_difference
+
+    show_difference(out(), record)

@@ -1,0 +1,65 @@
+"""`attnsurgeon export`: a saved folder as a torch.export program or an ONNX file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attnsurgeon.cli.folders import base_network, base_options
+from attnsurgeon.cli.options import json_flag
+from attnsurgeon.report.streams import step, write_json, write_text
+
+
+@click.command()
+@base_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["torch-export", "onnx"]),
+    default="torch-export",
+    show_default=True,
+    help="torch-export is read by torch.export.load.",
+)
+@click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--dynamic-batch", is_flag=True, help="Take every batch size, not only one image.")
+@json_flag
+def command(
+    folder: str,
+    checkpoint: str | None,
+    base: str | None,
+    base_args: tuple[tuple[str, Any], ...],
+    form: str,
+    output: str,
+    overwrite: bool,
+    dynamic_batch: bool,
+    as_json: bool,
+) -> None:
+    """Export the network saved in DIR to one file, compared with the network before it is kept."""
+    with step(f"loading {folder}"):
+        from attnsurgeon.exporting import check_file, export
+        from attnsurgeon.restore import load, read_folder
+
+        check_file(output, overwrite)
+        size = tuple(read_folder(folder).operations[-1]["input_size"])
+        model = base_network(base, base_args, checkpoint)
+        network = load(folder, model=model, checkpoint=None if model else checkpoint)
+    with step(f"exporting to {form}"):
+        made = export(network, size, output, form=form, dynamic=dynamic_batch, overwrite=overwrite)
+    record = {
+        "output": str(made.path),
+        "format": made.form,
+        "input_size": list(size),
+        "batches": list(made.batches),
+        "dynamic_batch": made.dynamic,
+        "relative_diff": made.relative_diff,
+    }
+    if as_json:
+        write_json(record)
+        return
+    batches = " and ".join(str(batch) for batch in made.batches)
+    write_text(
+        f"{made.path} written; differs from the network by {made.relative_diff:.2g} of the "
+        f"largest output, at batch {batches}"
+    )

@@ -1,0 +1,234 @@
+"""`attnsurgeon insert`: the whole operation, from a network's name to a saved folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, timed
+from attnsurgeon.cli.options import (
+    FOLDER,
+    Network,
+    Selection,
+    budgets,
+    chosen_network,
+    chosen_sites,
+    json_flag,
+    latency_flag,
+    network,
+    selection,
+    weights,
+)
+from attnsurgeon.cli.plan import show_plan
+from attnsurgeon.errors import CheckFailed, SurgeonError
+from attnsurgeon.report.streams import note, out, step, write_json
+
+if TYPE_CHECKING:
+    from attnsurgeon.cost.budgets import Budget
+    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.operate import Operation
+    from attnsurgeon.verify import Verification
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be done besides the surgery.
+
+    Attributes:
+        pretrained, checkpoint, unsafe_pickle: the weights to load.
+        output, overwrite, mode: the folder to write, and how.
+        verify: "quick", "full" or "none".
+        latency: whether to measure it.
+        as_json: print JSON.
+    """
+
+    pretrained: bool
+    checkpoint: str | None
+    unsafe_pickle: bool
+    output: str | None
+    overwrite: bool
+    mode: str
+    verify: str
+    latency: bool
+    as_json: bool
+
+
+@click.command()
+@network
+@selection
+@weights
+@click.option("-o", "--output", type=FOLDER, help="Folder to save the operated network in.")
+@click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
+@click.option(
+    "--save",
+    "mode",
+    type=click.Choice(["full", "adapter"]),
+    default="full",
+    show_default=True,
+    help="Save all weights, or those of the attention only.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["quick", "full", "none"]),
+    default="quick",
+    show_default=True,
+    help="How much to check; full also trains two steps and copies.",
+)
+@budgets
+@latency_flag
+@click.option("--max-latency", metavar="LIMIT", help="Refuse above it: +5%, +0.5ms, 20ms.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, like `plan`.")
+@json_flag
+def command(
+    model: str,
+    model_args: tuple[tuple[str, Any], ...],
+    input_size: tuple[int, ...] | None,
+    attn: str | None,
+    where: str | None,
+    rules: str | None,
+    args: tuple[tuple[str, Any], ...],
+    init: str,
+    pretrained: bool,
+    checkpoint: str | None,
+    unsafe_pickle: bool,
+    output: str | None,
+    overwrite: bool,
+    mode: str,
+    verify: str,
+    max_params: str | None,
+    max_macs: str | None,
+    latency: bool,
+    max_latency: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Put attention into MODEL, verify it, weigh it and save it.
+
+    MODEL is a timm name (resnet50), torchvision:NAME, hf-hub:ORG/NAME, path/file.py:factory or
+    package.module:factory.
+
+    \b
+    attnsurgeon insert resnet50 --attn eca --where bottleneck -o r50-eca
+    attnsurgeon insert resnet50 --rules mine.yaml --checkpoint r50.pth -o r50-mine
+    """
+    chosen = chosen_sites(attn, where, rules, args, init)
+    asked = chosen_network(model, model_args, input_size)
+    timed = latency or max_latency is not None
+    wishes = Wishes(
+        pretrained, checkpoint, unsafe_pickle, output, overwrite, mode, verify, timed, as_json
+    )
+    _refuse_contradictions(wishes, dry_run)
+    if output is not None:
+        from attnsurgeon.saved.folder import check_output
+
+        check_output(output, overwrite)
+    budget = read_budget(max_params=max_params, max_macs=max_macs, max_latency=max_latency)
+    if dry_run:
+        show_plan(asked, chosen, budget, as_json)
+    else:
+        _insert(asked, chosen, budget, wishes)
+
+
+def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
+    if wishes.pretrained and wishes.checkpoint is not None:
+        raise click.UsageError("--pretrained and --checkpoint both name the weights; give one")
+    if wishes.unsafe_pickle and wishes.checkpoint is None:
+        raise click.UsageError("--unsafe-pickle is about a --checkpoint, and there is none")
+    if wishes.overwrite and wishes.output is None:
+        raise click.UsageError("--overwrite needs the folder to write: -o DIR")
+    if dry_run and wishes.latency:
+        raise click.UsageError("latency cannot be measured in a dry run: it has no weights")
+
+
+def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes) -> None:
+    file = read_selection(chosen)
+    with step(f"loading {network.spec}"):
+        from attnsurgeon.models import load_model
+
+        model = load_model(
+            network.spec,
+            pretrained=wishes.pretrained,
+            checkpoint=wishes.checkpoint,
+            unsafe_pickle=wishes.unsafe_pickle,
+            **network.args,
+        )
+    with step("finding sites"):
+        from attnsurgeon.analysis import analyse
+        from attnsurgeon.meta import shared_twin
+        from attnsurgeon.operate import carry_out
+
+        made = plan_on(analyse(model, network.input_size), file, chosen)
+        before = shared_twin(model) if wishes.latency else None
+        operation = carry_out(model, made)
+    with step("weighing"):
+        cost = operation.cost
+    measured = None
+    if before is not None:
+        measured = timed(before, operation.model, tuple(made.record()["input_size"]))
+    checked = _verify(operation, wishes.verify)
+    refusal = _refusal(operation, budget, measured, checked)
+    saved = None
+    if refusal is None and wishes.output is not None:
+        with step(f"saving to {wishes.output}"):
+            saved = operation.save(wishes.output, overwrite=wishes.overwrite, mode=wishes.mode)
+    from attnsurgeon.models import source_of
+    from attnsurgeon.report.record import model_record, operation_record
+
+    source = source_of(operation.model)
+    assert source is not None, "load_model notes where a network comes from"
+    record = operation_record(
+        made,
+        cost,
+        model=model_record(source.spec, source.model_args, source.weights, source.stripped),
+        latency=measured,
+        verification=checked,
+        output=None if saved is None else wishes.output,
+    )
+    if wishes.as_json:
+        write_json(record)
+    else:
+        _show(record, saved)
+    if refusal is not None:
+        raise refusal
+    if wishes.output is None:
+        note("note: nothing was saved; -o DIR saves the operated network")
+
+
+def _verify(operation: Operation, how: str) -> Verification | None:
+    if how == "none":
+        return None
+    with step("verifying"):
+        return operation.verify(full=how == "full")
+
+
+def _refusal(
+    operation: Operation,
+    budget: Budget,
+    measured: Latency | None,
+    checked: Verification | None,
+) -> SurgeonError | None:
+    """Returns why nothing is saved, or None."""
+    from attnsurgeon.cost.budgets import check_budgets
+
+    if checked is not None and not checked.ok:
+        return CheckFailed(
+            f"the operated network fails its verification: {'; '.join(checked.problems)}",
+            "nothing was written; a network that is cut and does not verify is a bug to report",
+        )
+    try:
+        check_budgets(operation.cost, budget, latency=measured)
+    except CheckFailed as error:
+        return error
+    return None
+
+
+def _show(record: dict[str, Any], saved: Path | None) -> None:
+    from attnsurgeon.report.operation import show_operation, show_saved
+
+    console = out()
+    show_operation(console, record)
+    if saved is not None:
+        show_saved(console, record["output"], sum(file.stat().st_size for file in saved.iterdir()))

@@ -1,0 +1,89 @@
+"""MODEL and its options -> a network, its sites, and the plan of a selection on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnsurgeon.cli.options import Network, Selection
+from attnsurgeon.errors import ModelError
+from attnsurgeon.report.streams import note, step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attnsurgeon.cost.budgets import Budget
+    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.finder import Survey
+    from attnsurgeon.planning import Plan
+    from attnsurgeon.rules.schema import RuleFile
+
+_LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
+
+
+def sketch(network: Network) -> tuple[nn.Module, Survey]:
+    """Builds a network without weights and finds its sites.
+
+    A network that looks at values (a detector keeps the boxes that score) cannot be run on meta;
+    it is built again, with random weights.
+    """
+    with step(f"looking at {network.spec}"):
+        from attnsurgeon.analysis import analyse
+        from attnsurgeon.models import build_on_meta, load_model
+
+        model = build_on_meta(network.spec, **network.args)
+        try:
+            return model, analyse(model, network.input_size)
+        except ModelError:
+            if sum(p.numel() for p in model.parameters()) > _LARGE:
+                raise
+        model = load_model(network.spec, **network.args)
+        found = analyse(model, network.input_size)
+    note(f"note: {network.spec} looks at values, so it was built with random weights")
+    return model, found
+
+
+def size_of(found: Survey) -> tuple[int, ...]:
+    """Returns the input size, without the batch, at which a network was analysed."""
+    return found.traced.root.inputs[0].meta["shape"][1:]
+
+
+def load(network: Network) -> nn.Module:
+    """Builds a network with random weights, for what needs a network that runs."""
+    with step(f"building {network.spec}"):
+        from attnsurgeon.models import load_model
+
+        return load_model(network.spec, **network.args)
+
+
+def timed(before: nn.Module, after: nn.Module, input_size: tuple[int, ...]) -> Latency:
+    """Measures two networks side by side on one random image."""
+    with step("measuring latency"):
+        import torch
+
+        from attnsurgeon.cost.timing import latency
+
+        return latency(before, after, (torch.rand(1, *input_size),))
+
+
+def read_selection(chosen: Selection) -> RuleFile:
+    """Returns the rules that the options stand for; needs no network."""
+    with step("reading the rules"):
+        from attnsurgeon.operate import rules_for
+
+        return rules_for(chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init)
+
+
+def plan_on(found: Survey, file: RuleFile, chosen: Selection) -> Plan:
+    """Decides what would be cut where."""
+    with step("planning"):
+        from attnsurgeon.operate import plan_rules
+
+        return plan_rules(found, file, init=chosen.init, where=chosen.spelled)
+
+
+def read_budget(**limits: str | None) -> Budget:
+    """Returns the limits that the options state."""
+    with step("reading the budget"):
+        from attnsurgeon.cost.budgets import Budget
+
+        return Budget.parse(**limits)

@@ -1,0 +1,158 @@
+"""Options that several commands take, and the checks on them that need nothing but argv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from attnsurgeon.cli.values import Pair, Size, as_mapping, complete_attn, complete_where
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+FOLDER = click.Path(file_okay=True, dir_okay=True)  # what is there is checked by the library
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network, how to build it, and the input to look at it with."""
+
+    spec: str
+    args: dict[str, Any]
+    input_size: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to insert and where, as the user said it.
+
+    Attributes:
+        attn, where, rules, init: as options.
+        args: the mechanism's arguments.
+    """
+
+    attn: str | None
+    where: str | None
+    rules: str | None
+    args: dict[str, Any]
+    init: str
+
+    @property
+    def spelled(self) -> str:
+        """Where, for reports."""
+        return self.rules or self.where or "paper"
+
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+latency_flag = click.option(
+    "--latency", is_flag=True, help="Also measure the latency, before and after."
+)
+init_option = click.option(
+    "--init",
+    type=click.Choice(["identity", "paper"]),
+    default="identity",
+    show_default=True,
+    help="Start with bit-equal outputs, or as the authors start.",
+)
+
+
+def network(function: Function) -> Function:
+    """MODEL, how to build it, and the input to look at it with."""
+    for decorate in (
+        click.option(
+            "--input-size",
+            type=Size(),
+            help="Input to analyse the network with, channels first.",
+        ),
+        click.option(
+            "--model-arg",
+            "model_args",
+            type=Pair(),
+            multiple=True,
+            help="Argument of the network, such as num_classes=10. Repeatable.",
+        ),
+        click.argument("model"),
+    ):
+        function = decorate(function)
+    return function
+
+
+def selection(function: Function) -> Function:
+    """What to insert and where."""
+    for decorate in (
+        init_option,
+        click.option(
+            "--arg",
+            "args",
+            type=Pair(),
+            multiple=True,
+            help="Argument of the mechanism, such as reduction=8. Repeatable.",
+        ),
+        click.option("--rules", type=click.Path(), help="Rule file that says what goes where."),
+        click.option(
+            "--where",
+            shell_complete=complete_where,
+            help="Placement (`attnsurgeon rules list`) or rule file.  [default: the paper's own]",
+        ),
+        click.option(
+            "--attn", shell_complete=complete_attn, help="Mechanism (`attnsurgeon attn list`)."
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def weights(function: Function) -> Function:
+    """Which weights the network gets."""
+    for decorate in (
+        click.option(
+            "--unsafe-pickle",
+            is_flag=True,
+            help="Let the checkpoint run code while it is read; only for files you trust.",
+        ),
+        click.option(
+            "--checkpoint",
+            type=click.Path(),
+            help="Weights: a .safetensors or torch.save file.",
+        ),
+        click.option("--pretrained", is_flag=True, help="Fetch the pretrained weights."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def budgets(function: Function) -> Function:
+    """What the operation may cost."""
+    for decorate in (
+        click.option("--max-macs", metavar="LIMIT", help="Refuse above it: +1%, +10M, 4.2G."),
+        click.option("--max-params", metavar="LIMIT", help="Refuse above it: +2%, +0.5M, 30M."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def chosen_network(
+    spec: str, model_args: tuple[tuple[str, Any], ...], input_size: tuple[int, ...] | None
+) -> Network:
+    """Returns the network that the options of `network` name."""
+    return Network(spec, as_mapping(model_args, "--model-arg"), input_size)
+
+
+def chosen_sites(
+    attn: str | None,
+    where: str | None,
+    rules: str | None,
+    args: tuple[tuple[str, Any], ...],
+    init: str,
+) -> Selection:
+    """Returns what the options of `selection` say; refuses contradictions, and saying nothing."""
+    if where is not None and rules is not None:
+        raise click.UsageError("--where and --rules both say where; give one of them")
+    if attn is None and where is None and rules is None:
+        raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
+    if attn is None and args:
+        raise click.UsageError("--arg needs the mechanism it is for: --attn NAME")
+    return Selection(attn, where, rules, as_mapping(args, "--arg"), init)

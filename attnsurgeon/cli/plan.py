@@ -1,0 +1,97 @@
+"""`attnsurgeon plan`: what `insert` would do and what it would cost, without weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, sketch
+from attnsurgeon.cli.options import (
+    Network,
+    Selection,
+    budgets,
+    chosen_network,
+    chosen_sites,
+    json_flag,
+    network,
+    selection,
+)
+from attnsurgeon.report.streams import out, step, write_json
+
+if TYPE_CHECKING:
+    from attnsurgeon.cost.budgets import Budget
+    from attnsurgeon.finder import Survey
+    from attnsurgeon.rules.schema import RuleFile
+
+
+@click.command()
+@network
+@selection
+@budgets
+@click.option("--explain", metavar="SITE", help="Say why each rule takes or leaves this site.")
+@json_flag
+def command(
+    model: str,
+    model_args: tuple[tuple[str, Any], ...],
+    input_size: tuple[int, ...] | None,
+    attn: str | None,
+    where: str | None,
+    rules: str | None,
+    args: tuple[tuple[str, Any], ...],
+    init: str,
+    max_params: str | None,
+    max_macs: str | None,
+    explain: str | None,
+    as_json: bool,
+) -> None:
+    """Say what `insert` would do to MODEL and what it would cost: no weights, nothing written."""
+    chosen = chosen_sites(attn, where, rules, args, init)
+    asked = chosen_network(model, model_args, input_size)
+    if explain is None:
+        budget = read_budget(max_params=max_params, max_macs=max_macs)
+        show_plan(asked, chosen, budget, as_json)
+    else:
+        file = read_selection(chosen)
+        _explain(sketch(asked)[1], file, explain, as_json)
+
+
+def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool) -> None:
+    """Plans and weighs on the meta device, and prints both."""
+    file = read_selection(chosen)
+    _, found = sketch(network)
+    made = plan_on(found, file, chosen)
+    with step("weighing"):
+        from attnsurgeon.cost.budgets import check_budgets
+        from attnsurgeon.operate import weigh_plan
+        from attnsurgeon.report.record import model_record, operation_record
+
+        cost = weigh_plan(made)
+        record = operation_record(
+            made, cost, model=model_record(network.spec, network.args, "none")
+        )
+    if as_json:
+        write_json(record)
+    else:
+        from attnsurgeon.report.operation import show_operation
+
+        show_operation(out(), record)
+    check_budgets(cost, budget)
+
+
+def _explain(found: Survey, file: RuleFile, path: str, as_json: bool) -> None:
+    from attnsurgeon.operate import explain
+
+    reasons = explain(found, file, path)
+    record = {
+        "path": path,
+        "rules": [
+            {"rule": rule, "takes": reason is None, "reason": reason} for rule, reason in reasons
+        ],
+    }
+    if as_json:
+        write_json(record)
+        return
+    from attnsurgeon.report.rulebook import show_reasons
+
+    show_reasons(out(), record)

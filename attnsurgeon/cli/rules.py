@@ -1,0 +1,128 @@
+"""`attnsurgeon rules`: the shipped placements, and help with rule files of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnsurgeon.cli.groups import Named
+from attnsurgeon.cli.values import complete_where
+from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.report.streams import out, step, write_json, write_text
+
+if TYPE_CHECKING:
+    from attnsurgeon.rules.schema import RuleFile
+    from attnsurgeon.sites import Site
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group(cls=Named)
+def command() -> None:
+    """List, show, check and test rule files."""
+
+
+@command.command("list")
+@_JSON
+def list_rules(as_json: bool) -> None:
+    """List the placements that --where takes."""
+    from attnsurgeon.rules.placements import placements
+
+    record = [{"name": one.name, "message": one.message} for one in placements()]
+    if as_json:
+        write_json(record)
+        return
+    from attnsurgeon.report.rulebook import show_placements
+
+    show_placements(out(), record)
+
+
+@command.command("show")
+@click.argument("name", shell_complete=complete_where)
+def show_rules(name: str) -> None:
+    """Print a shipped rule file."""
+    from attnsurgeon.rules.placements import shipped_text
+
+    write_text(shipped_text(name))
+
+
+@command.command("check")
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+def check_rules(files: tuple[str, ...]) -> None:
+    """Check rule files: keys, values, mechanisms; no network is built."""
+    for name in files:
+        file = _read(name)
+        ids = ", ".join(rule.id for rule in file.rules)
+        write_text(f"{name}: fine ({ids})")
+
+
+@command.command("test")
+@click.argument("files", nargs=-1, type=click.Path())
+@_JSON
+def test_rules(files: tuple[str, ...], as_json: bool) -> None:
+    """Run the tests inside rule files, by default of all shipped ones; no weights are loaded."""
+    from attnsurgeon.rules.cases import run_tests
+    from attnsurgeon.rules.placements import shipped, shipped_names
+
+    sources = [(name, _read(name)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
+    record = []
+    for name, file in sources:
+        with step(f"testing {name}"):
+            outcomes = run_tests(file, _find_sites)
+        record.append({"file": name, "outcomes": [vars(outcome) for outcome in outcomes]})
+    if as_json:
+        write_json(record)
+    else:
+        from attnsurgeon.report.rulebook import show_outcomes
+
+        show_outcomes(out(), record)
+    failed = [one for file in record for one in file["outcomes"] if one["status"] != "ok"]
+    if failed:
+        raise CheckFailed(f"{len(failed)} rule tests failed")
+
+
+@command.command("schema")
+def rules_schema() -> None:
+    """Print the JSON Schema of rule files, for editors."""
+    from attnsurgeon.rules.schema import json_schema
+
+    write_text(json.dumps(json_schema(), indent=2))
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(), help="File to write.  [default: NAME.yaml]")
+def new_rules(name: str, output: str | None) -> None:
+    """Write a rule file to start from, with comments and tests."""
+    from attnsurgeon.rules.template import rule_template
+
+    text = rule_template(name)
+    file = Path(output or f"{name}.yaml")
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(f"{file} exists", "choose another name, or -o FILE") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}", "-o FILE") from error
+    write_text(f"{file} written; `attnsurgeon rules test {file}` runs its tests")
+
+
+def _read(name: str) -> RuleFile:
+    from attnsurgeon.operate import check_attn
+    from attnsurgeon.rules.parse import read_rules
+
+    return read_rules(name, check_attn=check_attn)
+
+
+def _find_sites(
+    spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None
+) -> Sequence[Site]:
+    from attnsurgeon.cli.networks import sketch
+    from attnsurgeon.cli.options import Network
+
+    return sketch(Network(spec, dict(args), input_size))[1].sites

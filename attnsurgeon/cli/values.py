@@ -1,0 +1,104 @@
+"""What an option's text stands for: `k=v` pairs, input sizes, names to complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attnsurgeon.errors import SurgeonError
+
+
+class Pair(click.ParamType):
+    """`name=value`, the value read as YAML reads a scalar or a list: 8, 0.1, true, [3, 5]."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Returns (name, value)."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not name=value", param, ctx)
+        return name, self._read(text, param, ctx)
+
+    def _read(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not text.strip():
+            return text
+        from attnsurgeon.rules.document import read_document  # yaml, for those who need it
+
+        try:
+            return read_document(text, source="value").data
+        except SurgeonError as error:
+            return self.fail(str(error), param, ctx)
+
+
+class Size(click.ParamType):
+    """`3,224,224` or `3x224x224`: channels first, without the batch."""
+
+    name = "C,H,W"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Returns the sizes."""
+        if isinstance(value, tuple):
+            return value
+        parts = re.split(r"\s*[,x\u00d7]\s*", value.strip())
+        if len(parts) < 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a size; channels first: 3,224,224", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class Names(click.ParamType):
+    """`a,b,c`: names with commas between them."""
+
+    name = "a,b,c"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Returns the names, each once."""
+        if isinstance(value, tuple):
+            return value
+        names = [part.strip() for part in value.split(",")]
+        if not all(names):
+            self.fail(f"{value!r} has an empty name", param, ctx)
+        return tuple(dict.fromkeys(names))
+
+
+def as_mapping(pairs: tuple[tuple[str, Any], ...], option: str) -> dict[str, Any]:
+    """Returns the pairs of an option that may be given several times; a name twice is refused."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise click.UsageError(f"{option} {twice} is given twice")
+    return dict(pairs)
+
+
+def complete_where(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Completes the names of placements."""
+    from attnsurgeon.rules.placements import PAPER, shipped_names
+
+    return [name for name in (*shipped_names(), PAPER) if name.startswith(incomplete)]
+
+
+def complete_attn(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Completes the names of mechanisms; after a comma the next one."""
+    done, comma, word = incomplete.rpartition(",")
+    return [done + comma + name for name in registered_names() if name.startswith(word)]
+
+
+def registered_names() -> list[str]:
+    """Returns the names of all mechanisms, read from their files: importing them takes seconds."""
+    folder = Path(__file__).parents[1] / "attention"
+    found = [
+        re.search(r'^@mechanism\(\s*"([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+        for file in folder.glob("*/*.py")
+    ]
+    return sorted(match[1] for match in found if match)

@@ -1,0 +1,38 @@
+"""`attnsurgeon verify`: a saved folder, loaded and checked in full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attnsurgeon.cli.folders import base_network, base_options
+from attnsurgeon.cli.options import json_flag
+from attnsurgeon.errors import CheckFailed
+from attnsurgeon.report.streams import out, step, write_json
+
+
+@click.command()
+@base_options
+@json_flag
+def command(
+    folder: str,
+    checkpoint: str | None,
+    base: str | None,
+    base_args: tuple[tuple[str, Any], ...],
+    as_json: bool,
+) -> None:
+    """Load DIR, audit it, and make its operation once more with every check."""
+    with step(f"verifying {folder}"):
+        from attnsurgeon.checkup import check_folder
+        from attnsurgeon.report.folder import checkup_record, show_checkup
+
+        model = base_network(base, base_args, checkpoint)
+        found = check_folder(folder, model=model, checkpoint=None if model else checkpoint)
+    record = checkup_record(found)
+    if as_json:
+        write_json(record)
+    else:
+        show_checkup(out(), record)
+    if not found.ok:
+        raise CheckFailed(f"{folder} fails its verification: {'; '.join(found.problems)}")

@@ -1,0 +1,134 @@
+"""A saved folder and its checkup -> plain values, and what the terminal shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attnsurgeon.report import words
+from attnsurgeon.report.checks import Went, kept_keys, sentences
+from attnsurgeon.report.record import (
+    Record,
+    audit_record,
+    card_record,
+    cost_record,
+    model_record,
+    verification_record,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnsurgeon.checkup import Checkup
+    from attnsurgeon.restore import Saved
+
+
+def folder_record(saved: Saved) -> Record:
+    """Returns what `operation_record` says of an operation, as far as its folder knows it.
+
+    A network that was operated several times counts as one operation at all the sites.
+    """
+    from attnsurgeon.attention.registry import mechanisms
+
+    made = saved.operations
+    sites = [site for one in made for site in one["sites"]]
+    inits = {one["init"] for one in made}
+    known = mechanisms()
+    names = dict.fromkeys(site["attn"] for site in sites)
+    return {
+        **_model(saved),
+        "attn": "+".join(one["attn"] for one in made),
+        "where": ", ".join(one["where"] for one in made),
+        "init": inits.pop() if len(inits) == 1 else "paper",
+        "mechanisms": [card_record(known[name]) for name in names if name in known],
+        "input_size": list(made[-1]["input_size"]),
+        "sites": sites,
+        "refused": [refused for one in made for refused in one.get("refused", ())],
+        "cost": _cost(saved.record["cost"]),
+        "latency": None,
+        "verification": None,
+        "output": str(saved.path),
+    }
+
+
+def _model(saved: Saved) -> Record:
+    source = saved.source
+    if source is None:
+        return model_record(saved.record["base"]["class"].rpartition(".")[2], {}, "unknown")
+    return model_record(source.spec, source.model_args, source.weights, source.stripped)
+
+
+def _cost(saved: Mapping[str, Any]) -> Record:
+    """The saved figures, with the differences between them as `Cost` works them out."""
+    from attnsurgeon.cost.comparing import Cost
+    from attnsurgeon.cost.weight import Weight
+
+    before, after = (
+        Weight(
+            **{name: saved[when][name] for name in ("params", "macs", "activations")},
+            by_operator={},
+            by_module={},
+            uncounted=dict.fromkeys(saved["uncounted"], 1),
+            beyond_fvcore={},
+            aliases={},
+            inserted={},
+        )
+        for when in ("before", "after")
+    )
+    return cost_record(Cost(before, after, ()))
+
+
+def checkup_record(found: Checkup) -> Record:
+    """Returns what was found in a saved folder."""
+    return {
+        **_model(found.saved),
+        "folder": str(found.saved.path),
+        "attn": "+".join(one["attn"] for one in found.saved.operations),
+        "modules": len(found.audit.calls),
+        "base_kept": found.base_kept,
+        "now": verification_record(found.now),
+        "afresh": [verification_record(checked) for checked in found.afresh],
+        "audit": audit_record(found.audit),
+        "ok": found.ok,
+        "problems": list(found.problems),
+    }
+
+
+def show_checkup(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what was found in a saved folder."""
+    from attnsurgeon.report.operation import show_checks
+    from attnsurgeon.report.streams import marks
+    from attnsurgeon.report.tables import show_heading
+
+    show_heading(console, f"{record['folder']}: {record['model']} + {record['attn']}")
+    show_checks(console, _findings(record))
+    for number, checked in enumerate(record["afresh"], start=1):
+        console.print()
+        which = f" {number}" if len(record["afresh"]) > 1 else ""
+        show_heading(console, f"operation{which}, made once more on its base")
+        show_checks(console, sentences(checked, marks(console).times))
+
+
+def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
+    modules = words.several(record["modules"], "module")
+    yield "good", f"loads: {modules} at the recorded sites, every sha256 as recorded"
+    if record["base_kept"] is None:
+        yield "note", "what the weights of the base were, the folder does not know"
+    elif record["base_kept"]:
+        yield "good", "the base has the weights that were operated on"
+    else:
+        yield "note", "the base has been trained since the operation"
+    if record["now"]["identity"]:
+        yield "good", "outputs bit-equal to those of its base"
+    else:
+        moved = f"{record['now']['relative_diff']:.2g} of the largest"
+        yield "note", f"outputs differ from those of its base by {moved}: trained, or init=paper"
+    yield from kept_keys(record["now"])
+    audited = record["audit"]
+    if audited["dead"]:
+        yield "bad", f"inserted modules never run: {words.listed(audited['dead'], at_most=3)}"
+    else:
+        yield "good", "every inserted module runs"
+    for path, shapes in audited["shared"].items():
+        seen = ", ".join(str(tuple(shape)) for shape in shapes)
+        yield "note", f"{path} sees several shapes: {seen}"

@@ -1,0 +1,198 @@
+"""The record of a network's sites -> a summary, a list or a tree in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from attnsurgeon.report import words
+from attnsurgeon.report.folding import Run, fold
+from attnsurgeon.report.streams import Marks, marks
+from attnsurgeon.report.tables import show, show_heading, show_notes, show_table
+
+Site = Mapping[str, Any]
+
+# Operations are many (a role a layer); the others say how the network is built.
+OPERATIONS = frozenset({"conv", "norm", "act", "pool", "concat", "linear"})
+
+
+def show_network(console: Console, record: Mapping[str, Any], *, every: bool = False) -> None:
+    """Prints the sites by the role they play; runs of equal ones are one row.
+
+    Args:
+        console: where to.
+        record: of `sites` and what they are of.
+        every: also the single convolutions, norms, activations.
+    """
+    _head(console, record)
+    signs = marks(console)
+    roles: dict[str, list[Site]] = {}
+    for site in record["sites"]:
+        for role in site["roles"]:
+            roles.setdefault(role, []).append(site)
+    order = sorted(roles, key=lambda role: (role in OPERATIONS, -len(roles[role]), role))
+    rows = []
+    for role in order:
+        sites = roles[role]
+        if role in OPERATIONS and not every:
+            ends = dict.fromkeys((sites[0]["path"], sites[-1]["path"]))
+            rows.append([role, words.count(len(sites)), f" {signs.to} ".join(ends), *[""] * 4])
+            continue
+        runs = fold(sites, lambda site: site["path"], lambda site: _sameness(site, signs))
+        for run in runs:
+            first = run is runs[0]
+            rows.append(
+                [role if first else "", words.count(len(sites)) if first else "", *_row(run, signs)]
+            )
+    columns = ["!role", ">", "site", ">C", f">H{signs.times}W", ">stage", "type"]
+    show_table(console, columns, rows)
+    hidden = not every and not OPERATIONS.isdisjoint(order)
+    _footnotes(console, record, ["--all or --role ROLE lists single operations"] if hidden else [])
+
+
+def _row(run: Run[Site], signs: Marks) -> list[str]:
+    site = run.head
+    detail = _kernel(site, signs) or " ".join(site["branch"] or ())
+    return [
+        _spelled(run, signs),
+        words.count(site["channels"]),
+        words.size(site["resolution"], signs.times),
+        _stage(site),
+        f"{site['type']} ({detail})" if detail else site["type"],
+    ]
+
+
+def show_list(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints the sites of a selection, one a row."""
+    _head(console, record)
+    signs = marks(console)
+    rows = [
+        [*_row(Run((site,), site["path"], site["path"]), signs), _played(site)]
+        for site in record["sites"]
+    ]
+    columns = ["site", ">C", f">H{signs.times}W", ">stage", "type", "roles"]
+    show_table(console, columns, rows)
+
+
+def show_tree(console: Console, record: Mapping[str, Any], *, every: bool = False) -> None:
+    """Prints the sites in the tree of modules they belong to; equal branches are one.
+
+    Args:
+        console: where to.
+        record: of `sites` and what they are of.
+        every: also the single convolutions, norms, activations.
+    """
+    signs = marks(console)
+    _head(console, record)
+    shown = [s for s in record["sites"] if every or not OPERATIONS.issuperset(s["roles"])]
+    root = _Branch("")
+    for site in shown:
+        root.add(site)
+    tree = Tree(Text(record["model"], style="bold"), guide_style="dim")
+    root.grow(tree, signs)
+    show(console, tree)
+    hidden = len(record["sites"]) - len(shown)
+    said = [f"--all also draws {words.several(hidden, 'single operation')}"] if hidden else []
+    _footnotes(console, record, said)
+
+
+def _head(console: Console, record: Mapping[str, Any]) -> None:
+    times = marks(console).times
+    size = words.size(record["input_size"], times)
+    count = words.several(len(record["sites"]), "site")
+    show_heading(console, f"{record['model']}: {count} at input {size}")
+
+
+def _spelled(run: Run[Site], signs: Marks) -> str:
+    times = f" {signs.times}{len(run)}" if len(run) > 1 else ""
+    return run.spelled(signs.to) + times
+
+
+def _stage(site: Site) -> str:
+    return "-" if site["stage"] is None else str(site["stage"])
+
+
+def _sameness(site: Site, signs: Marks) -> tuple[Any, ...]:
+    plain = (site["stage"], site["channels"], site["resolution"], site["layout"], site["type"])
+    return (*plain, _kernel(site, signs), site["branch"])
+
+
+def _kernel(site: Site, signs: Marks) -> str:
+    """Returns `3x3`, `dw 7x7 /2`: depthwise, sides, stride where it is not one."""
+    if not site["kernel"]:
+        return ""
+    kind = "dw " if site["depthwise"] else f"g{site['groups']} " if site["groups"] > 1 else ""
+    stride = f" /{words.size(site['conv_stride'], signs.times)}"
+    return (
+        kind
+        + words.size(site["kernel"], signs.times)
+        + (stride if any(s != 1 for s in site["conv_stride"]) else "")
+    )
+
+
+def _played(site: Site) -> str:
+    """Returns the roles, those that say how the network is built first."""
+    return ", ".join(sorted(site["roles"], key=lambda role: (role in OPERATIONS, role)))
+
+
+def _footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> None:
+    signs = marks(console)
+    if record["refused"]:
+        refused = fold(record["refused"], lambda one: one["path"], lambda one: one["reason"])
+        said += [f"no residual addition: {_spelled(r, signs)}: {r.head['reason']}" for r in refused]
+    if record["why_real"]:
+        said.append(f"recorded on random values, not on the meta device: {record['why_real']}")
+    if said:
+        console.print()
+        show_notes(console, said)
+
+
+class _Branch:
+    """A module of the tree: the sites made in it, and the modules below."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.below: dict[str, _Branch] = {}
+        self.site: Site | None = None
+
+    def add(self, site: Site) -> None:
+        """Files a site under its path; a functional operation is a leaf of its module."""
+        module, colon, operation = site["path"].partition(":")
+        here = self
+        for part in [*module.split(".")] * bool(module) + [f":{operation}"] * bool(colon):
+            here = here.below.setdefault(part, _Branch(part))
+        here.site = site
+
+    def grow(self, tree: Tree, signs: Marks) -> None:
+        """Draws what is below; consecutive equal branches are drawn once."""
+        runs: list[list[_Branch]] = []
+        for branch in self.below.values():
+            if runs and runs[-1][0].looks(signs) == branch.looks(signs):
+                runs[-1].append(branch)
+            else:
+                runs.append([branch])
+        for run in runs:
+            name = run[0].name
+            if len(run) > 1:
+                name += f" {signs.to} {run[-1].name} {signs.times}{len(run)}"
+            run[0].grow(tree.add(run[0].label(name, signs)), signs)
+
+    def looks(self, signs: Marks) -> tuple[Any, ...]:
+        """What the branch looks like, without its name."""
+        site = None if self.site is None else (_played(self.site), *_sameness(self.site, signs))
+        return site, tuple((n, b.looks(signs)) for n, b in self.below.items())
+
+    def label(self, name: str, signs: Marks) -> Text:
+        """Returns the line of this module."""
+        line = Text(name, style="bold" if self.below else "")
+        if self.site is not None:
+            size = words.size(
+                (self.site["channels"], *(self.site["resolution"] or ())), signs.times
+            )
+            line.append(f"  {self.site['type']} {size}", style="not bold")
+            line.append(f"  {_played(self.site)}", style="not bold cyan")
+        return line

@@ -1,0 +1,204 @@
+"""The record of a plan or an operation -> the report in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from attnsurgeon.report import words
+from attnsurgeon.report.checks import sentences
+from attnsurgeon.report.figures import show_cost
+from attnsurgeon.report.folding import Run, fold
+from attnsurgeon.report.streams import Marks, marks
+from attnsurgeon.report.tables import (
+    show_facts,
+    show_heading,
+    show_lines,
+    show_notes,
+    show_table,
+)
+
+Site = Mapping[str, Any]
+
+_UNTRACED = {
+    "none": "none: on the meta device, shapes only",
+    "as built": "as the code that built the network left them",
+    "unknown": "not known: the network was not built by attnsurgeon",
+}
+_STYLES = {"good": "green", "bad": "bold red", "note": "dim"}
+
+
+def show_operation(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what is planned, or was done and verified."""
+    show_heading(console, title(record))
+    show_facts(console, _facts(record, marks(console)))
+    console.print()
+    show_sites(console, record["sites"])
+    if record["refused"]:
+        console.print()
+        show_refused(console, record)
+    console.print()
+    show_cost(console, record)
+    if record["verification"]:
+        console.print()
+        show_checks(console, sentences(record["verification"], marks(console).times))
+
+
+def show_sites(console: Console, sites: Sequence[Site]) -> None:
+    """Prints where something goes in; runs of equal sites are one row."""
+    signs = marks(console)
+    runs = fold_sites(sites)
+    head, rows = site_rows(runs, signs)
+    show_table(console, head, rows)
+    show_notes(console, site_notes(runs, signs))
+
+
+def fold_sites(sites: Sequence[Site]) -> list[Run[Site]]:
+    """Returns the runs of equal sites."""
+    return fold(sites, lambda site: site["path"], _sameness)
+
+
+def site_rows(runs: Sequence[Run[Site]], signs: Marks) -> tuple[list[str], list[list[str]]]:
+    """Returns the heads and the rows of the table of sites; columns that say nothing are left out.
+
+    The heads are marked as `show_table` wants them.
+    """
+    sites = [run.head for run in runs]
+    several = len({_attn(site) for site in sites}) > 1
+    measured = any(site.get("resolution") for site in sites)
+    before = any(site["action"] != "insert-after" for site in sites)
+    columns: list[tuple[str, list[str]]] = [
+        ("site", [run.spelled(signs.to) for run in runs]),
+        (">", [f"{signs.times}{len(run)}" if len(run) > 1 else "" for run in runs]),
+        (">C", [words.count(site["channels"]) for site in sites]),
+    ]
+    if measured:
+        sizes = [words.size(site.get("resolution"), signs.times) for site in sites]
+        columns.append((f">H{signs.times}W", sizes))
+    columns.append(("!cut", [site["technique"] for site in sites]))
+    columns.append((">params each", [words.change(site["params"]) for site in sites]))
+    if several:
+        columns.append(("attn", [_attn(site) for site in sites]))
+    if before:
+        columns.append(("!action", [site["action"] for site in sites]))
+    cells = [column for _, column in columns]
+    return [head for head, _ in columns], [list(row) for row in zip(*cells, strict=True)]
+
+
+def show_refused(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints the matched sites that are left as they are, with the reasons."""
+    console.print(Text(f"  {refused_heading(record)}", style="bold yellow"), soft_wrap=True)
+    signs = marks(console)
+    runs = fold_refused(record["refused"])
+    show_lines(
+        console,
+        [(signs.bad, "yellow", f"{_counted(run, signs)}: {run.head['reason']}") for run in runs],
+    )
+
+
+def fold_refused(refused: Sequence[Mapping[str, Any]]) -> list[Run[Mapping[str, Any]]]:
+    """Returns the runs of sites that are refused for the same reason."""
+    return fold(refused, lambda one: one["path"], lambda one: one["reason"])
+
+
+def refused_heading(record: Mapping[str, Any]) -> str:
+    """Returns how many of the matched sites are refused."""
+    refused = len(record["refused"])
+    matched = refused + len(record["sites"])
+    return f"refused: {refused} of {words.several(matched, 'matched site')}"
+
+
+def show_checks(console: Console, said: Iterator[tuple[str, str]]) -> None:
+    """Prints a line for each thing that was verified."""
+    signs = marks(console)
+    glyph = {"good": signs.good, "bad": signs.bad, "note": signs.note}
+    show_lines(console, [(glyph[went], _STYLES[went], text) for went, text in said])
+
+
+def show_saved(console: Console, folder: str, size: int) -> None:
+    """Prints where the network was saved, and the Python to go on with."""
+    console.print()
+    saved = f"  saved to {folder} ({words.memory(size)})"
+    console.print(Text(saved, style="bold"), soft_wrap=True)
+    console.print()
+    for line in next_lines(folder):
+        console.print(Text(f"    {line}"), soft_wrap=True)
+
+
+def next_lines(folder: str) -> tuple[str, ...]:
+    """Returns the Python that goes on from a saved folder."""
+    return (
+        "import attnsurgeon, torch",
+        f"model = attnsurgeon.load({folder!r})",
+        "attnsurgeon.freeze_backbone(model)  # at first only the attention learns",
+        "optimizer = torch.optim.AdamW(attnsurgeon.param_groups(model, lr=1e-3))",
+    )
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """Returns `resnet50 + eca`."""
+    return f"{record['model']} + {record['attn']}"
+
+
+def weights_text(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns which weights the network has, and the colour to say it in."""
+    weights = record["weights"]
+    if weights == "random":
+        said = "RANDOM: nothing trained was loaded (--pretrained, --checkpoint FILE)"
+        return said, "bold yellow"
+    if weights in _UNTRACED:
+        return _UNTRACED[weights], ""
+    stripped = f"; stripped {', '.join(record['stripped'])}" if record["stripped"] else ""
+    return f"{weights}{stripped}", "green"
+
+
+def init_text(record: Mapping[str, Any]) -> str:
+    """Returns how the attention starts."""
+    if record["init"] != "identity":
+        return "paper: as its authors start it, so the outputs change"
+    ways = {card["identity"]: card["identity_how"] for card in record["mechanisms"]}
+    return "; ".join([f"identity, {form}: {how}" for form, how in ways.items()] or ["identity"])
+
+
+def _facts(record: Mapping[str, Any], signs: Marks) -> Iterator[tuple[str, str | Text]]:
+    yield "weights", Text(*weights_text(record))
+    if record["model_args"]:
+        yield "built with", ", ".join(f"{k}={v!r}" for k, v in record["model_args"].items())
+    yield "input", words.size(record["input_size"], signs.times)
+    for card in record["mechanisms"]:
+        yield "attention", f"{card['name']}: {card['title']} ({card['venue']})"
+    yield "where", f"{record['where']}: {words.several(len(record['sites']), 'site')}"
+    yield "init", init_text(record)
+
+
+def _sameness(site: Site) -> tuple[Any, ...]:
+    keys = ("channels", "params", "technique", "action", "note")
+    return (*(site[key] for key in keys), _attn(site), tuple(site.get("resolution", ())))
+
+
+def _attn(site: Site) -> str:
+    """Returns `se reduction=8 init=paper`."""
+    arguments = [f"{name}={value}" for name, value in site["args"].items()]
+    arguments += ["init=paper"] if site["init"] == "paper" else []
+    return " ".join([site["attn"], *arguments])
+
+
+def site_notes(runs: Sequence[Run[Site]], signs: Marks) -> Iterator[str]:
+    """Yields what has to be said of the sites."""
+    paths = [site["module_path"] for run in runs for site in run.rows]
+    ends = dict.fromkeys((paths[0], paths[-1]))
+    yield f"{words.several(len(paths), 'new module')}: {f' {signs.to} '.join(ends)}"
+    for run in runs:
+        if run.head["note"]:
+            yield f"{_counted(run, signs)}: {run.head['note']}"
+        for site in run.rows:
+            if site["shared"]:
+                yield f"{site['module_path']} also serves {words.listed(site['shared'])}"
+
+
+def _counted(run: Run[Any], signs: Marks) -> str:
+    """Returns `layer1.0.bn3 … layer1.2.bn3 ×3`."""
+    return run.spelled(signs.to) + (f" {signs.times}{len(run)}" if len(run) > 1 else "")

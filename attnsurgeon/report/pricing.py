@@ -1,0 +1,110 @@
+"""Records of costs -> tables in the terminal: one network, or many mechanisms side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from attnsurgeon.report import words
+from attnsurgeon.report.figures import FIGURES, coverage, show_cost
+from attnsurgeon.report.folding import fold
+from attnsurgeon.report.operation import show_refused
+from attnsurgeon.report.streams import marks
+from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show_notes, show_table
+from attnsurgeon.report.words import count
+
+
+def show_weight(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what one network weighs, and the modules that weigh most."""
+    signs = marks(console)
+    size = words.size(record["input_size"], signs.times)
+    show_heading(console, f"{record['model']}: {size}")
+    total = record["cost"]["before"]
+    rows = [["all", *_figures(total)]]
+    rows += [[part["path"], *_figures(part)] for part in record["parts"]]
+    show_table(console, ["", ">parameters", ">MACs", ">activations"], rows)
+    console.print()
+    if record["latency"]:
+        before = record["latency"]["before"]
+        spread = f"{words.milliseconds(before['lower'])} to {words.milliseconds(before['upper'])}"
+        median = words.milliseconds(before["median"])
+        show_notes(console, [f"latency {median} ({spread})"])
+    show_notes(console, coverage(record["cost"], record["latency"], signs))
+
+
+def show_difference(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what attention adds to a network, in total and by site."""
+    signs = marks(console)
+    show_heading(console, f"{record['model']} + {record['attn']}: {record['where']}")
+    if record["refused"]:
+        show_refused(console, record)
+        console.print()
+    show_cost(console, record)
+    console.print()
+    per_site = record["cost"]["per_site"]
+    runs = fold(per_site, lambda one: one["site"], lambda one: tuple(_figures(one)))
+    rows = [
+        [
+            run.spelled(signs.to),
+            f"{signs.times}{len(run)}" if len(run) > 1 else "",
+            *(words.change(run.head[name]) for name in ("params", "macs", "activations")),
+        ]
+        for run in runs
+    ]
+    columns = ["each site adds", ">", ">parameters", ">MACs", ">activations"]
+    show_table(console, columns, rows)
+
+
+def show_comparison(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what each mechanism would add to one network, and why some cannot be added."""
+    signs = marks(console)
+    before = record["cost"]["before"]
+    show_heading(console, record["model"])
+    figures = [f"{count(before[name])} {label}" for name, label in FIGURES]
+    show_facts(console, [("as it is", ", ".join(figures)), ("init", record["init"])])
+    console.print()
+    rows = [_row(entry) for entry in record["mechanisms"] if entry["error"] is None]
+    columns = ["!attn", "where", ">sites", ">parameters", ">", ">MACs", ">", ">activations", ">"]
+    show_table(console, columns, rows)
+    console.print()
+    _refused(console, record["mechanisms"])
+    show_notes(console, coverage(record["cost"], None, signs))
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    delta = entry["delta"]
+    row = [entry["attn"], entry["where"], count(len(entry["sites"]))]
+    for name in ("params", "macs", "activations"):
+        row += [words.change(delta[name]), words.percent(delta[f"{name}_percent"])]
+    return row
+
+
+def _refused(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+    signs = marks(console)
+    said = []
+    for (error, hint), group in _by_reason(entries).items():
+        text = f"{', '.join(group)}: {error}" + (f"; {hint}" if hint else "")
+        said.append((signs.bad, "yellow", text))
+    for entry in entries:
+        if entry["refused"]:
+            first = entry["refused"][0]
+            sites = words.several(len(entry["refused"]), "site")
+            text = f"{entry['attn']}: {sites} refused, {first['path']}: {first['reason']}"
+            said.append((signs.bad, "yellow", text))
+    if said:
+        show_lines(console, said)
+
+
+def _by_reason(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str | None], list[str]]:
+    """Returns (reason, hint) -> the mechanisms that it keeps out."""
+    groups: dict[tuple[str, str | None], list[str]] = {}
+    for entry in entries:
+        if entry["error"] is not None:
+            groups.setdefault((entry["error"], entry["hint"]), []).append(entry["attn"])
+    return groups
+
+
+def _figures(record: Mapping[str, Any]) -> list[str]:
+    return [count(record[name]) for name in ("params", "macs", "activations")]

@@ -1,0 +1,207 @@
+"""Values of the engine -> plain ones: what `--json` prints, and all that tables and pages read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnsurgeon.attention.registry import Mechanism
+    from attnsurgeon.auditing import Audit
+    from attnsurgeon.cost.comparing import Cost
+    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.cost.weight import Count, Weight
+    from attnsurgeon.errors import SurgeonError
+    from attnsurgeon.finder import Survey
+    from attnsurgeon.planning import Plan
+    from attnsurgeon.sites import Site
+    from attnsurgeon.verify import Verification
+
+Record = dict[str, Any]
+
+
+def operation_record(
+    plan: Plan,
+    cost: Cost,
+    *,
+    model: Mapping[str, Any],
+    latency: Latency | None = None,
+    verification: Verification | None = None,
+    output: str | None = None,
+) -> Record:
+    """Returns what is planned or was done, as plain values.
+
+    Args:
+        plan: the cuts.
+        cost: of these cuts.
+        model: what `model_record` says of the network.
+        latency: measured, where it was asked for.
+        verification: of the operated network, where it was verified.
+        output: the folder that was written.
+    """
+    from attnsurgeon.attention.registry import lookup  # not at the top: it imports torch
+
+    made = plan.record()
+    prices = {price.site: price for price in cost.per_site}
+    for site, cut in zip(made["sites"], plan.cuts, strict=True):
+        site["resolution"] = list(cut.site.resolution or ())
+        site["macs"] = prices[site["path"]].macs
+        site["activations"] = prices[site["path"]].activations
+    return {
+        **model,
+        "attn": made["attn"],
+        "where": made["where"],
+        "init": made["init"],
+        "mechanisms": [card_record(lookup(name)) for name in dict.fromkeys(c.attn for c in plan)],
+        "input_size": made["input_size"],
+        "sites": made["sites"],
+        "refused": made["refused"],
+        "cost": cost_record(cost),
+        "latency": None if latency is None else dataclasses.asdict(latency),
+        "verification": None if verification is None else verification_record(verification),
+        "output": output,
+    }
+
+
+def model_record(
+    spec: str, model_args: Mapping[str, Any], weights: str, stripped: Iterable[str] = ()
+) -> Record:
+    """Returns which network it is, and the weights it was given."""
+    return {
+        "model": spec,
+        "model_args": dict(model_args),
+        "weights": weights,
+        "stripped": list(stripped),
+    }
+
+
+def cost_record(cost: Cost) -> Record:
+    """Returns the figures before and after, and what they leave out."""
+    return {
+        "before": weight_record(cost.before),
+        "after": weight_record(cost.after),
+        "delta": dataclasses.asdict(cost.delta),
+        "per_site": [dataclasses.asdict(price) for price in cost.per_site],
+        "uncounted": list(cost.uncounted),
+        "uncounted_calls": dict(cost.uncounted),
+        "notes": list(cost.notes),
+    }
+
+
+def network_weight_record(
+    about: Mapping[str, Any],
+    input_size: Iterable[int],
+    weight: Weight,
+    parts: Iterable[str],
+    latency: Latency | None,
+) -> Record:
+    """Returns what one network weighs, and what the modules named in `parts` do."""
+    return {
+        **about,
+        "input_size": list(input_size),
+        "cost": _alone(weight),
+        "parts": [{"path": path, **weight_record(weight.by_module[path])} for path in parts],
+        "latency": None if latency is None else dataclasses.asdict(latency),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Priced:
+    """A mechanism, its placement in a network and what it costs there, or why it cannot go in."""
+
+    attn: str
+    where: str
+    plan: Plan | None = None
+    cost: Cost | None = None
+    refusal: SurgeonError | None = None
+
+
+def comparison_record(
+    about: Mapping[str, Any], init: str, before: Weight, priced: Iterable[Priced]
+) -> Record:
+    """Returns what each mechanism would add to a network that weighs `before`."""
+    return {
+        **about,
+        "init": init,
+        "cost": _alone(before),
+        "mechanisms": [_priced_record(one) for one in priced],
+    }
+
+
+def _priced_record(one: Priced) -> Record:
+    made = {"sites": [], "refused": []} if one.plan is None else one.plan.record()
+    return {
+        "attn": one.attn,
+        "where": one.where,
+        "sites": [site["path"] for site in made["sites"]],
+        "refused": made["refused"],
+        "after": None if one.cost is None else weight_record(one.cost.after),
+        "delta": None if one.cost is None else dataclasses.asdict(one.cost.delta),
+        "error": None if one.refusal is None else one.refusal.what,
+        "hint": None if one.refusal is None else one.refusal.hint,
+    }
+
+
+def _alone(weight: Weight) -> Record:
+    """The figures of a network without a difference."""
+    return {
+        "before": weight_record(weight),
+        "uncounted": list(weight.uncounted),
+        "uncounted_calls": dict(weight.uncounted),
+        "notes": list(weight.notes),
+    }
+
+
+def weight_record(weight: Weight | Count) -> Record:
+    """Returns the three figures of a network."""
+    return {
+        "params": weight.params,
+        "macs": weight.macs,
+        "activations": weight.activations,
+    }
+
+
+def verification_record(verification: Verification) -> Record:
+    """Returns what was checked, what came out, and what is wrong with it."""
+    return {
+        **dataclasses.asdict(verification),
+        "ok": verification.ok,
+        "problems": list(verification.problems),
+    }
+
+
+def audit_record(audit: Audit) -> Record:
+    """Returns how often each inserted module runs."""
+    return {"calls": dict(audit.calls), "dead": list(audit.dead), "shared": dict(audit.shared)}
+
+
+def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
+    """Returns sites of an analysed network."""
+    return {
+        "model": model,
+        "input_size": list(found.traced.root.inputs[0].meta["shape"][1:]),
+        "why_real": found.traced.why_real,
+        "sites": [site_record(site) for site in sites],
+        "refused": [{"path": path, "reason": why} for path, why in found.refused.items()],
+    }
+
+
+def site_record(site: Site) -> Record:
+    """Returns a site; roles in alphabetical order."""
+    record = {field.name: getattr(site, field.name) for field in dataclasses.fields(site)}
+    record["roles"] = sorted(site.roles)
+    record["resolution"] = site.resolution
+    for enclosing in ("inside", "has"):  # long, and `matches` is what they are for
+        del record[enclosing]
+    return record
+
+
+def card_record(card: Mechanism) -> Record:
+    """Returns the facts of a mechanism; arguments with their defaults."""
+    facts = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
+    facts = {name: value for name, value in facts.items() if not callable(value)}
+    known = {name: value for name, value in card.args.items() if value is not Parameter.empty}
+    required = [name for name in card.args if name not in known]
+    return {**facts, "args": known, "required": required}

@@ -1,0 +1,58 @@
+"""Numbers and sizes -> text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def count(number: int | None) -> str:
+    """Returns 25,557,032; a dash for what was not counted."""
+    return "-" if number is None else f"{number:,}"
+
+
+def change(number: int | None) -> str:
+    """Returns +86, -12 or 0."""
+    return "-" if number is None else f"{number:+,}" if number else "0"
+
+
+def percent(value: float | None) -> str:
+    """Returns +0.00034 %, +12.40 %: two decimals, or two digits where those would be zeros."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0 %"
+    if abs(value) >= 0.01:
+        return f"{value:+,.2f} %"
+    decimals = f"{value:+.1e}"
+    return f"{float(decimals):+.{1 - int(decimals.partition('e')[2])}f} %"
+
+
+def milliseconds(seconds: float) -> str:
+    """Returns 12.3 ms."""
+    return f"{1000 * seconds:,.2f} ms"
+
+
+def memory(size: int) -> str:
+    """Returns 102.4 MB, 17.2 kB or 812 bytes."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def size(sides: Sequence[int] | None, times: str) -> str:
+    """Returns 3x224x224; a dash for none."""
+    return times.join(str(side) for side in sides) if sides else "-"
+
+
+def several(number: int, noun: str) -> str:
+    """Returns `1 site`, `16 sites`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(items: Iterable[Any], at_most: int = 6) -> str:
+    """Returns the first items, and how many more there are."""
+    words = [str(item) for item in items]
+    more = [f"and {len(words) - at_most:,} more"] if len(words) > at_most else []
+    return ", ".join(words[:at_most] + more)
