@@ -17,7 +17,8 @@ def test_a_network_of_another_type_is_operated_weighed_verified_and_audited(dtyp
     operation = attnsurgeon.insert(model, "se", "residual-branch")
 
     assert {p.dtype for p in operation.model.parameters()} == {dtype}
-    assert operation.cost.after.macs == single.cost.after.macs
+    assert operation.cost.before.macs == single.cost.before.macs
+    assert operation.cost.delta.params == single.cost.delta.params
     assert operation.verify().problems == ()
     assert attnsurgeon.audit(operation.model).ok
 
