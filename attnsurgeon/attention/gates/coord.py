@@ -41,7 +41,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     "coord",
     kind="gate",
     ranks=(2, 3),
-    placement="depthwise",
+    placement="depthwise-act",
     formula="Cm + m + 2m + 2(mC + C), m = max(8, C//r); 3(mC + C) at rank 3",
     count=count,
     identity=native(
