@@ -223,8 +223,7 @@ def _differences(operation: Mapping[str, Any], plan: Plan) -> list[str]:
 def _drift(saved: Saved, differences: list[str]) -> ModelError:
     shown = "\n  ".join(differences[:5])
     more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
-    versions = saved.record["versions"]
-    made = ", ".join(f"{name} {versions[name]}" for name in ("attnsurgeon", "timm", "torch"))
+    made = ", ".join(f"{name} {version}" for name, version in saved.record["versions"].items())
     return ModelError(
         f"the surgery of {saved.path} cannot be repeated on this network:\n  {shown}{more}",
         f"the network has changed since; it was saved with {made}",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import pickle
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import attnsurgeon
-from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.errors import ModelError, SurgeonError, UsageError
 from attnsurgeon.models import source_of
 from attnsurgeon.restore import load, read_folder
 from attnsurgeon.saved.weights import sha256_of
@@ -500,6 +503,39 @@ def test_an_edited_record_is_refused_by_what_is_wrong(folder, change, why):
     with pytest.raises(ModelError, match=why) as caught:
         load(folder)
     assert caught.value.exit_code == 3
+
+
+def test_a_record_edited_at_random_is_loaded_or_refused_but_never_a_traceback(folder):
+    whole = json.loads((folder / "surgery.json").read_text())
+    dice = random.Random(7)
+    places = [place for place in _places(whole) if place]
+    values = [None, True, -1, 10**30, 0.5, "", "x", "../..", [], {}, [1], {"a": 1}, [[]], "eca", 24]
+    outcomes = {"loaded": 0, "refused": 0}
+    for _ in range(150):
+        record = copy.deepcopy(whole)
+        *path, last = dice.choice(places)
+        holder = functools.reduce(lambda part, key: part[key], path, record)
+        if dice.random() < 0.25:
+            del holder[last]
+        else:
+            holder[last] = dice.choice(values)
+        (folder / "surgery.json").write_text(json.dumps(record))
+        try:
+            load(folder)
+            outcomes["loaded"] += 1
+        except SurgeonError:
+            outcomes["refused"] += 1
+
+    assert outcomes["refused"] > outcomes["loaded"] > 0  # a version or a note may be anything
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to every part of a JSON value."""
+    yield place
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        yield from _places(part, (*place, key))
 
 
 @pytest.mark.parametrize(
