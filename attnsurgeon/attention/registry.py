@@ -45,6 +45,10 @@ class Mechanism:
         deviations: where published versions disagree and which one is followed here.
         unmoved: parameters that cannot learn while the module is in training mode, with the
             reason among the deviations (biases straight before a batch norm).
+        inert: parameters that cannot learn in any mode and are kept for the authors' count, with
+            the reason among the deviations (a bias that all scores of a softmax share).
+        lighter: where the default would more than double a network: which arguments or placement
+            cost less, in one sentence.
         rank_reason: why it is not defined for both ranks, where it is not.
         resolution_free: the same instance may see inputs of several resolutions.
         spatial: it matters where a position lies, so it needs H and W; False where shuffling
@@ -70,6 +74,8 @@ class Mechanism:
     constraints: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
     unmoved: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+    lighter: str = ""
     rank_reason: str = ""
     resolution_free: bool = True
     spatial: bool = True
