@@ -30,6 +30,8 @@ def check_record(record: Any, file: Path) -> None:
 
 def _contradiction(record: Mapping[str, Any]) -> str | None:
     mode, base = record["mode"], record["base"]
+    if not record["operations"]:
+        return "operations is empty"
     if record["weights"]["file"] != f"{'model' if mode == 'full' else 'adapter'}.safetensors":
         return f"weights.file is not that of mode {mode!r}"
     if mode == "adapter" and (base["form"] is None or base["sha256"] is None):
