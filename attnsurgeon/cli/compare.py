@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import size_of, sketch
+from attnsurgeon.cli.networks import size_of, sketch, source_noted
 from attnsurgeon.cli.options import chosen_network, init_option, json_flag, network
 from attnsurgeon.cli.values import Names, complete_attn, complete_where
 from attnsurgeon.errors import SurgeonError
@@ -48,7 +48,7 @@ def command(
     """Compare what mechanisms would add to MODEL; no weights are loaded."""
     asked = chosen_network(model, model_args, input_size)
     files = _rules(attn, where, init)
-    _, found = sketch(asked)
+    built, found = sketch(asked)
     with step("weighing"):
         from attnsurgeon.analysis import example
         from attnsurgeon.cost.weighing import weigh
@@ -56,7 +56,7 @@ def command(
 
         priced = [_priced(found, name, file, where, init) for name, file in files.items()]
         before = weigh(found.traced.twin, example(size_of(found), batch=1))
-        record = comparison_record(model_record(model, asked.args, "none"), init, before, priced)
+        record = comparison_record(model_record(source_noted(built)), init, before, priced)
     if as_json:
         write_json(record)
     refusals = [one.refusal for one in priced if one.refusal is not None]
@@ -70,7 +70,7 @@ def command(
 
 def _rules(names: tuple[str, ...], where: str | None, init: str) -> dict[str, RuleFile]:
     """Returns mechanism -> its rules; an unknown mechanism or placement is refused here."""
-    with step("reading the rules"):
+    with step("starting"):
         from attnsurgeon.attention.registry import mechanisms
         from attnsurgeon.operate import rules_for
 

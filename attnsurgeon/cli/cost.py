@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from attnsurgeon.cli.networks import load, plan_on, read_selection, size_of, sketch, timed
+from attnsurgeon.cli.networks import (
+    load,
+    plan_on,
+    read_selection,
+    size_of,
+    sketch,
+    source_noted,
+    timed,
+)
 from attnsurgeon.cli.options import (
     Network,
     Selection,
@@ -46,7 +54,7 @@ def command(
 
 
 def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
-    _, found = sketch(network)
+    model, found = sketch(network)
     with step("weighing"):
         from attnsurgeon.analysis import example
         from attnsurgeon.cost.weighing import weigh
@@ -59,8 +67,7 @@ def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
     if latency:
         model = load(network)
         measured = timed(model, model, size)
-    about = model_record(network.spec, network.args, "random" if latency else "none")
-    record = network_weight_record(about, size, weight, parts, measured)
+    record = network_weight_record(model_record(source_noted(model)), size, weight, parts, measured)
     if as_json:
         write_json(record)
         return
@@ -71,7 +78,7 @@ def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
 
 def _show_difference(network: Network, chosen: Selection, latency: bool, as_json: bool) -> None:
     file = read_selection(chosen)
-    _, found = sketch(network)
+    model, found = sketch(network)
     made = plan_on(found, file, chosen)
     with step("weighing"):
         from attnsurgeon.operate import insert, weigh_plan
@@ -81,11 +88,10 @@ def _show_difference(network: Network, chosen: Selection, latency: bool, as_json
     measured = None
     if latency:
         size = size_of(found)
-        before = load(network)
-        after = insert(before, rules=file, init=chosen.init, input_size=size).model
-        measured = timed(before, after, size)
-    about = model_record(network.spec, network.args, "random" if latency else "none")
-    record = operation_record(made, cost, model=about, latency=measured)
+        model = load(network)
+        after = insert(model, rules=file, init=chosen.init, input_size=size).model
+        measured = timed(model, after, size)
+    record = operation_record(made, cost, model=model_record(source_noted(model)), latency=measured)
     if as_json:
         write_json(record)
         return

@@ -10,6 +10,7 @@ import click
 
 from attnsurgeon.cli import INTERRUPTED
 from attnsurgeon.errors import SurgeonError, nearest
+from attnsurgeon.report.streams import plain, replace_what_does_not_fit
 
 
 class Named(click.Group):
@@ -64,6 +65,8 @@ class Files(Named):
 
 def show_error(error: SurgeonError) -> None:
     """Writes what failed and the next step to stderr."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.what}", err=True)
+    lines = [f"{click.style('error:', fg='red', bold=True)} {error.what}"]
     if error.hint:
-        click.echo(f"{click.style('hint:', bold=True)} {error.hint}", err=True)
+        lines.append(f"{click.style('hint:', bold=True)} {error.hint}")
+    replace_what_does_not_fit(sys.stderr)
+    click.echo("\n".join(lines), err=True, color=False if plain() else None)

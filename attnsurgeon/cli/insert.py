@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, timed
+from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, source_noted, timed
 from attnsurgeon.cli.options import (
     FOLDER,
     Network,
@@ -157,10 +157,13 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
         )
     with step("finding sites"):
         from attnsurgeon.analysis import analyse
+
+        found = analyse(model, network.input_size)
+    made = plan_on(found, file, chosen)
+    with step("operating"):
         from attnsurgeon.meta import shared_twin
         from attnsurgeon.operate import carry_out
 
-        made = plan_on(analyse(model, network.input_size), file, chosen)
         before = shared_twin(model) if wishes.latency else None
         operation = carry_out(model, made)
     with step("weighing"):
@@ -174,15 +177,12 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
     if refusal is None and wishes.output is not None:
         with step(f"saving to {wishes.output}"):
             saved = operation.save(wishes.output, overwrite=wishes.overwrite, mode=wishes.mode)
-    from attnsurgeon.models import source_of
     from attnsurgeon.report.record import model_record, operation_record
 
-    source = source_of(operation.model)
-    assert source is not None, "load_model notes where a network comes from"
     record = operation_record(
         made,
         cost,
-        model=model_record(source.spec, source.model_args, source.weights, source.stripped),
+        model=model_record(source_noted(operation.model)),
         latency=measured,
         verification=checked,
         output=None if saved is None else wishes.output,

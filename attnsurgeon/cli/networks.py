@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.budgets import Budget
     from attnsurgeon.cost.timing import Latency
     from attnsurgeon.finder import Survey
+    from attnsurgeon.models import Source
     from attnsurgeon.planning import Plan
     from attnsurgeon.rules.schema import RuleFile
 
@@ -47,6 +48,15 @@ def size_of(found: Survey) -> tuple[int, ...]:
     return found.traced.root.inputs[0].meta["shape"][1:]
 
 
+def source_noted(model: nn.Module) -> Source:
+    """Returns where a network comes from that was built for a command."""
+    from attnsurgeon.models import source_of
+
+    source = source_of(model)
+    assert source is not None, "load_model and build_on_meta note where a network comes from"
+    return source
+
+
 def load(network: Network) -> nn.Module:
     """Builds a network with random weights, for what needs a network that runs."""
     with step(f"building {network.spec}"):
@@ -67,7 +77,7 @@ def timed(before: nn.Module, after: nn.Module, input_size: tuple[int, ...]) -> L
 
 def read_selection(chosen: Selection) -> RuleFile:
     """Returns the rules that the options stand for; needs no network."""
-    with step("reading the rules"):
+    with step("starting"):
         from attnsurgeon.operate import rules_for
 
         return rules_for(chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init)
@@ -83,7 +93,7 @@ def plan_on(found: Survey, file: RuleFile, chosen: Selection) -> Plan:
 
 def read_budget(**limits: str | None) -> Budget:
     """Returns the limits that the options state."""
-    with step("reading the budget"):
+    with step("starting"):
         from attnsurgeon.cost.budgets import Budget
 
         return Budget.parse(**limits)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, sketch
+from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, sketch, source_noted
 from attnsurgeon.cli.options import (
     Network,
     Selection,
@@ -59,7 +59,7 @@ def command(
 def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool) -> None:
     """Plans and weighs on the meta device, and prints both."""
     file = read_selection(chosen)
-    _, found = sketch(network)
+    model, found = sketch(network)
     made = plan_on(found, file, chosen)
     with step("weighing"):
         from attnsurgeon.cost.budgets import check_budgets
@@ -67,9 +67,7 @@ def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool
         from attnsurgeon.report.record import model_record, operation_record
 
         cost = weigh_plan(made)
-        record = operation_record(
-            made, cost, model=model_record(network.spec, network.args, "none")
-        )
+        record = operation_record(made, cost, model=model_record(source_noted(model)))
     if as_json:
         write_json(record)
     else:

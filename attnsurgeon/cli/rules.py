@@ -12,7 +12,7 @@ import click
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.values import complete_where
 from attnsurgeon.errors import CheckFailed, UsageError
-from attnsurgeon.report.streams import out, step, write_json, write_text
+from attnsurgeon.report.streams import out, write_json, write_text
 
 if TYPE_CHECKING:
     from attnsurgeon.rules.schema import RuleFile
@@ -71,8 +71,7 @@ def test_rules(files: tuple[str, ...], as_json: bool) -> None:
     sources = [(name, _read(name)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
     record = []
     for name, file in sources:
-        with step(f"testing {name}"):
-            outcomes = run_tests(file, _find_sites)
+        outcomes = run_tests(file, _find_sites)
         record.append({"file": name, "outcomes": [vars(outcome) for outcome in outcomes]})
     if as_json:
         write_json(record)

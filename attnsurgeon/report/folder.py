@@ -52,10 +52,10 @@ def folder_record(saved: Saved) -> Record:
 
 
 def _model(saved: Saved) -> Record:
-    source = saved.source
-    if source is None:
-        return model_record(saved.record["base"]["class"].rpartition(".")[2], {}, "unknown")
-    return model_record(source.spec, source.model_args, source.weights, source.stripped)
+    from attnsurgeon.models import Source
+
+    name = saved.record["base"]["class"].rpartition(".")[2]
+    return model_record(saved.source or Source(name, weights="unknown"))
 
 
 def _cost(saved: Mapping[str, Any]) -> Record:

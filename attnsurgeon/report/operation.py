@@ -147,12 +147,20 @@ def weights_text(record: Mapping[str, Any]) -> tuple[str, str]:
     """Returns which weights the network has, and the colour to say it in."""
     weights = record["weights"]
     if weights == "random":
-        said = "RANDOM: nothing trained was loaded (--pretrained, --checkpoint FILE)"
+        said = "RANDOM, not trained: see --pretrained and --checkpoint FILE"
         return said, "bold yellow"
     if weights in _UNTRACED:
         return _UNTRACED[weights], ""
     stripped = f"; stripped {', '.join(record['stripped'])}" if record["stripped"] else ""
     return f"{weights}{stripped}", "green"
+
+
+def where_text(record: Mapping[str, Any]) -> str:
+    """Returns the placement, and which one it is where that is up to the mechanism."""
+    if record["where"] != "paper":
+        return record["where"]
+    own = dict.fromkeys(card["placement"] for card in record["mechanisms"])
+    return f"paper ({', '.join(own)})"
 
 
 def init_text(record: Mapping[str, Any]) -> str:
@@ -170,7 +178,7 @@ def _facts(record: Mapping[str, Any], signs: Marks) -> Iterator[tuple[str, str |
     yield "input", words.size(record["input_size"], signs.times)
     for card in record["mechanisms"]:
         yield "attention", f"{card['name']}: {card['title']} ({card['venue']})"
-    yield "where", f"{record['where']}: {words.several(len(record['sites']), 'site')}"
+    yield "where", f"{where_text(record)}: {words.several(len(record['sites']), 'site')}"
     yield "init", init_text(record)
 
 

@@ -20,6 +20,7 @@ from attnsurgeon.report.operation import (
     site_rows,
     title,
     weights_text,
+    where_text,
 )
 from attnsurgeon.report.streams import UNICODE
 from attnsurgeon.version import __version__
@@ -83,7 +84,7 @@ def _facts(record: Mapping[str, Any]) -> str:
     for card in record["mechanisms"]:
         link = f'<a href="{escape(card["paper"])}">{escape(card["venue"])}</a>'
         rows.append(("attention", f"{escape(card['name'])}: {escape(card['title'])} ({link})"))
-    rows.append(("where", escape(record["where"])))
+    rows.append(("where", escape(where_text(record))))
     rows.append(("init", escape(init_text(record))))
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
 

@@ -15,6 +15,8 @@ from attnsurgeon.report.streams import marks
 from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show_notes, show_table
 from attnsurgeon.report.words import count
 
+_WIDE = 100  # columns that a comparison of all three figures takes
+
 
 def show_weight(console: Console, record: Mapping[str, Any]) -> None:
     """Prints what one network weighs, and the modules that weigh most."""
@@ -65,18 +67,22 @@ def show_comparison(console: Console, record: Mapping[str, Any]) -> None:
     figures = [f"{count(before[name])} {label}" for name, label in FIGURES]
     show_facts(console, [("as it is", ", ".join(figures)), ("init", record["init"])])
     console.print()
-    rows = [_row(entry) for entry in record["mechanisms"] if entry["error"] is None]
-    columns = ["!attn", "where", ">sites", ">parameters", ">", ">MACs", ">", ">activations", ">"]
+    shown = FIGURES if console.width >= _WIDE else FIGURES[:2]
+    columns = ["!attn", "where", ">sites"]
+    columns += [head for _, label in shown for head in (f">{label}", ">")]
+    rows = [_row(entry, shown) for entry in record["mechanisms"] if entry["error"] is None]
     show_table(console, columns, rows)
     console.print()
     _refused(console, record["mechanisms"])
+    if shown != FIGURES:
+        show_notes(console, [f"activations: on {_WIDE} columns, or with --json"])
     show_notes(console, coverage(record["cost"], None, signs))
 
 
-def _row(entry: Mapping[str, Any]) -> list[str]:
+def _row(entry: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> list[str]:
     delta = entry["delta"]
     row = [entry["attn"], entry["where"], count(len(entry["sites"]))]
-    for name in ("params", "macs", "activations"):
+    for name, _ in shown:
         row += [words.change(delta[name]), words.percent(delta[f"{name}_percent"])]
     return row
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.weight import Count, Weight
     from attnsurgeon.errors import SurgeonError
     from attnsurgeon.finder import Survey
+    from attnsurgeon.models import Source
     from attnsurgeon.planning import Plan
     from attnsurgeon.sites import Site
     from attnsurgeon.verify import Verification
@@ -65,15 +66,13 @@ def operation_record(
     }
 
 
-def model_record(
-    spec: str, model_args: Mapping[str, Any], weights: str, stripped: Iterable[str] = ()
-) -> Record:
+def model_record(source: Source) -> Record:
     """Returns which network it is, and the weights it was given."""
     return {
-        "model": spec,
-        "model_args": dict(model_args),
-        "weights": weights,
-        "stripped": list(stripped),
+        "model": source.spec,
+        "model_args": dict(source.model_args),
+        "weights": source.weights,
+        "stripped": list(source.stripped),
     }
 
 
@@ -200,8 +199,9 @@ def site_record(site: Site) -> Record:
 
 def card_record(card: Mechanism) -> Record:
     """Returns the facts of a mechanism; arguments with their defaults."""
-    facts = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
-    facts = {name: value for name, value in facts.items() if not callable(value)}
+    functions = {"build", "count", "start", "site_args"}
+    names = [field.name for field in dataclasses.fields(card) if field.name not in functions]
+    facts = {name: getattr(card, name) for name in names}
     known = {name: value for name, value in card.args.items() if value is not Parameter.empty}
     required = [name for name in card.args if name not in known]
     return {**facts, "args": known, "required": required}

@@ -29,7 +29,7 @@ class Marks:
 
 
 UNICODE = Marks(good="✓", bad="✗", note="·", to="…", times="\u00d7", rule="─")
-ASCII = Marks(good="ok", bad="FAILED", note="-", to="..", times="x", rule="-")
+ASCII = Marks(good="ok", bad="!!", note="-", to="..", times="x", rule="-")
 
 
 def marks(console: Console) -> Marks:
@@ -47,6 +47,11 @@ def err() -> Console:
     return _console(sys.stderr, None)
 
 
+def plain() -> bool:
+    """Whether the user asked for no colour anywhere; bold and dim go with it."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def write_json(document: Any) -> None:
     """Writes one JSON document to stdout; a figure that is no number becomes null."""
     sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
@@ -54,19 +59,19 @@ def write_json(document: Any) -> None:
 
 def write_text(text: str) -> None:
     """Writes text to stdout as it is."""
-    _replace_what_does_not_fit(sys.stdout)
+    replace_what_does_not_fit(sys.stdout)
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
 def note(text: str) -> None:
     """Writes one note to stderr."""
-    _replace_what_does_not_fit(sys.stderr)
+    replace_what_does_not_fit(sys.stderr)
     sys.stderr.write(f"{text}\n")
 
 
 @contextlib.contextmanager
 def step(doing: str) -> Iterator[None]:
-    """Shows on a terminal's stderr what is being done, for as long as it takes."""
+    """Shows on a terminal's stderr what is being done, for as long as it takes; not nested."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield
         return
@@ -84,13 +89,21 @@ def _spinner(console: Console) -> str:
 def _console(stream: IO[str], width: int | None) -> Console:
     from rich.console import Console  # not at the top: a note or a JSON document needs no rich
 
-    _replace_what_does_not_fit(stream)
+    replace_what_does_not_fit(stream)
     if width is None and not stream.isatty():
-        width = int(os.environ.get("COLUMNS", "0") or 0) or _UNBOUND
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() and int(columns) > 0 else _UNBOUND
+    return Console(
+        file=stream,
+        width=width,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        color_system=None if plain() else "auto",
+    )
 
 
-def _replace_what_does_not_fit(stream: IO[str]) -> None:
+def replace_what_does_not_fit(stream: IO[str]) -> None:
     """Lets a path or a message with foreign letters through to a stream that has none."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None and getattr(stream, "errors", "") == "strict":
