@@ -13,3 +13,10 @@ import attnsurgeon.attention.gates.coord
 import attnsurgeon.attention.gates.simam
 import attnsurgeon.attention.gates.scse
 import attnsurgeon.attention.gates.srm
+import attnsurgeon.attention.gates.ulsam
+import attnsurgeon.attention.gates.sa
+import attnsurgeon.attention.gates.triplet
+import attnsurgeon.attention.gates.crisscross
+import attnsurgeon.attention.gates.s2
+import attnsurgeon.attention.gates.soca
+import attnsurgeon.attention.gates.gam

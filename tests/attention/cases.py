@@ -17,6 +17,11 @@ FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 KINDS = ("gate",)  # a kind joins together with what its mechanisms start from, in `Case.before`
 ARGS: dict[str, dict[str, Any]] = {}  # what a mechanism needs at these sizes besides its defaults
 
+# Mechanisms that their authors too start as the identity.
+IDENTITY_BY_ITS_AUTHORS = ("crisscross",)
+# How large the values are that a mechanism has to hold in half precision, if not 1000.
+LARGE = {"gam": 100.0}  # its output grows with the square of its input: 1000 would itself overflow
+
 
 def make(name: str, channels: int | None = None, **args: Any) -> Any:
     """Returns create_attention's module, of no declared type: tests look into all of them."""
