@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import Flow
-from attnsurgeon.record import Call
+from attnsurgeon.record import Call, Key, key_of
 from attnsurgeon.retype import original_class
-from attnsurgeon.shallow import Key, ShallowGraph, Untraceable, key_of, shallow_graph
+from attnsurgeon.shallow import ShallowGraph, shallow_graph
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _REBUILDERS = ("fuse", "fuse_convs", "forward_fuse", "reparameterize", "switch_to_deploy")
@@ -86,8 +87,7 @@ class Cutter:
         """The shallow graph of a called module, or why there is none."""
         if call.path not in self.graphs:
             try:
-                calls = self.survey.traced.calls[call.path]
-                self.graphs[call.path] = shallow_graph(calls)
+                self.graphs[call.path] = shallow_graph(self.survey.traced.calls[call.path])
             except Untraceable as why:
                 self.graphs[call.path] = Refusal(str(why))
         return self.graphs[call.path]
@@ -105,6 +105,12 @@ class Cutter:
             if isinstance(graph, Refusal):
                 reasons.append(f"{where} cannot be rewritten: {graph.reason}")
                 continue
+            if not graph.holds(key):
+                reasons.append(f"{where} takes another way in training mode")
+                continue
+            if self._leaks(call, node):
+                reasons.append(f"{where} changes its argument in place, and others go on with it")
+                continue
             note = ""
             method = graph.methods.get(key, "forward")
             if method != "forward" and not method.startswith("_"):
@@ -119,6 +125,9 @@ class Cutter:
         once = [c for c in makers if len(self.survey.traced.calls[c.path]) == 1]
         if makers and not once:
             reasons.append(f"{makers[0].path} runs several times in one forward")
+        for call in [c for c in once if self._leaks(c, node)]:
+            reasons.append(f"{call.path} works in place, and others may go on with its argument")
+            once.remove(call)
         for call in once:
             if not _is_norm(call.module):
                 return Place("output-hook", call.path, None, False, 1)
@@ -142,17 +151,51 @@ class Cutter:
                 continue
             if _is_norm(call.module) and not norms:
                 continue
-            inside = all(call.start <= user.meta["order"] < call.end for user in node.users)
+            inside = all(_within(call, user) for user in node.users)
             if inside and not any(node in outer.outputs for outer in call.chain()):
-                return call
+                return call if self._keeps(call, node) else None
         return None
 
     def _input_hook_of(self, target: fx.Node, node: fx.Node) -> Place | None:
         call: Call = target.meta["call"]
         once = len(self.survey.traced.calls[call.path]) == 1
-        if makes_alone(call, target) and call.takes(node) and once:
+        if makes_alone(call, target) and call.takes(node) and once and self._keeps(call, node):
             return Place("input-hook", call.path, None, True, 1)
         return None
+
+    def _keeps(self, call: Call, node: fx.Node) -> bool:
+        """Whether nobody outside sees what the call does to its argument in place."""
+        changed = _changed_into(node)
+        return changed is None or not _within(call, changed) or not self._leaks(call, changed)
+
+    def _leaks(self, call: Call, node: fx.Node) -> bool:
+        """Whether the value is an argument, changed in place, that outer code goes on with.
+
+        Attention makes a new tensor: who holds the argument would miss the attention, and every
+        change in place that comes after it.
+        """
+        states = [node]
+        while (later := _changed_into(states[-1])) is not None:
+            states.append(later)
+        users = [user for state in states for user in state.users]
+        while node.meta.get("over") is not None:
+            node = node.meta["over"]
+            for outer in call.chain():
+                if node not in outer.inputs or all(_within(outer, user) for user in users):
+                    continue
+                if not outer.returns(states[-1]) or self._dropped(outer):
+                    return True
+        return False
+
+    def _dropped(self, call: Call) -> bool:
+        """Whether the caller may go on with the argument instead of the returned value."""
+        parent = call.parent
+        if parent is None:
+            return False
+        if isinstance(parent.module, nn.Sequential) and not _own_forward(parent.module):
+            return False
+        graph = self.graph(parent)
+        return isinstance(graph, Refusal) or key_of(parent, call) in graph.shadowed
 
 
 def _name(module: nn.Module) -> str:
@@ -175,7 +218,18 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _rebuilder(module: nn.Module) -> str:
-    return next((f"{m}()" for m in _REBUILDERS if callable(getattr(module, m, None))), "")
+    # Not getattr(module, ...): a wrapper may hand any name on to what is inside.
+    own = [m for m in _REBUILDERS if m in module.__dict__ or hasattr(type(module), m)]
+    return f"{own[0]}()" if own else ""
+
+
+def _within(call: Call, node: fx.Node) -> bool:
+    return call.start <= node.meta["order"] < call.end
+
+
+def _changed_into(node: fx.Node) -> fx.Node | None:
+    """What the value's tensor becomes by the next change in place."""
+    return next((user for user in node.users if user.meta.get("over") is node), None)
 
 
 def _outside_rebuilders(node: fx.Node) -> tuple[Call, Call | None]:

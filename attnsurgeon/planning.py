@@ -286,7 +286,8 @@ class _Builder:
         number = 0
         while True:
             name = f"attn_{number}" if number else "attn"
-            if (host, name) not in self.names and not hasattr(module, name):
+            # dir(), not hasattr(): a class may answer for every name.
+            if (host, name) not in self.names and name not in dir(module):
                 self.names.add((host, name))
                 return name
             number += 1

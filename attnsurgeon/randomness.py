@@ -20,8 +20,12 @@ class Dice:
 
     def thrown(self) -> bool:
         """Whether a number has been drawn since."""
-        (python, ours, theirs), (now, tensor, array) = self._states, self._read()
-        return python != now or not torch.equal(ours, tensor) or str(theirs) != str(array)
+        (python, ours, theirs), (python_now, ours_now, theirs_now) = self._states, self._read()
+        if python != python_now or not torch.equal(ours, ours_now):
+            return True
+        return theirs is not None and (
+            theirs[2:] != theirs_now[2:] or bool((theirs[1] != theirs_now[1]).any())
+        )
 
     def restore(self) -> None:
         """Sets the generators back."""

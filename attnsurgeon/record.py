@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
+
+Key = tuple[str, str, int]  # ("module", child path, n-th call) or ("function", name, n-th use)
 
 # Methods and operators that are one operation under several names.
 _SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": "div",
@@ -146,3 +149,39 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if type(value) is dict:
         return {k: map_tensors(v, change) for k, v in value.items()}
     return value
+
+
+def keyed_events(call: Call) -> list[tuple[Key, Event | Call]]:
+    """The data operations of a call's own forward, in order, each with its key."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found: list[tuple[Key, Event | Call]] = []
+    for event in call.events:
+        name = _name_of(event, call)
+        if name is not None:
+            found.append(((*name, seen[name]), event))
+            seen[name] += 1
+    return found
+
+
+def key_of(call: Call, wanted: Event | Call) -> Key:
+    """The key of one event of a call."""
+    return next(key for key, event in keyed_events(call) if event is wanted)
+
+
+def _name_of(event: Event | Call, call: Call) -> tuple[str, str] | None:
+    if isinstance(event, Call):
+        return "module", child_name(call, event)
+    if not any(n.meta["data"] for n in event.nodes):
+        return None
+    return "function", event.name
+
+
+def child_name(call: Call, child: Call) -> str:
+    """The name of a called module relative to its caller, as torch.fx will find it."""
+    prefix = f"{call.path}." if call.path else ""
+    if child.path.startswith(prefix) and child.path != call.path:
+        return child.path[len(prefix) :]
+    for name, module in call.module.named_modules():
+        if module is child.module:  # registered elsewhere first
+            return name
+    return f"<{child.path}>"

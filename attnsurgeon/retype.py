@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
@@ -25,7 +26,11 @@ Reference = tuple[str, str, str]  # (name in the code, module to import, attribu
 
 def source_of(graph: fx.Graph, name: str) -> tuple[str, tuple[Reference, ...]]:
     """Returns the code of a graph as a method called `name`, and what it refers to."""
-    code = graph.python_code("self")
+    return method_of(graph.python_code("self"), name)
+
+
+def method_of(code: PythonCode, name: str) -> tuple[str, tuple[Reference, ...]]:
+    """The same of code that torch.fx has generated."""
     source = re.sub(r"^def forward\(", f"def {name}(", code.src.strip(), flags=re.MULTILINE)
     used = {n: v for n, v in code.globals.items() if re.search(rf"\b{n}\b", source)}
     return source, tuple(sorted(_reference(n, v) for n, v in used.items()))
@@ -121,10 +126,15 @@ def flat_call(method: Any, expected: str, args: tuple[Any, ...], kwargs: dict[st
             f"this module was operated for calls of the form {expected}, not {form}; "
             "insert the attention again for this form"
         )
-    return method(*[leaf for leaf in leaves if isinstance(leaf, Tensor)])
+    return method(*[leaf for leaf in leaves if is_placeholder(leaf)])
 
 
 def form_of(leaves: list[Any], spec: Any) -> str:
     """A text that is equal for calls with the same structure and the same constants."""
-    shown = ["T" if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+    shown = ["_" if is_placeholder(leaf) else repr(leaf) for leaf in leaves]
     return f"{spec} {shown}"
+
+
+def is_placeholder(leaf: Any) -> bool:
+    """Whether an argument may be another one at every call: a tensor, a size, or their proxy."""
+    return isinstance(leaf, (Tensor, fx.Proxy)) or type(leaf) is int

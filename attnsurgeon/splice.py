@@ -81,9 +81,12 @@ def splice(model: nn.Module, plan: Plan) -> None:
         hosts.setdefault(cut.place.host, []).append(cut)
     modules = {path: _host(model, path, plan) for path in hosts}
     for path, cuts in hosts.items():
+        _check_names(modules[path], path, cuts)
+    for path, cuts in hosts.items():
         host = modules[path]
         for cut in cuts:
-            host.add_module(cut.name, _built(cut, _where(host, model), host.training))
+            # Not add_module(): it refuses a name that the class has any answer for.
+            host._modules[cut.name] = _built(cut, _where(host, model), host.training)
         rewritten = [c for c in cuts if c.place.technique == "retype"]
         if rewritten:
             call = plan.survey.traced.calls[path][0]
@@ -126,9 +129,9 @@ def remove(model: nn.Module) -> None:
             for key in [k for k, h in hooks.items() if isinstance(h, (OutputHook, InputHook))]:
                 del hooks[key]
         for name, child in list(module._modules.items()):
-            if getattr(child, MARK, None) is not None:
+            if child is not None and child.__dict__.get(MARK) is not None:
                 del module._modules[name]
-    model.__dict__.pop(HISTORY, None)
+        module.__dict__.pop(HISTORY, None)  # of the network, wherever it stands now
 
 
 def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -156,6 +159,15 @@ def _host(model: nn.Module, path: str, plan: Plan) -> nn.Module:
             "make the plan on the network that is operated",
         )
     return host
+
+
+def _check_names(host: nn.Module, path: str, cuts: Sequence[Cut]) -> None:
+    for cut in cuts:
+        if cut.name in host._modules:
+            raise ModelError(
+                f"the plan adds {cut.name!r} to {path or 'the network'}, which has one already",
+                "a plan is carried out once; plan again on the operated network to add more",
+            )
 
 
 def _where(host: nn.Module, model: nn.Module) -> Tensor:
@@ -192,28 +204,27 @@ def _rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cu
     if train is None and not graph.structured:
         emit(evaluate, "forward")
     else:
-        emit(evaluate, "_evaluate")
-        emit(train or evaluate, "_train")
-        sources.append(_dispatcher(sources[0], call if graph.structured else None))
+        emit(evaluate, "_attnsurgeon_eval")
+        emit(train or evaluate, "_attnsurgeon_train")
+        sources.append(_dispatcher(evaluate, sources[0], call if graph.structured else None))
         if graph.structured:
             references.add(("flat_call", flat_call.__module__, "flat_call"))
     host.__class__ = original_class(host)
     retyped(host, tuple(sources), tuple(sorted(references)))
 
 
-def _dispatcher(source: str, structured: Call | None) -> str:
+def _dispatcher(graph: fx.Graph, source: str, structured: Call | None) -> str:
     """The forward that picks the code of the mode the module is in."""
-    pick = "(self._train if self.training else self._evaluate)"
+    pick = "(self._attnsurgeon_train if self.training else self._attnsurgeon_eval)"
     if structured is not None:
         form = form_of(*pytree.tree_flatten((structured.args, structured.kwargs)))
         return (
             "def forward(self, *args, **kwargs):\n"
             f"    return flat_call({pick}, {form!r}, args, kwargs)\n"
         )
-    header = source[source.index("def ") : source.index("\n", source.index("def "))]
-    inside = header[header.index("(") + 1 : header.rindex(")")]
-    names = [part.split("=")[0].split(":")[0].strip() for part in inside.split(",")][1:]
-    return f"def forward({inside}):\n    return {pick}({', '.join(names)})\n"
+    header = source[source.index("(") : source.index("\n")]
+    names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    return f"def forward{header}\n    return {pick}({', '.join(names)})\n"
 
 
 def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
