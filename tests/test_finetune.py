@@ -75,13 +75,14 @@ def test_without_freezing_the_statistics_would_have_moved():
 def test_a_frozen_backbone_computes_in_training_as_in_evaluation():
     model = operated()
     networks.randomise(model)
-    freeze_backbone(model)
     x = torch.randn(2, 3, 40, 52)
+    calm = copy.deepcopy(model).eval()(x)
 
-    model.eval()
-    calm = model(x)
-    model.train()
+    freeze_backbone(model)
     assert model.training
+    assert torch.equal(model(x), calm)  # at once, before anybody calls train()
+    model.eval()
+    model.train()
     assert torch.equal(model(x), calm)
 
 

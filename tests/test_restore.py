@@ -118,6 +118,21 @@ def test_sites_chosen_by_a_function_come_back(spec, tmp_path):
     assert_round_trip(operation, tmp_path / "out")
 
 
+def test_refused_sites_are_remembered(spec, tmp_path):
+    operation = attnsurgeon.insert(
+        attnsurgeon.load_model(spec),
+        "se",
+        {"site": "conv"},
+        attn_args={"reduction": 20},  # more than the 17 channels inside the blocks
+        input_size=(3, 20, 28),
+    )
+    networks.randomise(operation.model)
+    loaded = assert_round_trip(operation, tmp_path / "out")
+
+    refused = [refusal["path"] for refusal in history(loaded)[0]["refused"]]
+    assert refused == ["blocks.0.conv", "blocks.1.conv"]
+
+
 HOOKED = """
 import torch
 from torch import nn
