@@ -25,6 +25,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.alignment import Alignment, Untraceable, constants_in
+from attnsurgeon.proxies import Proxy
 from attnsurgeon.record import Call, Key, child_name, map_tensors, operation_name, tensors_in
 from attnsurgeon.retype import is_placeholder
 
@@ -32,36 +33,6 @@ Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code
 
 _TRACE = fx.Tracer.trace.__code__
 _CHECKPOINT = torch.utils.checkpoint.__file__
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that knows the length of the tuple it stands for and can be changed in place."""
-
-    def __len__(self) -> int:
-        value = self.tracer.values.get(self.node)  # type: ignore[attr-defined]
-        if isinstance(value, (tuple, list)):
-            return len(value)
-        raise Untraceable("its forward asks for the length of a tensor")
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-
-def _in_place(changing: Any, plain: Any) -> Any:
-    """`x += y` changes x itself where it is a tensor; fx would make a new value of it."""
-
-    def method(self: _Proxy, other: Any) -> Any:
-        value = self.tracer.values.get(self.node)  # type: ignore[attr-defined]
-        if not isinstance(value, Tensor):
-            return plain(self, other)
-        return self.tracer.create_proxy("call_function", changing, (self, other), {})
-
-    return method
-
-
-for _way in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):
-    _plain = getattr(operator, f"__{_way}__")
-    setattr(_Proxy, f"__i{_way}__", _in_place(getattr(operator, f"i{_way}"), _plain))
 
 
 class ShallowTracer(fx.Tracer):
@@ -106,7 +77,7 @@ class ShallowTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Wraps a node."""
-        return _Proxy(node, self)
+        return Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Makes every child a leaf."""
