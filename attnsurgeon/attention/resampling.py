@@ -1,0 +1,118 @@
+"""Small matrices that pool an axis into windows or spread windows out again, and their products.
+
+Strided and adaptive pooling and interpolation of torch's own add, in their CUDA backward, in an
+order that changes from run to run; products with matrices do not. They also serve every rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def adaptive(length: int, parts: int, like: Tensor) -> Tensor:
+    """Returns (parts, length): means over `parts` windows of nearly one size that cover all."""
+    # window i covers place j where j < (i + 1) length / parts and j + 1 > i length / parts
+    offset = _offsets(length, parts, parts, length, like)
+    return _means(torch.logical_and(offset > -parts, offset < length), like)
+
+
+def tiles(length: int, size: int, like: Tensor) -> Tensor:
+    """Returns (ceil(length / size), length): means over tiles; the last may be smaller."""
+    offset = _offsets(length, (length + size - 1) // size, 1, size, like)
+    return _means(torch.logical_and(offset >= 0, offset < size), like)
+
+
+def windows(length: int, stride: int, like: Tensor) -> Tensor:
+    """Returns (ceil(length / stride), length): means over 2 * stride - 1 places, within the axis.
+
+    The windows are centred on 0, stride, 2 * stride and so on.
+    """
+    offset = _offsets(length, (length + stride - 1) // stride, 1, stride, like)
+    return _means(torch.logical_and(offset > -stride, offset < stride), like)
+
+
+def nearest(length: int, parts: int, like: Tensor) -> Tensor:
+    """Returns (length, parts): each place takes the value of the part that it lies in."""
+    offset = _offsets(length, parts, parts, length, like)
+    return torch.logical_and(offset >= 0, offset < length).T.to(like.dtype)
+
+
+def repeats(length: int, size: int, like: Tensor) -> Tensor:
+    """Returns (length, ceil(length / size)): each place takes the value of its tile."""
+    offset = _offsets(length, (length + size - 1) // size, 1, size, like)
+    return torch.logical_and(offset >= 0, offset < size).T.to(like.dtype)
+
+
+def _offsets(length: int, parts: int, place: int, step: int, like: Tensor) -> Tensor:
+    """Returns (parts, length): place * j - step * i, for place j and window i."""
+    columns = torch.arange(length, device=like.device) * place
+    return columns - (torch.arange(parts, device=like.device) * step)[:, None]
+
+
+def _means(inside: Tensor, like: Tensor) -> Tensor:
+    """Returns a matrix whose rows average the places inside."""
+    inside = inside.to(torch.promote_types(like.dtype, torch.float32))  # bfloat16 counts to 256
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
+
+
+def eager() -> bool:
+    """Says whether a shortcut for certain sizes may be taken: a graph is to serve all of them."""
+    return not torch.compiler.is_compiling()
+
+
+def along(x: Tensor, axis: int, matrix: Tensor, *, like: Tensor) -> Tensor:
+    """Returns `x` with one position axis multiplied by a matrix (out, in), laid out as `like`."""
+    if channels_last(like):
+        x = x.movedim(1, -1)
+        return (matrix @ x.flatten(axis)).unflatten(-1, x.shape[axis:]).movedim(-1, 1)
+    x = x.movedim(axis, -1)
+    return times(x.flatten(0, -2), matrix).unflatten(0, x.shape[:-1]).movedim(-1, axis)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Says whether the channels of a position lie side by side in memory."""
+    return x.stride(1) == 1 and x.shape[1] > 1
+
+
+def times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Returns x @ matrix.T for `x` (..., n, in) and `matrix` (..., out, in)."""
+    return _Product.apply(x, matrix)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Returns x @ matrix.T, in the order of factors that is several times faster on a CPU.
+
+    A result that is small may come out transposed; a large one keeps the layout of `x`, for it
+    will meet others of that layout.
+    """
+    if matrix.shape[-1] == 1:
+        return x * matrix.mT
+    if matrix.shape[-2] < matrix.shape[-1]:
+        return (matrix @ x.mT).mT
+    return x @ matrix.mT
+
+
+class _Product(torch.autograd.Function):
+    """x @ matrix.T, each of whose two products has the factors in the better order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, matrix: Tensor) -> Tensor:
+        return _product(x, matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        x, matrix = inputs
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, matrix)
+
+    @staticmethod
+    def backward(ctx: Any, by_result: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, matrix = ctx.saved_tensors
+        by_matrix = None
+        if x is not None:
+            by_matrix = (by_result.mT @ x).sum_to_size(matrix.shape)
+        return _product(by_result, matrix.mT), by_matrix
