@@ -27,6 +27,15 @@ def resnet50() -> nn.Module:
         ("srm", {}, "bottleneck", 25_617_448, 16),
         ("simam", {}, "bottleneck", 25_557_032, 16),
         ("bam", {}, None, 25_915_099, 3),
+        ("ge", {}, None, 25_557_032, 16),
+        ("ge", {"gather": "theta"}, None, 31_106_600, 16),
+        ("ge", {"gather": "theta-plus"}, None, 33_637_592, 16),
+        ("gsop", {}, None, 28_285_224, 4),
+        ("fca", {}, None, 28_071_976, 16),
+        ("tse", {}, None, 28_088_024, 16),  # SE's parameters
+        ("sge", {}, None, 25_559_080, 16),
+        ("nam", {}, None, 25_587_240, 16),
+        ("spa", {}, None, 53_221_416, 16),
     ],
 )
 def test_resnet50_has_the_published_number_of_parameters(

@@ -6,16 +6,23 @@ from __future__ import annotations
 # The order of these lines is the order of the catalogue, so they are not to be sorted.
 # isort: off
 import attnsurgeon.attention.gates.se
-import attnsurgeon.attention.gates.eca
-import attnsurgeon.attention.gates.cbam
-import attnsurgeon.attention.gates.bam
-import attnsurgeon.attention.gates.coord
-import attnsurgeon.attention.gates.simam
-import attnsurgeon.attention.gates.scse
+import attnsurgeon.attention.gates.ge
+import attnsurgeon.attention.gates.gsop
 import attnsurgeon.attention.gates.srm
+import attnsurgeon.attention.gates.eca
+import attnsurgeon.attention.gates.spa
+import attnsurgeon.attention.gates.fca
+import attnsurgeon.attention.gates.tse
+import attnsurgeon.attention.gates.nam
+import attnsurgeon.attention.gates.sge
 import attnsurgeon.attention.gates.ulsam
+import attnsurgeon.attention.gates.scse
+import attnsurgeon.attention.gates.bam
 import attnsurgeon.attention.gates.sa
 import attnsurgeon.attention.gates.triplet
+import attnsurgeon.attention.gates.cbam
+import attnsurgeon.attention.gates.coord
+import attnsurgeon.attention.gates.simam
 import attnsurgeon.attention.gates.crisscross
 import attnsurgeon.attention.gates.s2
 import attnsurgeon.attention.gates.soca

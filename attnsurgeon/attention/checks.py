@@ -23,3 +23,16 @@ def odd_kernel(size: int) -> int:
             f"use an odd number, as kernel_size={abs(size) + 1}",
         )
     return size
+
+
+def map_size(size: tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
+    """Returns the spatial sizes that a layer with a weight for every position is built for."""
+    form = "(H, W)" if rank == 2 else "(D, H, W)"
+    if size is None:
+        raise MechanismError(
+            "size is missing, and there is a weight for every position",
+            f"give the map's size={form}; a plan takes it from the site",
+        )
+    if len(size) != rank:
+        raise MechanismError(f"size={size} is no map of rank {rank}", f"give size={form}")
+    return size

@@ -15,7 +15,8 @@ CHANNELS = 64
 SIZES = {2: (7, 5), 3: (3, 7, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 KINDS = ("gate",)  # a kind joins together with what its mechanisms start from, in `Case.before`
-ARGS: dict[str, dict[str, Any]] = {}  # what a mechanism needs at these sizes besides its defaults
+# What a mechanism needs at these sizes besides its defaults: 7 rows would be a single tile.
+ARGS: dict[str, dict[str, Any]] = {"tse": {"tile": (2, None)}}
 
 # Mechanisms that their authors too start as the identity.
 IDENTITY_BY_ITS_AUTHORS = ("crisscross",)

@@ -37,7 +37,7 @@ def test_what_the_user_gave_is_never_replaced():
 
 
 def test_a_site_that_does_not_fit_is_refused_under_the_name_of_the_mechanism():
-    with pytest.raises(MechanismError, match="^se: no map\n  hint: give one$"):
+    with pytest.raises(MechanismError, match=r"^se: no map\n  hint: give one$"):
         SIZED.args_at((196,), {})
 
 

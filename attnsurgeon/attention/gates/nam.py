@@ -1,0 +1,117 @@
+"""Normalization-based attention: the weights of a batch norm say how much each channel counts.
+
+    w = |gamma| / sum(|gamma|), gamma the weights of the batch norm
+    y = x * sigmoid(w * batchnorm(x))
+
+Liu et al., "NAM: Normalization-based Attention Module", NeurIPS Workshops 2021,
+https://arxiv.org/abs/2111.12419
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attnsurgeon.attention.checks import map_size
+from attnsurgeon.attention.identity import blend
+from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.errors import MechanismError
+
+
+@torch.fx.wrap
+def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
+    """Returns w * norm(x) at the price of norm(x): w is multiplied into the norm's weights."""
+    size = norm.weight.detach().abs()
+    w = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)  # all zero: none counts
+    return functional_call(norm, {"weight": norm.weight * w, "bias": norm.bias * w}, (x,))
+
+
+@torch.fx.wrap
+def by_position(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Returns `x` as (N, HW, C), if it is of the spatial size that there are weights for."""
+    if tuple(x.shape[2:]) != size:
+        raise MechanismError(
+            f"nam: its spatial branch is built for maps of {size}, not of {tuple(x.shape[2:])}",
+            "use spatial=False where the resolution changes",
+        )
+    return x.flatten(2).mT
+
+
+class PositionGate(nn.Module):
+    """The same attention with positions in the place of channels.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...), of one spatial size
+    """
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+        self.norm = BatchNorm(math.prod(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its gates."""
+        gate = weighed(self.norm, by_position(x, self.size)).sigmoid_()
+        return x * gate.mT.unflatten(2, self.size)
+
+
+def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None) -> int:
+    """Returns the number of parameters."""
+    return 2 * channels + (2 * math.prod(map_size(size, rank)) if spatial else 0)
+
+
+@mechanism(
+    "nam",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="2C; 2C + 2HW with spatial=True, 2C + 2DHW at rank 3",
+    count=count,
+    identity=blend(),
+    constraints=("spatial=True needs size=(H, W), which a plan takes from the site",),
+    deviations=(
+        "as in the authors' code, w carries no gradient: gamma learns through the batch norm only",
+        "the paper's spatial branch, a batch norm over positions, is not in the authors' code; "
+        "spatial=True adds it after the channel gate, as they describe it",
+        "where gamma is zero throughout, w is zero; the authors' code divides by zero",
+        "the authors add a penalty on |gamma| to the loss of their training, which is not part of "
+        "the network",
+        "rank 3 is not the authors'",
+        ONE_VALUE,
+    ),
+    spatial=False,
+    site_args=lambda size, spatial: {"size": size} if spatial else {},
+)
+class NAM(nn.Module):
+    """Reweights each value by itself, normalised, times the weight of its channel.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        spatial: whether to do the same once more with positions in the place of channels.
+        size: the map's (H, W), for the weights of the positions.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rank: int = 2,
+        spatial: bool = False,
+        size: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = BatchNorm(channels)
+        self.positions = PositionGate(map_size(size, rank)) if spatial else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its gates."""
+        return self.positions(x * weighed(self.norm, x).sigmoid_())

@@ -1,0 +1,103 @@
+"""Spatial pyramid attention: channel gates from means over 1, 2 x 2 and 4 x 4 windows.
+
+    z = [means of x over p x p windows, for p = 1, 2, 4]
+    y = x * sigmoid(W2 relu(W1 z))
+
+Guo et al., "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition",
+ICME 2020, https://doi.org/10.1109/ICME46284.2020.9102906
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.resampling import adaptive, times
+from attnsurgeon.attention.shapes import per_channel
+
+
+@torch.fx.wrap
+def pyramid(x: Tensor, pools: tuple[int, ...]) -> Tensor:
+    """Returns the means over every pool's windows (N, F), those of one pool channel by channel."""
+    levels = []
+    for parts in pools:
+        level = torch.ones(1, 1, dtype=x.dtype, device=x.device)
+        for side in x.shape[2:]:
+            level = level[:, None, :, None] * adaptive(side, parts, x)[:, None]
+            level = level.flatten(0, 1).flatten(1)
+        levels.append(level)
+    means = times(x.flatten(2), torch.cat(levels))  # (N, C, F / C)
+    split = means.split([level.shape[0] for level in levels], dim=2)
+    return torch.cat([part.flatten(1) for part in split], dim=1)
+
+
+def features(pools: tuple[int, ...], rank: int) -> int:
+    """Returns how many means a channel has."""
+    return sum(parts**rank for parts in pools)
+
+
+def count(channels: int, rank: int, reduction: int, pools: tuple[int, ...]) -> int:
+    """Returns the number of parameters."""
+    return (features(pools, rank) + 1) * channels * hidden_width(channels, reduction)
+
+
+@mechanism(
+    "spa",
+    kind="gate",
+    ranks=(2, 3),
+    placement="residual-branch",
+    formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); (1 + 1^3 + 2^3 + 4^3) C(C//r) at rank 3",
+    count=count,
+    identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
+    constraints=("C >= reduction",),
+    deviations=(
+        "this is SPANet-A, whose gate is computed from the branch itself; B and C compute it from "
+        "the block's input",
+        "it is heavy: 27.7 million parameters in a ResNet-50, more than the network itself has",
+        "the authors' networks are for small images only; the placement is that of these",
+        "rank 3 is not the authors': windows are boxes",
+    ),
+    lighter="reduction=64 needs a quarter of the parameters, and pools=(1, 2) a quarter as well",
+)
+class SPA(nn.Module):
+    """Reweights each channel by a gate computed from its means at several scales.
+
+    Args:
+        channels: C.
+        rank: 2 or 3.
+        reduction: r, by which the hidden layer is narrower than C.
+        pools: into how many windows each axis is cut, one number for each scale.
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rank: int = 2,
+        reduction: int = 16,
+        pools: tuple[int, ...] = (1, 2, 4),
+    ) -> None:
+        super().__init__()
+        m = hidden_width(channels, reduction)
+        self.rank = rank
+        self.pools = tuple(pools)
+        self.fc1 = nn.Linear(channels * features(self.pools, rank), m, bias=False)
+        self.fc2 = nn.Linear(m, channels, bias=False)
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its channel gates."""
+        gate = self.gate(self.fc2(F.relu(self.fc1(pyramid(x, self.pools)))))  # (N, C)
+        return x * per_channel(gate, self.rank)
+
+    def extra_repr(self) -> str:
+        """Returns the scales."""
+        return f"pools={self.pools}"
