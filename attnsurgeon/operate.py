@@ -27,7 +27,7 @@ from attnsurgeon.rules.match import Refusal as Unmatched
 from attnsurgeon.rules.parse import write_rules
 from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, resolve_where
-from attnsurgeon.save import Origin, save_operation
+from attnsurgeon.save import Origin, check_output, save_operation
 from attnsurgeon.selection import Sites
 from attnsurgeon.splice import splice
 from attnsurgeon.verify import Verification, verify
@@ -70,6 +70,7 @@ class Operation:
             overwrite: replace a folder that this tool wrote.
             mode: "full" for all weights, "adapter" for those of the attention only.
         """
+        check_output(path, overwrite)  # before the cost is weighed for the folder's card
         return save_operation(
             path, self.model, self.plan, self.cost, self.origin, overwrite=overwrite, mode=mode
         )

@@ -7,16 +7,18 @@ last norm (timm's ResNets) makes anything in the branch look like the identity.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnsurgeon.errors import CheckFailed
+from attnsurgeon.learning import copies_agree, still_modules, stuck_parameters
 from attnsurgeon.planning import Plan
 from attnsurgeon.record import tensors_in
-from attnsurgeon.splice import inserted, undo
+from attnsurgeon.splice import undo
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,23 @@ def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
             check that copies compute the same.
     """
     missing, unexpected, reordered = _keys(model, plan)
-    operated = copy.deepcopy(model).cpu().eval()
+    operated = _copied(model, plan).eval()
     randomise_norms(operated, plan)
-    base = undo(copy.deepcopy(operated), plan)
     notes: list[str] = []
-    inputs = _inputs(base, plan, notes)
-    comparisons = [_compare(operated, base, x) for x in inputs]
-    agreement = [c.agreement for c in comparisons if c.agreement is not None]
+    runs, failures = _run_sizes(operated, plan)
     extra: dict[str, Any] = {}
-    if full:
-        still = _still(operated, plan, inputs[-1])
-        stuck, excused = _stuck(operated, plan, inputs[-1], notes)
+    if full and runs:
+        x = runs[-1].x
+        still = still_modules(operated, plan, x)
+        stuck, excused = stuck_parameters(operated, plan, x, notes)
         extra = {"still": still, "stuck": stuck, "excused": excused}
-        extra["round_trip"] = _copies_agree(operated, inputs[-1], notes)
+        extra["round_trip"] = copies_agree(operated, x, notes)
+    base = undo(operated, plan)  # the same copy: what it computed is kept in `runs`
+    _explain_failures(base, failures, notes)
+    comparisons = [_compare(run, _run(base, run.x, ())) for run in runs]
+    if len(runs) == 1:
+        notes.append("checked at one input size, the only one that the network takes")
+    agreement = [c.agreement for c in comparisons if c.agreement is not None]
     return Verification(
         init=plan.init,
         identity=all(c.difference == 0 for c in comparisons),
@@ -121,11 +127,11 @@ def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
         top1_agreement=sum(agreement) / len(agreement) if agreement else 1.0,
         values_checked=sum(c.checked for c in comparisons),
         values_equal=sum(c.equal for c in comparisons),
-        sizes=tuple(tuple(x.shape) for x in inputs),
+        sizes=tuple(tuple(run.x.shape) for run in runs),
         missing_keys=missing,
         unexpected_keys=unexpected,
         reordered=reordered,
-        dead=_dead(operated, plan, inputs[-1]),
+        dead=tuple(c.module_path for c in plan.cuts if c.module_path not in runs[-1].called),
         notes=tuple(notes),
         **extra,
     )
@@ -141,7 +147,7 @@ def randomise_norms(model: nn.Module, plan: Plan | None = None) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name.startswith(new or ("\0",)) or not tensor.is_floating_point():
             continue
-        if sum(size > 1 for size in tensor.shape) > 1 or tensor.is_meta:
+        if _is_matrix(tensor) or tensor.is_meta:
             continue
         noise = torch.rand(tensor.shape, generator=generator).to(tensor)
         if name.endswith("running_mean"):
@@ -152,6 +158,24 @@ def randomise_norms(model: nn.Module, plan: Plan | None = None) -> None:
             value = (noise + 0.1) / 2
         with torch.no_grad():
             tensor.copy_(value)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One forward: the input, the outputs, what the modules made, which new modules ran."""
+
+    x: Tensor
+    outputs: list[Tensor]
+    taps: dict[str, list[Tensor]]
+    called: set[str]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A forward that raised."""
+
+    x: Tensor
+    error: Exception
 
 
 @dataclass(frozen=True)
@@ -180,28 +204,62 @@ def _keys(model: nn.Module, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(unexpected)), reordered
 
 
-def _inputs(base: nn.Module, plan: Plan, notes: list[str]) -> list[Tensor]:
-    """Random inputs of two sizes: smaller than the network's own where it takes them."""
+def _copied(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy on the CPU whose vectors and attention are its own; the rest is only read."""
+    if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
+        return copy.deepcopy(model).cpu()
+    new = tuple(f"{cut.module_path}." for cut in plan.cuts)
+    shared = {
+        id(p): p
+        for name, p in model.named_parameters()
+        if not name.startswith(new or ("\0",)) and _is_matrix(p)
+    }
+    return copy.deepcopy(model, shared)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return sum(size > 1 for size in tensor.shape) > 1
+
+
+def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failure]]:
+    """Runs the operated network at two sizes, smaller than its own where it takes them."""
     own = plan.survey.traced.root.inputs[0].meta["shape"][1:]
     generator = torch.Generator().manual_seed(1)
-    like = next((p for p in base.parameters() if p.is_floating_point()), torch.empty(0))
-    found: list[Tensor] = []
+    like = next((p for p in operated.parameters() if p.is_floating_point()), torch.empty(0))
+    new = tuple(cut.module_path for cut in plan.cuts)
+    runs: list[_Run] = []
+    failures: list[_Failure] = []
     for size in _sizes(own):
         x = torch.randn(2, *size, generator=generator).to(like.dtype)
         try:
-            with torch.no_grad():
-                base(x)
+            runs.append(_run(operated, x, new))
         except Exception as error:  # a stranger's forward refuses a size in its own way
-            if size == own:
-                raise
-            notes.append(f"not checked at {'x'.join(map(str, size))}: {type(error).__name__}")
-            continue
-        found.append(x)
-        if len(found) == 2:
+            failures.append(_Failure(x, error))
+        if len(runs) == 2:
             break
-    if len(found) < 2:
-        notes.append("checked at one input size, the only one that the network takes")
-    return found
+    if not runs:
+        raise failures[-1].error
+    return runs, failures
+
+
+def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str]) -> None:
+    """Notes the sizes that the network itself does not take.
+
+    Raises:
+        CheckFailed: it takes one that the operated network does not.
+    """
+    for failure in failures:
+        size = "x".join(map(str, failure.x.shape))
+        try:
+            with torch.no_grad():
+                base(failure.x)
+        except Exception as error:  # the network itself refuses the size: nothing was lost
+            notes.append(f"not checked at {size}: {type(error).__name__}")
+            continue
+        raise CheckFailed(
+            f"after surgery the network no longer takes {size}: {failure.error}",
+            "choose a mechanism that is not tied to one size, or another place",
+        ) from failure.error
 
 
 def _sizes(own: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -214,135 +272,47 @@ def _sizes(own: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     yield own
 
 
-def _compare(operated: nn.Module, base: nn.Module, x: Tensor) -> _Comparison:
-    """Runs both networks and compares outputs and every weighted module's output."""
-    after, taps = _run(operated, x)
-    before, base_taps = _run(base, x)
-    pairs = [(a, b) for a, b in zip(after, before, strict=True) if a.is_floating_point()]
-    difference = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    scale = max((float(b.abs().max()) for _, b in pairs if b.numel()), default=0.0)
-    logits = [(a, b) for a, b in pairs if a.dim() == 2]
+def _compare(after: _Run, before: _Run) -> _Comparison:
+    """Compares outputs, and the output of every module of the base that has weights."""
+    pairs = [(a, b) for a, b in zip(after.outputs, before.outputs, strict=True)]
+    pairs = [(a, b) for a, b in pairs if a.is_floating_point() and a.numel()]
+    difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+    scale = max((float(b.abs().max()) for _, b in pairs), default=0.0)
+    logits = next(((a, b) for a, b in pairs if a.dim() == 2), None)
     agreement = None
-    if logits:
-        a, b = logits[0]
-        agreement = float((a.argmax(1) == b.argmax(1)).double().mean())
+    if logits is not None:
+        agreement = float((logits[0].argmax(1) == logits[1].argmax(1)).double().mean())
     equal = sum(
-        len(taps[name]) == len(values) and all(map(torch.equal, taps[name], values))
-        for name, values in base_taps.items()
+        len(after.taps[name]) == len(values) and all(map(torch.equal, after.taps[name], values))
+        for name, values in before.taps.items()
     )
-    return _Comparison(difference, scale, agreement, len(base_taps), equal)
+    return _Comparison(difference, scale, agreement, len(before.taps), equal)
 
 
-def _run(model: nn.Module, x: Tensor) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-    """Returns the outputs, and what each module with weights of its own made."""
-    new = {id(m) for _, top in inserted(model) for m in top.modules()}
-    taps: dict[str, list[Tensor]] = {}
+def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
+    """Runs a network and keeps what each module with weights of its own made."""
+    run = _Run(x, [], {}, set())
+    inside = {id(m) for path in new for m in model.get_submodule(path).modules()}
     handles = []
 
     def tap(name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            taps.setdefault(name, []).extend(t.clone() for t in tensors_in(output))
+            run.taps.setdefault(name, []).extend(t.clone() for t in tensors_in(output))
 
         return keep
 
+    def note(name: str) -> Any:
+        return lambda module, args, output: run.called.add(name)
+
     for name, module in model.named_modules():
-        if id(module) not in new and module._parameters:
+        if name in new:
+            handles.append(module.register_forward_hook(note(name)))
+        elif id(module) not in inside and module._parameters:
             handles.append(module.register_forward_hook(tap(name)))
     try:
         with torch.no_grad():
-            return list(tensors_in(model(x))), taps
+            run.outputs.extend(tensors_in(model(x)))
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _dead(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
-    """Inserted modules that a forward does not call."""
-    called: set[str] = set()
-    handles = [
-        operated.get_submodule(cut.module_path).register_forward_hook(
-            lambda module, args, output, path=cut.module_path: called.add(path)
-        )
-        for cut in plan.cuts
-    ]
-    with torch.no_grad():
-        operated(x)
-    for handle in handles:
-        handle.remove()
-    return tuple(cut.module_path for cut in plan.cuts if cut.module_path not in called)
-
-
-def _still(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
-    """Inserted modules whose output is their input even after their parameters are randomised."""
-    active = copy.deepcopy(operated)
-    generator = torch.Generator().manual_seed(2)
-    unmoved: list[str] = []
-    handles = []
-
-    def watch(path: str) -> Any:
-        def look(module: nn.Module, args: Any, output: Tensor) -> None:
-            if torch.equal(args[0], output):
-                unmoved.append(path)
-
-        return look
-
-    for cut in plan.cuts:
-        module = active.get_submodule(cut.module_path)
-        for parameter in module.parameters():
-            with torch.no_grad():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.add_(0.3 * noise)
-        handles.append(module.register_forward_hook(watch(cut.module_path)))
-    with torch.no_grad():
-        active(x)
-    for handle in handles:
-        handle.remove()
-    return tuple(dict.fromkeys(unmoved))
-
-
-def _stuck(
-    operated: nn.Module, plan: Plan, x: Tensor, notes: list[str]
-) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """New parameters that stay the same over two steps of SGD on a copy in training mode."""
-    from attnsurgeon.attention.registry import lookup
-
-    learner = copy.deepcopy(operated).train()
-    for parameter in learner.parameters():
-        parameter.requires_grad_(True)
-    new = {
-        f"{cut.module_path}.{name}": (parameter, lookup(cut.attn).unmoved)
-        for cut in plan.cuts
-        for name, parameter in learner.get_submodule(cut.module_path).named_parameters()
-    }
-    start = {name: parameter.detach().clone() for name, (parameter, _) in new.items()}
-    generator = torch.Generator().manual_seed(3)
-    optimiser = torch.optim.Adam([p for p, _ in new.values()], lr=1e-2) if new else None
-    try:
-        for _ in range(2 if optimiser else 0):
-            assert optimiser is not None
-            optimiser.zero_grad()
-            outputs = [t for t in tensors_in(learner(x)) if t.requires_grad]
-            loss = sum((t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in outputs)
-            assert isinstance(loss, Tensor)
-            loss.backward()
-            optimiser.step()
-    except Exception as error:  # a stranger's training forward may need targets
-        notes.append(f"learning not tried: {type(error).__name__} in training mode")
-        return None, ()
-    still = [name for name, (p, _) in new.items() if torch.equal(p.detach(), start[name])]
-    excused = [name for name in still if name.endswith(new[name][1] or ("\0",))]
-    return tuple(n for n in still if n not in excused), tuple(excused)
-
-
-def _copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | None:
-    """Whether a deep copy and an unpickled copy give bit-equal outputs."""
-    import pickle
-
-    with torch.no_grad():
-        reference = list(tensors_in(operated(x)))
-        copies: Sequence[nn.Module] = [copy.deepcopy(operated)]
-        try:
-            copies = [*copies, pickle.loads(pickle.dumps(operated))]
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            notes.append(f"the network itself cannot be pickled: {error}")
-        return all(all(map(torch.equal, tensors_in(twin(x)), reference)) for twin in copies)
+    return run

@@ -1,0 +1,120 @@
+"""Operated network -> does the new attention act, does it learn, do copies of it agree?"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.attention.registry import lookup
+from attnsurgeon.planning import Plan
+from attnsurgeon.record import tensors_in
+
+_ATTEMPTS = 4
+
+
+def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
+    """Inserted modules whose output is their input even after their parameters are randomised."""
+    active = copy.deepcopy(operated)
+    generator = torch.Generator().manual_seed(2)
+    unmoved: list[str] = []
+    handles = []
+
+    def watch(path: str) -> Any:
+        def look(module: nn.Module, args: Any, output: Tensor) -> None:
+            if torch.equal(args[0], output):
+                unmoved.append(path)
+
+        return look
+
+    for cut in plan.cuts:
+        module = active.get_submodule(cut.module_path)
+        for parameter in module.parameters():
+            with torch.no_grad():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.add_(0.3 * noise)
+        handles.append(module.register_forward_hook(watch(cut.module_path)))
+    with torch.no_grad():
+        active(x)
+    for handle in handles:
+        handle.remove()
+    return tuple(dict.fromkeys(unmoved))
+
+
+def stuck_parameters(
+    operated: nn.Module, plan: Plan, x: Tensor, notes: list[str]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """New parameters that two optimiser steps do not move, on a copy in training mode.
+
+    Returns (those without an excuse, those whose card says why); None where it cannot be tried.
+    A gate whose ReLU is off for these two images would look stuck, so what did not move is tried
+    again from shaken starts.
+    """
+    learner = copy.deepcopy(operated).train().requires_grad_(True)
+    excuses = {cut.module_path: lookup(cut.attn).unmoved for cut in plan.cuts}
+    new = {
+        f"{path}.{name}": parameter
+        for path in excuses
+        for name, parameter in learner.get_submodule(path).named_parameters()
+    }
+    generator = torch.Generator().manual_seed(3)
+    still = set(new)
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            _shake(new.values(), generator)
+        start = {name: new[name].detach().clone() for name in still}
+        try:
+            _two_steps(learner, list(new.values()), x, generator)
+        except Exception as error:  # a stranger's training forward may need targets
+            notes.append(f"learning not tried: {type(error).__name__} in training mode")
+            return None, ()
+        still = {name for name in still if torch.equal(new[name].detach(), start[name])}
+        if not still:
+            break
+    excused = [
+        name
+        for name in new
+        if name in still
+        and any(
+            name.startswith(f"{p}.") and name.endswith(e or ("\0",)) for p, e in excuses.items()
+        )
+    ]
+    return tuple(name for name in new if name in still and name not in excused), tuple(excused)
+
+
+def _two_steps(
+    learner: nn.Module, parameters: list[nn.Parameter], x: Tensor, generator: torch.Generator
+) -> None:
+    if not parameters:
+        return
+    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        outputs = [t for t in tensors_in(learner(x)) if t.requires_grad]
+        weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
+        loss = torch.stack([(t * w).sum() for t, w in zip(outputs, weights, strict=True)]).sum()
+        loss.backward()
+        optimiser.step()
+
+
+def _shake(parameters: Iterable[nn.Parameter], generator: torch.Generator) -> None:
+    for parameter in parameters:
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        with torch.no_grad():
+            parameter.add_(noise)
+
+
+def copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | None:
+    """Whether a deep copy and an unpickled copy give bit-equal outputs."""
+    with torch.no_grad():
+        reference = list(tensors_in(operated(x)))
+        copies: Sequence[nn.Module] = [copy.deepcopy(operated)]
+        try:
+            copies = [*copies, pickle.loads(pickle.dumps(operated))]
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            notes.append(f"the network itself cannot be pickled: {error}")
+        return all(all(map(torch.equal, tensors_in(twin(x)), reference)) for twin in copies)
