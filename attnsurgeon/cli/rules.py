@@ -12,6 +12,7 @@ import click
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.values import complete_where
 from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.report import words
 from attnsurgeon.report.streams import out, write_json, write_text
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def test_rules(files: tuple[str, ...], as_json: bool) -> None:
         show_outcomes(out(), record)
     failed = [one for file in record for one in file["outcomes"] if one["status"] != "ok"]
     if failed:
-        raise CheckFailed(f"{len(failed)} rule tests failed")
+        raise CheckFailed(f"{words.several(len(failed), 'rule test')} failed")
 
 
 @command.command("schema")

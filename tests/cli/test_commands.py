@@ -1,0 +1,228 @@
+"""The commands that only look: plan, inspect, cost, compare, attn, rules."""
+
+import json
+
+import pytest
+import yaml
+
+from attnsurgeon.attention.registry import mechanisms
+from attnsurgeon.rules.placements import placements, shipped_text
+from tests.cli.command import TINY, attnsurgeon
+
+NET = [f"{TINY}net", "--input-size", "3,40,24"]
+
+
+def test_a_plan_of_resnet50_costs_no_weights():
+    record = attnsurgeon(
+        "plan", "resnet50", "--attn", "eca", "--where", "bottleneck", "--json"
+    ).json()
+    channels = [site["channels"] for site in record["sites"]]
+    assert channels == [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
+    assert record["cost"]["before"]["params"] == 25_557_032
+    assert record["cost"]["after"]["params"] == 25_557_118
+    assert (record["weights"], record["output"]) == ("none", None)
+
+
+def test_a_plan_says_in_the_terminal_what_would_be_done():
+    done = attnsurgeon("plan", "resnet50", "--attn", "eca", "--where", "bottleneck")
+    assert (done.code, done.err) == (0, "")
+    assert "layer3.0.bn3 … layer3.5.bn3" in done.out
+    assert "+0.00034 %" in done.out
+    assert "✓" not in done.out
+
+
+def test_a_network_that_looks_at_values_is_planned_with_random_ones():
+    done = attnsurgeon(
+        "plan", f"{TINY}Decides", "--attn", "se", "--input-size", "3,40,24", "--json"
+    )
+    assert done.code == 0
+    assert "looks at values" in done.err
+    assert done.json()["weights"] == "as built"
+
+
+def test_a_plan_explains_why_a_site_is_taken_or_left():
+    argv = ["plan", *NET, "--attn", "se", "--where", "residual-branch", "--explain"]
+    taken = attnsurgeon(*argv, "late.norm", "--json").json()
+    assert taken == {
+        "path": "late.norm",
+        "rules": [{"rule": "residual-branch", "takes": True, "reason": None}],
+    }
+    left = attnsurgeon(*argv, "stem", "--json").json()
+    assert left["rules"][0]["takes"] is False
+    assert "residual-branch" in left["rules"][0]["reason"]
+    assert "✗ residual-branch leaves it" in attnsurgeon(*argv, "stem").out
+
+
+def test_a_site_to_explain_that_does_not_exist_is_answered_with_the_nearest():
+    done = attnsurgeon("plan", *NET, "--attn", "se", "--explain", "late.nrm")
+    assert done.code == 4
+    assert "did you mean 'late.norm'" in done.err
+
+
+def test_inspect_lists_the_structural_roles():
+    done = attnsurgeon("inspect", *NET)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["residual-branch", "3"] in [line[:2] for line in lines]
+    assert "blocks.0.norm … blocks.1.norm" in done.out
+    assert "blocks.0.conv1" not in done.out
+    assert "blocks.0.conv1" in attnsurgeon("inspect", *NET, "--all").out
+
+
+def test_inspect_stays_short_on_a_large_network():
+    lines = attnsurgeon("inspect", "resnet152").out.splitlines()
+    assert len(lines) < 50
+
+
+def test_inspect_as_json_has_every_site():
+    record = attnsurgeon("inspect", *NET, "--json").json()
+    branches = [s for s in record["sites"] if "residual-branch" in s["roles"]]
+    assert [(s["path"], s["channels"], s["resolution"]) for s in branches] == [
+        ("blocks.0.norm", 32, [20, 12]),
+        ("blocks.1.norm", 32, [20, 12]),
+        ("late.norm", 48, [10, 6]),
+    ]
+    assert len(record["sites"]) > 10
+
+
+def test_inspect_narrows_by_role_and_by_placement():
+    convs = attnsurgeon("inspect", *NET, "--role", "conv", "--json").json()["sites"]
+    assert len(convs) == 8
+    assert all("conv" in site["roles"] for site in convs)
+    placed = attnsurgeon("inspect", *NET, "--where", "residual-branch", "--json").json()["sites"]
+    assert [site["path"] for site in placed] == ["blocks.0.norm", "blocks.1.norm", "late.norm"]
+    text = attnsurgeon("inspect", *NET, "--role", "residual-branch").out
+    assert "blocks.1.norm" in text
+
+
+def test_inspect_draws_a_tree():
+    text = attnsurgeon("inspect", *NET, "--tree").out
+    nested = [line.strip(" │├└─").split("  ")[0] for line in text.splitlines()]
+    assert nested[3:6] == ["stem", "blocks", "0"]
+    assert nested.count("norm") == 3
+    assert "conv1" not in nested
+    assert attnsurgeon("inspect", *NET, "--tree", "--all").out.count("conv1") == 3
+
+
+def test_cost_weighs_a_network_alone():
+    record = attnsurgeon("cost", *NET, "--json").json()
+    conv = 3 * 32 * 9 + 32 + 2 * (2 * 32 * 11 * 9 + 11 + 64) + (32 * 48 * 9 + 48)
+    late = 2 * 48 * 11 * 9 + 11 + 96
+    assert record["cost"]["before"]["params"] == conv + late + 48 * 7 + 7
+    parts = {part["path"]: part["params"] for part in record["parts"]}
+    assert parts["late"] == late
+    assert list(parts) == ["stem", "blocks", "down", "late", "fc"]
+    assert "late" in attnsurgeon("cost", *NET).out
+
+
+def test_cost_weighs_the_difference_of_attention():
+    record = attnsurgeon("cost", *NET, "--attn", "se", "--json").json()
+    assert [one["params"] for one in record["cost"]["per_site"]] == [162, 162, 339]
+    assert "each site adds" in attnsurgeon("cost", *NET, "--attn", "se").out
+
+
+def test_cost_measures_latency_of_one_network_or_of_two():
+    alone = attnsurgeon("cost", *NET, "--latency", "--json").json()
+    assert alone["latency"]["before"]["median"] > 0
+    both = attnsurgeon("cost", *NET, "--attn", "se", "--latency", "--json").json()
+    assert both["latency"]["ratios"]["median"] > 0
+    assert "latency" in attnsurgeon("cost", *NET, "--latency").out
+
+
+def test_compare_puts_mechanisms_side_by_side():
+    done = attnsurgeon("compare", *NET, "--attn", "se,eca", "--init", "paper", "--json")
+    assert done.code == 0
+    rows = {row["attn"]: row for row in done.json()["mechanisms"]}
+    assert rows["se"]["delta"]["params"] == 663
+    assert rows["eca"]["delta"]["params"] == 3 + 3 + 3  # k = 3 for 32 and for 48 channels
+    assert len(rows["se"]["sites"]) == 3
+    text = attnsurgeon("compare", *NET, "--attn", "se,eca").out
+    assert "+663" in text
+
+
+def test_compare_shows_the_reason_where_a_mechanism_cannot_go_in():
+    done = attnsurgeon("compare", *NET, "--attn", "eca,coord", "--json")
+    assert done.code == 0
+    rows = {row["attn"]: row for row in done.json()["mechanisms"]}
+    assert rows["eca"]["error"] is None
+    assert "matches nothing" in rows["coord"]["error"]  # its own placement needs depthwise ones
+
+
+def test_compare_fails_where_no_mechanism_can_go_in():
+    done = attnsurgeon("compare", *NET, "--attn", "eca,se", "--where", "depthwise")
+    assert (done.code, done.out) == (4, "")
+    assert "matches nothing" in done.err
+
+
+def test_compare_takes_all_mechanisms():
+    rows = attnsurgeon("compare", *NET, "--attn", "all", "--json").json()["mechanisms"]
+    assert [row["attn"] for row in rows] == list(mechanisms())
+
+
+def test_every_mechanism_is_listed_and_has_a_card():
+    record = attnsurgeon("attn", "list", "--json").json()
+    assert [card["name"] for card in record] == list(mechanisms())
+    text = attnsurgeon("attn", "list").out
+    for name in mechanisms():
+        assert any(line.split()[:1] == [name] for line in text.splitlines())
+        shown = attnsurgeon("attn", "show", name)
+        assert shown.code == 0
+        assert mechanisms()[name].paper in shown.out
+
+
+def test_a_card_as_json_has_its_arguments():
+    card = attnsurgeon("attn", "show", "se", "--json").json()
+    assert card["args"]["reduction"] == 16
+    assert card["placement"] == "residual-branch"
+
+
+def test_every_placement_is_listed_and_can_be_shown():
+    record = attnsurgeon("rules", "list", "--json").json()
+    assert [one["name"] for one in record] == [one.name for one in placements()]
+    text = attnsurgeon("rules", "list").out
+    assert all(one.message in text for one in placements())
+    assert attnsurgeon("rules", "show", "stem").out == shipped_text("stem")
+
+
+def test_a_new_rule_file_passes_its_own_check_and_tests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert attnsurgeon("rules", "new", "wide-blocks").code == 0
+    assert yaml.safe_load((tmp_path / "wide-blocks.yaml").read_text())["name"] == "wide-blocks"
+    assert attnsurgeon("rules", "check", "wide-blocks.yaml").out == (
+        "wide-blocks.yaml: fine (wide-blocks)\n"
+    )
+    done = attnsurgeon("rules", "test", "wide-blocks.yaml")
+    assert (done.code, done.err) == (0, "")
+    assert "2 outcomes in 1 file, 0 failed" in done.out
+
+
+def test_a_rule_file_is_never_overwritten_by_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("precious")
+    done = attnsurgeon("rules", "new", "mine")
+    assert done.code == 2
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+def test_a_rule_test_that_fails_exits_with_1(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(
+        "version: 1\nname: bad\nrules:\n  - id: stems\n    match: {site: stem}\n"
+        "tests:\n  - model: resnet18\n    expect: {stems: {count: 3}}\n"
+    )
+    done = attnsurgeon("rules", "test", file, "--json")
+    assert done.code == 1
+    assert [one["status"] for one in done.json()[0]["outcomes"]] == ["missing"]
+    assert "1 rule test failed" in done.err
+
+
+def test_the_schema_is_a_json_schema():
+    schema = json.loads(attnsurgeon("rules", "schema").out)
+    assert schema["title"] == "attnsurgeon rule file"
+    assert set(schema["properties"]) == {"version", "name", "define", "rules", "tests"}
+
+
+@pytest.mark.slow
+def test_all_shipped_rules_pass_their_tests_through_the_command():
+    done = attnsurgeon("rules", "test")
+    assert (done.code, done.err) == (0, "")
