@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import fx
 
+from attnsurgeon.flow import NORMS
 from attnsurgeon.record import Traced
 
 AXIS_ONE = frozenset(
@@ -28,9 +29,11 @@ AXIS_ONE = frozenset(
         "instance_norm",
         "pixel_shuffle",
         "pixel_unshuffle",
+        "fold",
     ]
 )
 AXIS_LAST = frozenset(["linear", "embedding", "rms_norm", "layer_norm"])
+_PRODUCTS = frozenset(["matmul", "bmm"])
 _REDUCTIONS = frozenset(
     ["mean", "sum", "amax", "amin", "var", "std", "norm", "logsumexp", "prod", "all", "any"]
 )
@@ -68,13 +71,19 @@ def _axes(node: fx.Node) -> Axes:
         return frozenset({1}) if ndim >= 4 else _NONE
     if name is None or not node.meta["data"]:
         return _NONE
+    source = _source(node)
+    known = source is not None and len(source.meta["shape"]) == ndim and source.meta["axes"]
+    if known and (name in NORMS or name == "linear"):
+        return known  # these move nothing; and where they say otherwise they mix tokens (MLP-Mixer)
     if name in AXIS_ONE:
         return frozenset({1}) if ndim > 1 else _NONE
-    source = _source(node)
-    if name == "linear" and source is not None and _mixes_tokens(source, ndim):
-        return source.meta["axes"]
     if name in AXIS_LAST:
-        return frozenset({ndim - 1})
+        several = name in NORMS and len(_flat(_given(node, 1, "normalized_shape"))) > 1
+        return _NONE if several else frozenset({ndim - 1})
+    if name in _PRODUCTS:
+        return _of_product(node, ndim)
+    if name == "einsum":
+        return _of_einsum(node)
     if source is None:
         return _NONE
     old, axes = source.meta["shape"], source.meta["axes"]
@@ -88,12 +97,6 @@ def _axes(node: fx.Node) -> Axes:
     if name in ("cat", "part", "getitem", "narrow", "index_select", "pad") and len(old) == ndim:
         return axes  # more or fewer channels, on the same axis
     return _NONE
-
-
-def _mixes_tokens(source: fx.Node, ndim: int) -> bool:
-    """Whether a linear layer works along positions, the channels being elsewhere (MLP-Mixer)."""
-    axes = source.meta["axes"]
-    return bool(axes) and ndim - 1 not in axes and len(source.meta["shape"]) == ndim
 
 
 def _source(node: fx.Node) -> fx.Node | None:
@@ -112,29 +115,29 @@ def _source(node: fx.Node) -> fx.Node | None:
 def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes | None:
     """Returns the axes after an operation that moves axes, None for one that does not."""
     new = node.meta["shape"]
-    args = [a for a in node.args if not isinstance(a, fx.Node)]
+    args = [a for a in (*node.args, *node.kwargs.values()) if not isinstance(a, fx.Node)]
     ndim = len(old)
     if name == "permute":
-        order = [int(d) % ndim for d in _flat(args or list(node.kwargs.values()))]
+        order = [int(d) % ndim for d in _flat(args)]
         return frozenset(order.index(a) for a in axes)
     if name in ("transpose", "swapaxes", "swapdims", "t", "T", "mT", "adjoint"):
-        a, b = [int(d) % ndim for d in _flat(args)[:2]] if args else (ndim - 2, ndim - 1)
+        a, b = [int(d) % ndim for d in _flat(args)] if args else (ndim - 2, ndim - 1)
         return frozenset({a: b, b: a}.get(x, x) for x in axes)
     if name in ("movedim", "moveaxis"):
-        a, b = (int(d) % ndim for d in _flat(args)[:2])
-        order = [d for d in range(ndim) if d != a]
-        order.insert(b, a)
-        return frozenset(order.index(x) for x in axes)
+        places = dict(zip(*([int(d) % ndim for d in _flat(a)] for a in args), strict=True))
+        left = iter(d for d in range(ndim) if d not in places.values())
+        places |= {d: next(left) for d in range(ndim) if d not in places}
+        return frozenset(places[a] for a in axes)
     if name in ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze",
                 "unsqueeze"):  # fmt: skip
         return _regrouped(old, new, axes)
-    if name in ("getitem", "select") and len(new) < ndim:
-        return _indexed(name, node, axes)
-    if name in ("unbind",) or (name == "part" and len(new) == ndim - 1):
-        return _dropped(_dim(node, 0) % ndim, axes)
+    if name == "getitem":
+        return _indexed(node.args[1], ndim, axes)
+    if name in ("select", "unbind") or (name == "part" and len(new) == ndim - 1):
+        return _after_removal({_dim(node, 0) % ndim}, axes)
     if name in _REDUCTIONS and len(new) < ndim:
-        dims = {int(d) % ndim for d in _flat([node.kwargs.get("dim", args[:1])])}
-        return _after_removal(dims, axes)
+        dims = {int(d) % ndim for d in _flat(_given(node, 2 if name == "norm" else 1, "dim"))}
+        return _after_removal(dims, axes) if dims else _NONE
     if name == "stack":
         at = _dim(node, 0) % (ndim + 1)
         return frozenset(a + (a >= at) for a in axes)
@@ -164,22 +167,65 @@ def _regrouped(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> Axes:
     return frozenset(result)
 
 
-def _indexed(name: str, node: fx.Node, axes: Axes) -> Axes:
-    if name == "select":
-        return _dropped(_dim(node, 0), axes)
-    index = node.args[1] if len(node.args) > 1 else None
-    index = index if isinstance(index, tuple) else (index,)
-    if any(not isinstance(i, (int, slice)) for i in index):
+def _indexed(index: Any, ndim: int, axes: Axes) -> Axes:
+    """Carries axes through x[index]: ints drop an axis, None adds one, the rest keep theirs."""
+    parts = list(index) if isinstance(index, (tuple, list)) else [index]
+    taken = sum(i is not None and i is not Ellipsis for i in parts)
+    at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    parts[at : at + 1] = [slice(None)] * (ndim - taken)
+    vectors = [i for i in parts if isinstance(i, fx.Node)]
+    if len(vectors) > 1 or any(len(i.meta["shape"] or ()) != 1 for i in vectors):
         return _NONE
-    return _after_removal({d for d, i in enumerate(index) if isinstance(i, int)}, axes)
+    if any(type(i) not in (int, slice, fx.Node, type(None)) for i in parts):
+        return _NONE
+    result, old, new = set(), 0, 0
+    for part in parts:
+        if old in axes and part is not None and not isinstance(part, int):
+            result.add(new)
+        old += part is not None
+        new += not isinstance(part, int)
+    return frozenset(result)
 
 
-def _dropped(dim: int, axes: Axes) -> Axes:
-    return _after_removal({dim}, axes)
+def _of_product(node: fx.Node, ndim: int) -> Axes:
+    """Channels of a matrix product: its rows are the first one's, its columns the second one's."""
+    a, b = (n for n in node.all_input_nodes[:2]) if len(node.all_input_nodes) > 1 else (None, None)
+    if a is None or b is None or max(len(n.meta["shape"] or ()) for n in (a, b)) != ndim:
+        return _NONE
+    if not b.meta["data"]:  # weights on the right: what was the last axis stays what it was
+        return a.meta["axes"] or frozenset({ndim - 1})
+    if not a.meta["data"]:
+        return b.meta["axes"]
+    if len(a.meta["shape"]) != len(b.meta["shape"]):
+        return _NONE
+    row, column = ndim - 2, ndim - 1
+    first, second = a.meta["axes"], b.meta["axes"]
+    batch = {d for d in first | second if d < row}
+    return frozenset(batch | ({row} & first) | ({column} & second))
+
+
+def _of_einsum(node: fx.Node) -> Axes:
+    """Channels are the letters that stand for channels, or for what a weight makes of them."""
+    equation, *operands = _flat(node.args)
+    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+        return _NONE
+    inputs, output = equation.replace(" ", "").split("->")
+    terms = list(zip(inputs.split(","), operands, strict=False))
+    letters = {t[a] for t, n in terms if n.meta["data"] for a in n.meta["axes"] if a < len(t)}
+    data = {letter for term, n in terms if n.meta["data"] for letter in term}
+    for term, operand in terms:
+        if not operand.meta["data"] and (set(term) & letters) - set(output):
+            letters |= set(term) - data
+    return frozenset(i for i, letter in enumerate(output) if letter in letters)
 
 
 def _after_removal(gone: set[int], axes: Axes) -> Axes:
     return frozenset(a - sum(g < a for g in gone) for a in axes if a not in gone)
+
+
+def _given(node: fx.Node, position: int, name: str) -> Any:
+    """An argument given by position or by name, else None."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name)
 
 
 def _dim(node: fx.Node, default: int) -> int:
