@@ -92,16 +92,16 @@ def show_refused(console: Console, record: Mapping[str, Any]) -> None:
     """Prints the matched sites that are left as they are, with the reasons."""
     console.print(Text(f"  {refused_heading(record)}", style="bold yellow"), soft_wrap=True)
     signs = marks(console)
-    runs = fold_refused(record["refused"])
-    show_lines(
-        console,
-        [(signs.bad, "yellow", f"{_counted(run, signs)}: {run.head['reason']}") for run in runs],
-    )
+    show_lines(console, [(signs.bad, "yellow", text) for text in refusals(record, signs)])
 
 
-def fold_refused(refused: Sequence[Mapping[str, Any]]) -> list[Run[Mapping[str, Any]]]:
-    """Returns the runs of sites that are refused for the same reason."""
-    return fold(refused, lambda one: one["path"], lambda one: one["reason"])
+def refusals(record: Mapping[str, Any], signs: Marks) -> Iterator[str]:
+    """Yields each reason with the sites that are refused for it."""
+    reasons: dict[str, list[str]] = {}
+    for run in fold(record["refused"], lambda one: one["path"], lambda one: one["reason"]):
+        reasons.setdefault(run.head["reason"], []).append(_counted(run, signs))
+    for reason, runs in reasons.items():
+        yield f"{words.listed(runs)}: {reason}"
 
 
 def refused_heading(record: Mapping[str, Any]) -> str:

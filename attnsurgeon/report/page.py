@@ -11,10 +11,10 @@ from attnsurgeon.report import words
 from attnsurgeon.report.checks import sentences
 from attnsurgeon.report.figures import coverage, figure_rows, heavy
 from attnsurgeon.report.operation import (
-    fold_refused,
     fold_sites,
     init_text,
     next_lines,
+    refusals,
     refused_heading,
     site_notes,
     site_rows,
@@ -63,8 +63,7 @@ def _body(record: Mapping[str, Any]) -> Iterator[str]:
     yield _list((("note", text) for text in site_notes(runs, UNICODE)), "notes")
     if record["refused"]:
         yield f"<h2>{escape(refused_heading(record).capitalize())}</h2>"
-        refused = fold_refused(record["refused"])
-        yield _list(("bad", f"{run.spelled(UNICODE.to)}: {run.head['reason']}") for run in refused)
+        yield _list(("bad", text) for text in refusals(record, UNICODE))
     if record["verification"]:
         yield "<h2>Verification</h2>"
         yield _list(sentences(record["verification"], UNICODE.times))

@@ -67,6 +67,15 @@ def test_no_column_for_sizes_that_are_not_known(printed):
     assert "H×W" not in printed(show_operation, operation(sites=sites))
 
 
+def test_sites_refused_for_one_reason_are_one_line(printed):
+    refused = [
+        {"path": path, "rule": "r", "reason": "tokens have no map"}
+        for path in ("layer1.0.fc", "layer1.1.fc", "layer2.0.proj")
+    ]
+    text = printed(show_operation, operation(refused=refused))
+    assert "✗ layer1.0.fc … layer1.1.fc ×2, layer2.0.proj: tokens have no map" in text
+
+
 def test_digits_are_not_cut_off_on_a_narrow_terminal(printed):
     text = printed(show_operation, operation(), width=40)
     for figure in ("25,557,118", "4,122,684,416", "+11,171,840"):
