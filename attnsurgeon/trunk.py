@@ -38,14 +38,15 @@ class Trunk:
 
 
 def stride_of(node: fx.Node, traced: Traced) -> float | None:
-    """Input height / feature height; for tokens the square root of the ratio of positions."""
+    """Input height / feature height; for tokens that of the square (the cube) of their number."""
     image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
     layout, _ = layout_of(node, traced.batch)
     if layout is None or layout == "NC" or len(image) < 3:
         return None
     shape = node.meta["shape"]
-    if layout == "NLC" and len(image) == 4:
-        return math.sqrt(math.prod(image[2:]) / shape[1])
+    if "L" in layout and len(image) > 3:
+        ratio = math.prod(image[2:]) / shape[layout.index("L")]
+        return ratio ** (1 / (len(image) - 2))
     return image[-2 if len(image) > 3 else -1] / shape[layout.index("H" if "H" in layout else "L")]
 
 
