@@ -12,6 +12,8 @@ https://arxiv.org/abs/2012.11879
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.fx
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, eager, times
 from attnsurgeon.attention.shapes import per_channel
@@ -67,34 +70,27 @@ def sides(dct_size: int | tuple[int, ...]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def waves(size: int, length: int, like: Tensor) -> Tensor:
-    """Returns b_u (7, length) for u = 0 to 6 times size // 7, of a transform of `size` places.
-
-    An axis of another length is to be pooled to `size` first; spreading the waves out instead is
-    the same, and less work.
-    """
-    wide = torch.promote_types(like.dtype, torch.float32)
-    step = size // GRID
-    u = torch.arange(0, GRID * step, step, dtype=wide, device=like.device)
-    place = torch.arange(1, 2 * size, 2, dtype=wide, device=like.device)
-    # In units of pi / (2 size) the angle is a whole number, and what exceeds a period can go.
-    angle = u[:, None] * place % (4 * size) * (math.pi / (2 * size))
-    wave = F.normalize(angle.cos(), dim=1)
-    if eager() and length == size:
-        return wave
-    return wave @ adaptive(length, size, wave)
+def waves(frequencies: Sequence[int], size: int, like: Tensor) -> Tensor:
+    """Returns b_u (K, size) for each frequency u of a 7 x 7 map, where `like` is, in float32 up."""
+    u = torch.tensor(frequencies, dtype=torch.float64, device="cpu") * (size // GRID)
+    place = torch.arange(size, dtype=torch.float64, device="cpu") + 0.5
+    wave = F.normalize((math.pi / size * u[:, None] * place).cos(), dim=1)
+    return wave.to(like.device, wide(like))
 
 
 @torch.fx.wrap
-def spectrum(x: Tensor, frequencies: tuple[tuple[int, int], ...], size: tuple[int, int]) -> Tensor:
-    """Returns z (N, C)."""
-    down = waves(size[0], x.shape[2], x).unbind()
-    square = eager() and size[0] == size[1] and x.shape[2] == x.shape[3]
-    across = down if square else waves(size[1], x.shape[3], x).unbind()
-    rows = torch.stack([down[u] for u, _ in frequencies])
-    columns = torch.stack([across[v] for _, v in frequencies])
+def spectrum(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Returns z (N, C), for waves (K, H) and (K, W).
+
+    A map of another size is to be pooled to that of the waves; spreading the waves out instead is
+    the same, and less work.
+    """
+    if not (eager() and x.shape[2] == rows.shape[1]):
+        rows = rows @ adaptive(x.shape[2], rows.shape[1], rows)
+    if not (eager() and x.shape[3] == columns.shape[1]):
+        columns = columns @ adaptive(x.shape[3], columns.shape[1], columns)
     planes = (rows[:, :, None] * columns[:, None]).flatten(1).to(x.dtype)  # (K, HW)
-    groups = x.flatten(2).unflatten(1, (len(frequencies), -1))  # (N, K, C / K, HW)
+    groups = x.flatten(2).unflatten(1, (planes.shape[0], -1))  # (N, K, C / K, HW)
     return times(groups, planes[:, None]).flatten(1)
 
 
@@ -139,6 +135,9 @@ class FCA(nn.Module):
         x (N, C, H, W) -> (N, C, H, W)
     """
 
+    rows: Tensor
+    columns: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -154,10 +153,24 @@ class FCA(nn.Module):
         self.fc1 = nn.Linear(channels, m, bias=False)
         self.fc2 = nn.Linear(m, channels, bias=False)
         self.gate = Gate()
+        self.set_waves()
+
+    def set_waves(self) -> None:
+        """Computes the waves; they are constants, so they are in no state dict."""
+        for i, name in enumerate(("rows", "columns")):
+            frequencies = [uv[i] for uv in self.frequencies]
+            wave = waves(frequencies, self.dct_size[i], self.fc1.weight)
+            self.register_buffer(name, wave, persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FCA:
+        """Converts the module; the waves follow anew: rounded no further, and never left unset."""
+        super()._apply(fn, recurse)
+        self.set_waves()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
-        z = spectrum(x, self.frequencies, self.dct_size)  # (N, C)
+        z = spectrum(x, self.rows, self.columns)  # (N, C)
         gate = self.gate(self.fc2(F.relu(self.fc1(z))))
         return x * per_channel(gate, 2)
 

@@ -9,6 +9,8 @@ ICME 2020, https://doi.org/10.1109/ICME46284.2020.9102906
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -17,23 +19,48 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.resampling import adaptive, times
+from attnsurgeon.attention.resampling import adaptive, product
 from attnsurgeon.attention.shapes import per_channel
+
+
+def windows(size: tuple[int, ...], parts: int, like: Tensor) -> Tensor:
+    """Returns (parts^rank, H W): the means over all windows of a map cut into `parts` an axis."""
+    matrix = torch.ones(1, 1, dtype=like.dtype, device=like.device)
+    for side in size:
+        matrix = matrix[:, None, :, None] * adaptive(side, parts, like)[:, None]
+        matrix = matrix.flatten(0, 1).flatten(1)
+    return matrix
+
+
+class _Pyramid(torch.autograd.Function):
+    """x (N, C, ...) -> (N, C, F): the means of every scale, in one pass over x.
+
+    The matrix is made again for the backward: it may be larger than everything else kept for it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, pools: tuple[int, ...]) -> Tensor:
+        matrix = torch.cat([windows(x.shape[2:], parts, x) for parts in pools])
+        return product(x.flatten(2), matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...]], output: Tensor) -> None:
+        x, ctx.pools = inputs
+        ctx.size = x.shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, by_means: Tensor) -> tuple[Tensor, None]:
+        matrix = torch.cat([windows(ctx.size, parts, by_means) for parts in ctx.pools])
+        return product(by_means, matrix.mT).unflatten(2, ctx.size), None
 
 
 @torch.fx.wrap
 def pyramid(x: Tensor, pools: tuple[int, ...]) -> Tensor:
-    """Returns the means over every pool's windows (N, F), those of one pool channel by channel."""
-    levels = []
-    for parts in pools:
-        level = torch.ones(1, 1, dtype=x.dtype, device=x.device)
-        for side in x.shape[2:]:
-            level = level[:, None, :, None] * adaptive(side, parts, x)[:, None]
-            level = level.flatten(0, 1).flatten(1)
-        levels.append(level)
-    means = times(x.flatten(2), torch.cat(levels))  # (N, C, F / C)
-    split = means.split([level.shape[0] for level in levels], dim=2)
-    return torch.cat([part.flatten(1) for part in split], dim=1)
+    """Returns the means over every scale's windows (N, F C), those of one scale by channel."""
+    means = _Pyramid.apply(x, pools).split([parts ** (x.dim() - 2) for parts in pools], dim=2)
+    return torch.cat([scale.flatten(1) for scale in means], dim=1)
 
 
 def features(pools: tuple[int, ...], rank: int) -> int:

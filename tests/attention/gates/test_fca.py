@@ -1,12 +1,13 @@
 """FcaNet against its equations by plain loops, its frequencies, sizes, and published totals."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from attnsurgeon.attention.gates.fca import NAMES, ORDERS, chosen, spectrum
+from attnsurgeon.attention.gates.fca import NAMES, ORDERS, chosen, spectrum, waves
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError
 from tests.attention.cases import FORMATS, make, stir
@@ -60,16 +61,34 @@ def test_a_map_of_another_size_is_pooled_as_in_the_authors_code(seen, size):
 
 def test_the_lowest_frequency_is_the_mean_times_the_root_of_the_size():
     x = torch.randn(2, 3, 14, 10, dtype=torch.float64)
-    z = spectrum(x, ((0, 0),), (14, 10))
+    z = spectrum(x, waves([0], 14, x), waves([0], 10, x))
     torch.testing.assert_close(z, math.sqrt(140) * x.mean((2, 3)), **exact)
 
 
-def test_waves_are_exact_in_single_precision():
-    frequencies = chosen("top32", 32)
-    planes = torch.eye(56 * 56).reshape(-1, 1, 56, 56)[:: 56 * 7 + 3]
-    found = spectrum(planes.expand(-1, 32, -1, -1), frequencies, (56, 56))
-    wanted = spectrum(planes.double().expand(-1, 32, -1, -1), frequencies, (56, 56))
-    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-8)
+@pytest.mark.parametrize("size", [7, 14, 31, 56])
+def test_waves_have_length_one_and_are_at_right_angles(size):
+    basis = waves(range(7), size, torch.empty(0, dtype=torch.float64))
+    torch.testing.assert_close(basis @ basis.T, torch.eye(7, dtype=torch.float64), **exact)
+
+
+def test_waves_are_constants_that_follow_every_conversion():
+    x = torch.randn(2, 32, 9, 12, dtype=torch.float64)
+    exactly = stir(make("fca", 32, dct_size=(9, 12)).double())
+    back = copy.deepcopy(exactly).bfloat16()
+    assert back.rows.dtype == torch.float32
+    back = back.double()
+    assert torch.equal(back.rows, exactly.rows)
+    back.load_state_dict(exactly.state_dict())
+    assert torch.equal(back(x), exactly(x))
+
+
+def test_waves_are_there_after_a_detour_over_the_meta_device():
+    trained, x = stir(make("fca", 32, dct_size=(9, 12))), torch.randn(2, 32, 9, 12)
+    with torch.device("meta"):
+        fca = make("fca", 32, dct_size=(9, 12))
+    assert fca.rows.is_meta
+    fca.to_empty(device="cpu").load_state_dict(trained.state_dict(), strict=True)
+    assert torch.equal(fca(x), trained(x))
 
 
 def test_every_order_has_frequencies_of_a_7x7_map_each_once():
