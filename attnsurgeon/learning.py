@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import lookup
+from attnsurgeon.meta import full_twin
 from attnsurgeon.planning import Plan
+from attnsurgeon.randomness import loaded_dice
 from attnsurgeon.record import tensors_in
 
 _ATTEMPTS = 4
@@ -19,7 +21,7 @@ _ATTEMPTS = 4
 
 def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
     """Inserted modules whose output is their input even after their parameters are randomised."""
-    active = copy.deepcopy(operated)
+    active = full_twin(operated)
     generator = torch.Generator().manual_seed(2)
     unmoved: list[str] = []
     handles = []
@@ -54,7 +56,8 @@ def stuck_parameters(
     A gate whose ReLU is off for these two images would look stuck, so what did not move is tried
     again from shaken starts.
     """
-    learner = copy.deepcopy(operated).train().requires_grad_(True)
+    learner = full_twin(operated).requires_grad_(True)
+    learner.train()
     excuses = {cut.module_path: lookup(cut.attn).unmoved for cut in plan.cuts}
     new = {
         f"{path}.{name}": parameter
@@ -111,10 +114,20 @@ def _shake(parameters: Iterable[nn.Parameter], generator: torch.Generator) -> No
 def copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | None:
     """Whether a deep copy and an unpickled copy give bit-equal outputs."""
     with torch.no_grad():
-        reference = list(tensors_in(operated(x)))
-        copies: Sequence[nn.Module] = [copy.deepcopy(operated)]
-        try:
-            copies = [*copies, pickle.loads(pickle.dumps(operated))]
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            notes.append(f"the network itself cannot be pickled: {error}")
-        return all(all(map(torch.equal, tensors_in(twin(x)), reference)) for twin in copies)
+        copies: list[nn.Module] = []
+        for way, copied in [("deepcopy", copy.deepcopy), ("pickle", _pickled)]:
+            try:
+                copies.append(copied(operated))
+            except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+                notes.append(f"{way} refuses the network: {error}".split("\n")[0])
+        reference = _outputs(operated, x)
+        return all(all(map(torch.equal, _outputs(twin, x), reference)) for twin in copies)
+
+
+def _pickled(module: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(module))
+
+
+def _outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
+    with loaded_dice(0):
+        return list(tensors_in(module(x)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -42,6 +42,16 @@ def shared_twin(model: Model) -> Model:
     return _copied(model, {id(tensor): tensor for tensor in shared}, _cloned)
 
 
+def twin_around(model: Model, shared: Iterable[Tensor]) -> Model:
+    """Copy a model around some of its tensors, which are not copied and must only be read.
+
+    Raises:
+        ModelError: the model has lazy parameters, or an attribute that cannot be copied.
+    """
+    memo: dict[int, object] = {id(tensor): _cloned(tensor) for tensor in _registered(model)}
+    return _copied(model, memo | {id(tensor): tensor for tensor in shared}, _cloned)
+
+
 def full_twin(model: Model) -> Model:
     """Copy a model, numbers and all: what copy.deepcopy does, for more models.
 
@@ -50,7 +60,7 @@ def full_twin(model: Model) -> Model:
     Raises:
         ModelError: the model has lazy parameters, or an attribute that cannot be copied.
     """
-    return _copied(model, {id(t): _cloned(t) for t in _registered(model)}, _cloned)
+    return twin_around(model, ())
 
 
 def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], Tensor]) -> Model:

@@ -19,6 +19,7 @@ from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.finder import Survey
+from attnsurgeon.meta import full_twin
 from attnsurgeon.models import build_on_meta
 from attnsurgeon.planning import Plan, Request, plan_requests
 from attnsurgeon.rules.fields import Attn
@@ -148,7 +149,7 @@ def insert(
     made = plan(
         model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
     )
-    return carry_out(model if inplace else copy.deepcopy(model), made)
+    return carry_out(model if inplace else full_twin(model), made)
 
 
 def carry_out(model: nn.Module, made: Plan) -> Operation:
@@ -192,9 +193,7 @@ def estimate(
 def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)
-    sites = [
-        (site.path, cut.module_path) for cut in made.cuts for site in (cut.site, *cut.shared)
-    ]
+    sites = [(site.path, cut.module_path) for cut in made.cuts for site in (cut.site, *cut.shared)]
     return compare(before, after, sites)
 
 

@@ -6,7 +6,8 @@ last norm (timm's ResNets) makes anything in the branch look like the identity.
 
 from __future__ import annotations
 
-import copy
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.learning import copies_agree, still_modules, stuck_parameters
+from attnsurgeon.meta import full_twin, twin_around
 from attnsurgeon.planning import Plan
+from attnsurgeon.randomness import dice_as_they_were, loaded_dice
 from attnsurgeon.record import tensors_in
 from attnsurgeon.splice import undo
 
@@ -37,6 +40,7 @@ class Verification:
         unexpected_keys: new keys that belong to no inserted module.
         reordered: the original keys or parameters stand in another order.
         dead: inserted modules that one forward does not call.
+        repeated: inserted modules that one forward calls more often than planned.
         still: inserted modules that change nothing even with random parameters.
         stuck: new parameters that two optimiser steps did not move; None if not tried.
         excused: stuck parameters whose mechanism's card says why.
@@ -56,6 +60,7 @@ class Verification:
     unexpected_keys: tuple[str, ...] = ()
     reordered: bool = False
     dead: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
     still: tuple[str, ...] = ()
     stuck: tuple[str, ...] | None = None
     excused: tuple[str, ...] = ()
@@ -75,6 +80,7 @@ class Verification:
             ("original keys are missing", self.missing_keys),
             ("new keys belong to no inserted module", self.unexpected_keys),
             ("inserted modules are never called", self.dead),
+            ("inserted modules are called too often", self.repeated),
             ("inserted modules change nothing", self.still),
             ("new parameters do not learn", self.stuck or ()),
         ]:
@@ -101,8 +107,14 @@ def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
         full: also train two steps on a copy, randomise the attention to see that it acts, and
             check that copies compute the same.
     """
+    with dice_as_they_were():
+        return _verified(model, plan, full)
+
+
+def _verified(model: nn.Module, plan: Plan, full: bool) -> Verification:
     missing, unexpected, reordered = _keys(model, plan)
-    operated = _copied(model, plan).eval()
+    operated = _copied(model, plan)
+    operated.eval()  # a statement: who overrides train() may forget to return self
     randomise_norms(operated, plan)
     notes: list[str] = []
     runs, failures = _run_sizes(operated, plan)
@@ -131,7 +143,10 @@ def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
         missing_keys=missing,
         unexpected_keys=unexpected,
         reordered=reordered,
-        dead=tuple(c.module_path for c in plan.cuts if c.module_path not in runs[-1].called),
+        dead=tuple(c.module_path for c in plan.cuts if not runs[-1].called[c.module_path]),
+        repeated=tuple(
+            c.module_path for c in plan.cuts if runs[-1].called[c.module_path] > 1 + len(c.shared)
+        ),
         notes=tuple(notes),
         **extra,
     )
@@ -167,7 +182,7 @@ class _Run:
     x: Tensor
     outputs: list[Tensor]
     taps: dict[str, list[Tensor]]
-    called: set[str]
+    called: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -207,14 +222,14 @@ def _keys(model: nn.Module, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...
 def _copied(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy on the CPU whose vectors and attention are its own; the rest is only read."""
     if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
-        return copy.deepcopy(model).cpu()
+        return full_twin(model).cpu()
     new = tuple(f"{cut.module_path}." for cut in plan.cuts)
-    shared = {
-        id(p): p
+    matrices = (
+        p
         for name, p in model.named_parameters()
         if not name.startswith(new or ("\0",)) and _is_matrix(p)
-    }
-    return copy.deepcopy(model, shared)
+    )
+    return twin_around(model, matrices)
 
 
 def _is_matrix(tensor: Tensor) -> bool:
@@ -274,24 +289,37 @@ def _sizes(own: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def _compare(after: _Run, before: _Run) -> _Comparison:
     """Compares outputs, and the output of every module of the base that has weights."""
-    pairs = [(a, b) for a, b in zip(after.outputs, before.outputs, strict=True)]
-    pairs = [(a, b) for a, b in pairs if a.is_floating_point() and a.numel()]
-    difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
-    scale = max((float(b.abs().max()) for _, b in pairs), default=0.0)
-    logits = next(((a, b) for a, b in pairs if a.dim() == 2), None)
+    pairs = list(zip(after.outputs, before.outputs, strict=False))
+    difference = max((_difference(a, b) for a, b in pairs), default=0.0)
+    if len(after.outputs) != len(before.outputs):
+        difference = math.inf
+    floating = [b for _, b in pairs if b.is_floating_point() and b.numel()]
+    scale = max((float(b.abs().max()) for b in floating), default=0.0)
+    logits = next(((a, b) for a, b in pairs if a.dim() == 2 and a.is_floating_point()), None)
     agreement = None
     if logits is not None:
         agreement = float((logits[0].argmax(1) == logits[1].argmax(1)).double().mean())
     equal = sum(
-        len(after.taps[name]) == len(values) and all(map(torch.equal, after.taps[name], values))
+        len(after.taps[name]) == len(values) and not any(map(_difference, after.taps[name], values))
         for name, values in before.taps.items()
     )
     return _Comparison(difference, scale, agreement, len(before.taps), equal)
 
 
+def _difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference; 0 only for equal values, of which NaN in the same place is one."""
+    if a.shape != b.shape:
+        return math.inf
+    moved = (a != b) & ~((a != a) & (b != b))
+    if not moved.any():
+        return 0.0
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return float((a.to(wide) - b.to(wide)).abs()[moved].nan_to_num(nan=math.inf).max())
+
+
 def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
     """Runs a network and keeps what each module with weights of its own made."""
-    run = _Run(x, [], {}, set())
+    run = _Run(x, [], {}, Counter())
     inside = {id(m) for path in new for m in model.get_submodule(path).modules()}
     handles = []
 
@@ -302,7 +330,7 @@ def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
         return keep
 
     def note(name: str) -> Any:
-        return lambda module, args, output: run.called.add(name)
+        return lambda module, args, output: run.called.update([name])
 
     for name, module in model.named_modules():
         if name in new:
@@ -310,7 +338,7 @@ def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
         elif id(module) not in inside and module._parameters:
             handles.append(module.register_forward_hook(tap(name)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), loaded_dice(0):  # some networks throw dice in eval mode too
             run.outputs.extend(tensors_in(model(x)))
     finally:
         for handle in handles:
