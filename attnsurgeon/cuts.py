@@ -98,7 +98,10 @@ class Cutter:
             if isinstance(call.module, _CONTAINERS) and not _own_forward(call.module):
                 continue  # its forward is the container's; the boundary of its child is the place
             where = f"{call.path or 'the network itself'} ({_name(call.module)})"
-            if isinstance(call.module, (*_CONTAINERS, fx.GraphModule)):
+            if isinstance(call.module, fx.GraphModule):
+                reasons.append(f"{where} is generated code, which recompile() would write anew")
+                continue
+            if isinstance(call.module, _CONTAINERS):
                 reasons.append(f"{where} is a container whose children other code may walk over")
                 continue
             graph = self.graph(call)

@@ -171,6 +171,7 @@ class ShallowTracer(fx.Tracer):
     def _run(self, node: fx.Node) -> None:
         """Executes a node on the recorded values; compares it with the record if it is data."""
         if _modes() != self._modes:
+            self._place()  # which has better words for autograd functions and checkpoints
             raise Untraceable("its forward switches gradients or autocast on or off")
         args, kwargs = _mutable(map_arg((node.args, node.kwargs), self.values.__getitem__))
         if any(isinstance(c, torch.device) for c in constants_in((node.args, node.kwargs))):
