@@ -37,6 +37,7 @@ def test_a_traced_module_still_changes_its_mode(case):
     torch.testing.assert_close(traced(x), module.eval()(x), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize(("init", "train"), [("paper", True), ("identity", False)])
 def test_it_compiles_without_a_graph_break(case, init, train):
@@ -46,6 +47,7 @@ def test_it_compiles_without_a_graph_break(case, init, train):
     torch.testing.assert_close(compiled(x), module(x))
 
 
+@pytest.mark.slow
 @each_case
 @each_init
 def test_it_exports_for_any_batch_and_resolution(case, init):

@@ -112,11 +112,13 @@ def test_it_is_traced_copied_and_planned(case):
     portability.test_a_traced_module_still_changes_its_mode(case)
 
 
+@pytest.mark.slow
 @each_variant
 def test_it_compiles_without_a_graph_break(case):
     portability.test_it_compiles_without_a_graph_break(case, "paper", True)
 
 
+@pytest.mark.slow
 @each_variant
 def test_it_exports_for_any_batch(case):
     module = case.build("identity").eval()
