@@ -41,7 +41,8 @@ _OPENED = _words("gru_cell lstm_cell rnn_relu_cell rnn_tanh_cell")
 # an argument, and those that have no tensor among their arguments.
 _MOVES = _words("""
     _to_copy _unsafe_index _unsafe_view alpha_dropout cat channel_shuffle clone column_stack
-    concat concatenate constant_pad_nd copy detach diag diag_embed dropout dstack embedding empty_like
+    concat concatenate constant_pad_nd copy detach diag diag_embed dropout dstack embedding
+    empty_like
     feature_alpha_dropout feature_dropout fill flip fliplr flipud full_like gather hstack im2col
     index index_copy index_fill index_put index_select item lift_fresh meshgrid
     native_channel_shuffle new_empty new_empty_strided new_full new_ones new_zeros ones_like pad
