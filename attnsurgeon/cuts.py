@@ -93,7 +93,10 @@ class Cutter:
         return self.graphs[call.path]
 
     def _retype(self, node: fx.Node, before: bool, reasons: list[str], first: Call) -> Place | None:
-        """The innermost module whose forward can be rewritten around the operation."""
+        """The innermost module whose forward can be rewritten around the operation; no norm, or
+        else with a note.
+        """
+        norm: Place | None = None
         for call, key in _appearances(node, first):
             if isinstance(call.module, _CONTAINERS) and not _own_forward(call.module):
                 continue  # its forward is the container's; the boundary of its child is the place
@@ -119,8 +122,10 @@ class Cutter:
             if method != "forward" and not method.startswith("_"):
                 note = f"only forward() of {where} carries it, not {method}() alone"
             calls = len(self.survey.traced.calls[call.path])
-            return Place("retype", call.path, key, before, calls, note)
-        return None
+            if not _is_norm(call.module):
+                return Place("retype", call.path, key, before, calls, note)
+            norm = norm or Place("retype", call.path, key, before, calls, _norm_note(call))
+        return norm
 
     def _hook(self, node: fx.Node, first: Call, reasons: list[str]) -> Place | None:
         """The best hook: on a maker that is no norm, on the one taker, on a norm."""
