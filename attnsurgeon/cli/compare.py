@@ -45,7 +45,7 @@ def command(
     init: str,
     as_json: bool,
 ) -> None:
-    """Compare what mechanisms would add to MODEL; no weights are loaded."""
+    """Weigh mechanisms side by side on MODEL. No weights are loaded."""
     asked = chosen_network(model, model_args, input_size)
     files = _rules(attn, where, init)
     built, found = sketch(asked)

@@ -45,7 +45,7 @@ def command(
     latency: bool,
     as_json: bool,
 ) -> None:
-    """Weigh MODEL, or with --attn the difference that attention makes; no weights are loaded."""
+    """Weigh MODEL, alone or with attention. No weights are loaded, but for --latency."""
     asked = chosen_network(model, model_args, input_size)
     if attn is None and rules is None and where is None and not args:
         _show_weight(asked, latency, as_json)

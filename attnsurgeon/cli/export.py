@@ -36,7 +36,7 @@ def command(
     dynamic_batch: bool,
     as_json: bool,
 ) -> None:
-    """Export the network saved in DIR to one file, compared with the network before it is kept."""
+    """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
         from attnsurgeon.exporting import check_file, export
         from attnsurgeon.restore import load, read_folder

@@ -39,7 +39,7 @@ def command(
     tree: bool,
     as_json: bool,
 ) -> None:
-    """List the sites of MODEL and the roles they play; no weights are loaded."""
+    """List the sites of MODEL and their roles. No weights are loaded."""
     _, found = sketch(chosen_network(model, model_args, input_size))
     sites = _selected(found, role, where)
     from attnsurgeon.report.record import network_record

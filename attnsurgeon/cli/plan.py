@@ -45,7 +45,7 @@ def command(
     explain: str | None,
     as_json: bool,
 ) -> None:
-    """Say what `insert` would do to MODEL and what it would cost: no weights, nothing written."""
+    """Say what `insert` would do, and its price. No weights are loaded, nothing is written."""
     chosen = chosen_sites(attn, where, rules, args, init)
     asked = chosen_network(model, model_args, input_size)
     if explain is None:

@@ -16,7 +16,7 @@ from attnsurgeon.report.streams import note, out, step, write_json
 @click.option("--html", type=click.Path(), help="Write one self-contained HTML file instead.")
 @json_flag
 def command(folder: str, html: str | None, as_json: bool) -> None:
-    """Show what was done to the network saved in DIR; it is not loaded."""
+    """Show what was done to the network in DIR. It is not loaded."""
     with step(f"reading {folder}"):
         from attnsurgeon.report.folder import folder_record
         from attnsurgeon.restore import read_folder

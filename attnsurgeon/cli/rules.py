@@ -54,7 +54,7 @@ def show_rules(name: str) -> None:
 @command.command("check")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 def check_rules(files: tuple[str, ...]) -> None:
-    """Check rule files: keys, values, mechanisms; no network is built."""
+    """Check keys, values and mechanisms of rule files. No network is built."""
     for name in files:
         file = _read(name)
         ids = ", ".join(rule.id for rule in file.rules)
@@ -65,7 +65,7 @@ def check_rules(files: tuple[str, ...]) -> None:
 @click.argument("files", nargs=-1, type=click.Path())
 @_JSON
 def test_rules(files: tuple[str, ...], as_json: bool) -> None:
-    """Run the tests inside rule files, by default of all shipped ones; no weights are loaded."""
+    """Run the tests inside rule files. By default of all shipped ones; no weights are loaded."""
     from attnsurgeon.rules.cases import run_tests
     from attnsurgeon.rules.placements import shipped, shipped_names
 

@@ -22,7 +22,7 @@ def command(
     base_args: tuple[tuple[str, Any], ...],
     as_json: bool,
 ) -> None:
-    """Load DIR, audit it, and make its operation once more with every check."""
+    """Load a saved DIR and check it in full. Its operation is made once more on its base."""
     with step(f"verifying {folder}"):
         from attnsurgeon.checkup import check_folder
         from attnsurgeon.report.folder import checkup_record, show_checkup
