@@ -72,6 +72,24 @@ def along(x: Tensor, axis: int, matrix: Tensor, *, like: Tensor) -> Tensor:
     return times(x.flatten(0, -2), matrix).unflatten(0, x.shape[:-1]).movedim(-1, axis)
 
 
+def pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Returns `x` (N, C, ...) with its map averaged to another size."""
+    pooled = x
+    for axis, side in reversed(list(enumerate(size, 2))):
+        if not (eager() and x.shape[axis] == side):
+            pooled = along(pooled, axis, adaptive(x.shape[axis], side, x), like=x)
+    return pooled
+
+
+def spread_to(z: Tensor, like: Tensor) -> Tensor:
+    """Returns `z` (N, C, ...) interpolated to the size of `like`, each place from the nearest."""
+    for axis in range(2, like.dim()):
+        length, parts = like.shape[axis], z.shape[axis]
+        if not (eager() and length == parts):
+            z = along(z, axis, nearest(length, parts, z), like=like)
+    return z
+
+
 def channels_last(x: Tensor) -> bool:
     """Says whether the channels of a position lie side by side in memory."""
     return x.stride(1) == 1 and x.shape[1] > 1

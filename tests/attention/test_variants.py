@@ -41,6 +41,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("fca", {"dct_size": (14, 9), "frequencies": "low4"}),
     ("tse", {"tile": (2, 3), "bias": False}),
     ("spa", {"pools": (3,)}),
+    ("nam", {"spatial": True}),
     ("sge", {"groups": 1}),
 ]
 VARIANTS = [

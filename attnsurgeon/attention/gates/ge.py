@@ -23,7 +23,7 @@ from attnsurgeon.attention.identity import Blend, Gate, Identity, open_gates, ze
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.resampling import adaptive, along, nearest, windows
+from attnsurgeon.attention.resampling import adaptive, along, spread_to, windows
 from attnsurgeon.attention.shapes import CONV, positions
 from attnsurgeon.errors import MechanismError
 
@@ -67,10 +67,7 @@ def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
 @torch.fx.wrap
 def spread(gate: Tensor, like: Tensor) -> Tensor:
     """Returns the gate interpolated to the size of `like`, each position from the nearest."""
-    for axis in range(2, like.dim()):
-        matrix = nearest(like.shape[axis], gate.shape[axis], gate)
-        gate = along(gate, axis, matrix, like=like)
-    return gate
+    return spread_to(gate, like)
 
 
 class Windows(nn.Module):

@@ -20,7 +20,7 @@ from attnsurgeon.attention.checks import map_size
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.errors import MechanismError
+from attnsurgeon.attention.resampling import pool_to, spread_to
 
 
 @torch.fx.wrap
@@ -32,21 +32,17 @@ def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.fx.wrap
-def by_position(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Returns `x` as (N, HW, C), if it is of the spatial size that there are weights for."""
-    if tuple(x.shape[2:]) != size:
-        raise MechanismError(
-            f"nam: its spatial branch is built for maps of {size}, not of {tuple(x.shape[2:])}",
-            "use spatial=False where the resolution changes",
-        )
-    return x.flatten(2).mT
+def by_position(norm: BatchNorm, x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Returns the gate that the positions of `x`, pooled to the size of the weights, make."""
+    z = weighed(norm, pool_to(x, size).flatten(2).mT)  # (N, HW, C)
+    return spread_to(z.sigmoid_().mT.unflatten(2, size), x)
 
 
 class PositionGate(nn.Module):
     """The same attention with positions in the place of channels.
 
     Shape:
-        x (N, C, ...) -> (N, C, ...), of one spatial size
+        x (N, C, ...) -> (N, C, ...)
     """
 
     def __init__(self, size: tuple[int, ...]) -> None:
@@ -56,8 +52,7 @@ class PositionGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its gates."""
-        gate = weighed(self.norm, by_position(x, self.size)).sigmoid_()
-        return x * gate.mT.unflatten(2, self.size)
+        return x * by_position(self.norm, x, self.size)
 
 
 def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None) -> int:
@@ -77,7 +72,8 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
     deviations=(
         "as in the authors' code, w carries no gradient: gamma learns through the batch norm only",
         "the paper's spatial branch, a batch norm over positions, is not in the authors' code; "
-        "spatial=True adds it after the channel gate, as they describe it",
+        "spatial=True adds it after the channel gate, as they describe it; a map of another size "
+        "is pooled to the size it was built for, and the gate interpolated back",
         "where gamma is zero throughout, w is zero; the authors' code divides by zero",
         "the authors add a penalty on |gamma| to the loss of their training, which is not part of "
         "the network",

@@ -4,7 +4,7 @@
     y = x * sigmoid(W2 relu(W1 z))
 
 Guo et al., "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition",
-ICME 2020, https://doi.org/10.1109/ICME46284.2020.9102906
+ICME 2020, https://github.com/13952522076/SPANet
 """
 
 from __future__ import annotations

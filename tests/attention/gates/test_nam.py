@@ -97,10 +97,19 @@ def test_the_spatial_branch_of_one_channel_and_image_is_finite_while_training(ba
     assert nam(torch.randn(batch, 1, 5, 3)).isfinite().all()
 
 
-def test_the_spatial_branch_refuses_another_resolution():
-    nam = make("nam", 7, spatial=True, size=(5, 3))
-    with pytest.raises(MechanismError, match=r"built for maps of \(5, 3\), not of \(3, 5\)"):
-        nam(torch.randn(2, 7, 3, 5))
+@pytest.mark.parametrize("seen", [(10, 9), (7, 3), (1, 1), (3, 5)])
+def test_the_spatial_branch_gates_a_map_of_another_size_by_a_pooled_one(seen):
+    nam = stir(make("nam", 7, spatial=True, size=(5, 3)).double().eval()).positions
+    x = torch.randn(2, 7, *seen, dtype=torch.float64)
+    pooled = nn.functional.adaptive_avg_pool2d(x, (5, 3))
+    gate = nam(pooled) / pooled
+    rows = [5 * row // seen[0] for row in range(seen[0])]
+    columns = [3 * column // seen[1] for column in range(seen[1])]
+    expected = x * gate[:, :, rows][..., columns]
+    torch.testing.assert_close(nam(x), expected, rtol=0, atol=1e-12)
+
+
+def test_the_spatial_branch_needs_a_size_of_the_right_rank():
     with pytest.raises(MechanismError, match="size is missing"):
         make("nam", 7, spatial=True)
     with pytest.raises(MechanismError, match=r"size=\(2, 5, 3\) is no map of rank 2"):

@@ -59,3 +59,18 @@ def test_the_total_of_a_resnet50_is_more_than_twice_the_network():
     assert RESNET50 + added > 2 * RESNET50
     assert "reduction=64" in card.lighter
     assert sum(card.params(c, reduction=64) for c in RESNET50_BRANCHES) * 4 == added
+
+
+@pytest.mark.parametrize("size", [(3, 2), (2, 3, 1)])
+def test_gradients_of_the_first_and_second_order(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pyramid(x, (1, 2)), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: pyramid(x, (1, 2)), (x,))
+
+
+def test_nothing_is_kept_of_the_windows_for_the_backward():
+    kept = []
+    x = torch.randn(2, 3, 8, 12, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
+        pyramid(x, (1, 2, 4))
+    assert kept == []
