@@ -66,6 +66,7 @@ _BENDING = ACTIVATIONS | frozenset(
         "rms_norm",
         "normalize",
         "unseen",
+        "attention",
         "log",
     ]
 )

@@ -22,6 +22,9 @@ _SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": 
          "hardtanh_": "hardtanh"}  # fmt: skip
 
 
+MARK = "_attnsurgeon"  # attribute of a module that surgery inserted
+
+
 @dataclass(eq=False)
 class Event:
     """One torch function called in a module's own forward.

@@ -13,14 +13,13 @@ from torch.utils import _pytree as pytree
 
 from attnsurgeon.attention.registry import create_attention
 from attnsurgeon.errors import ModelError
-from attnsurgeon.record import Call
+from attnsurgeon.record import MARK, Call
 from attnsurgeon.retype import Reference, flat_call, form_of, original_class, retyped, source_of
 from attnsurgeon.shallow import ShallowGraph
 
 if TYPE_CHECKING:
     from attnsurgeon.planning import Cut, Plan
 
-MARK = "_attnsurgeon"  # attribute of an inserted module: the Mark of its cut
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
 _TO_NCHW = {"NHWC": (0, 3, 1, 2), "NDHWC": (0, 4, 1, 2, 3)}
 _FROM_NCHW = {"NHWC": (0, 2, 3, 1), "NDHWC": (0, 2, 3, 4, 1)}

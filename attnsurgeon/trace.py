@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import full_twin, meta_twin
 from attnsurgeon.randomness import dice_as_they_were
-from attnsurgeon.record import Call, Event, Traced, map_tensors, operation_name, tensors_in
+from attnsurgeon.record import MARK, Call, Event, Traced, map_tensors, operation_name, tensors_in
 
 # Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
 PATCHING = threading.RLock()
@@ -43,6 +43,7 @@ class _Recorder(TorchFunctionMode):
         self.count = 0
         self.stack: list[Call] = []
         self.root: Call | None = None
+        self.closed = False  # an inserted attention is running: it is one operation
         self.caught: Exception | None = None  # raised in the forward, and not by it
 
     def bind(self, tensor: Tensor, node: fx.Node) -> fx.Node:
@@ -74,6 +75,8 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.closed:
+            return func(*args, **kwargs)
         given = [*tensors_in(args), *tensors_in(kwargs)]
         versions = [_version(t) for t in given]
         inputs = [self.node_of(t) for t in given] if self.stack else []
@@ -190,6 +193,11 @@ def _unseen(*inputs):
     raise NotImplementedError("an analysis graph is not run")
 
 
+def attention(*inputs):
+    """Stands in the graph for an inserted module, whose inside is nobody's site."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
 def _part(values, index):
     """Stands in the graph for one of several results of an operation."""
     raise NotImplementedError("an analysis graph is not run")
@@ -201,14 +209,19 @@ def _module_calls(recorder: _Recorder) -> Iterator[None]:
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         path = recorder.paths.get(id(module))
-        if path is None:
+        if path is None or recorder.closed:
             return plain(module, *args, **kwargs)
         entered = recorder.enter(module, path, args, kwargs)
+        recorder.closed = module.__dict__.get(MARK) is not None
         try:
             output = plain(module, *args, **kwargs)
         except Exception as error:
+            recorder.closed = False
             recorder.abandon(entered, error)
             raise
+        if recorder.closed:
+            recorder.closed = False
+            recorder.note(attention, args, kwargs, list(tensors_in(output)), [], 0)
         recorder.leave(entered, output)
         return output
 
