@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin, shared_twin
+from attnsurgeon.meta import full_twin, meta_twin, shared_twin, twin_around
 
 
 class Tied(nn.Module):
@@ -129,3 +129,22 @@ def test_running_a_shared_twin_in_training_mode_leaves_the_model_alone():
     assert not model.norm.training
     assert twin.table is not model.table
     assert torch.equal(twin.table, model.table)
+
+
+def test_a_full_twin_has_the_numbers_and_shares_none():
+    model = Tied()
+    twin = full_twin(model)
+    assert all(
+        torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True)
+    )
+    pointers = {t.data_ptr() for t in (*model.state_dict().values(), model.table, *model.kept)}
+    copied = (*twin.state_dict().values(), twin.table, *twin.kept)
+    assert pointers.isdisjoint(t.data_ptr() for t in copied)
+    assert twin.first.weight is twin.second.weight
+
+
+def test_a_twin_around_some_tensors_shares_these_alone():
+    model = Tied()
+    twin = twin_around(model, [model.first.weight])
+    assert twin.second.weight is model.second.weight
+    assert twin.norm.weight is not model.norm.weight
