@@ -219,6 +219,8 @@ class HasAttn(Plain):
 class Buffered(Plain):
     """A registered buffer shifts the input; a plain tensor attribute scales the branch."""
 
+    offset: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("offset", torch.linspace(0, 1, C).view(C, 1, 1))

@@ -25,6 +25,8 @@ class Branched(nn.Module):
         kernel, bias = folded(self.conv3[0], self.conv3[1])
         point, more = folded(self.conv1[0], self.conv1[1])
         kernel = kernel + F.pad(point, (1, 1, 1, 1))
+        assert self.bn.running_var is not None
+        assert self.bn.running_mean is not None
         scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
         kernel[range(C), range(C), 1, 1] += scale
         bias = bias + more + self.bn.bias - self.bn.running_mean * scale

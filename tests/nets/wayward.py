@@ -179,6 +179,8 @@ class DefaultTuple(Plain):
 class Counting(Plain):
     """Counts its calls in a buffer."""
 
+    calls: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(1))

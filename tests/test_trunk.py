@@ -1,0 +1,124 @@
+"""Stem, stages, downsampling and head, on small networks and on three that everyone knows."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tests.nets.blocks import C, Net, Plain
+from tests.nets.tokens import Token, Tokens
+from tests.nets.whole import AdditiveUNet, Line, Volume
+from tests.surgery import paths, surveyed
+
+ROLES = ("stem", "stage", "downsample", "head")
+
+
+def trunk(net: nn.Module, size: tuple[int, ...]) -> dict[str, list[str]]:
+    found = surveyed(net, size)
+    return {role: paths(found, role) for role in ROLES}
+
+
+def test_a_chain_of_blocks_has_a_stage_for_each_resolution():
+    net = Net(Plain(), Plain(C, 11, 2), Plain(11), Plain(11, 13, 2), width=13)
+    ends = ["blocks.0:relu#2", "blocks.2:relu#2", "blocks.3:relu#2"]
+    assert trunk(net, (3, 16, 24)) == {
+        "stem": ["stem"],
+        "stage": ends,
+        "downsample": ends[:2],
+        "head": ends[2:],
+    }
+
+
+def test_stages_are_numbered_from_the_stem_on():
+    net = Net(Plain(), Plain(C, 11, 2), width=11)
+    found = surveyed(net, (3, 16, 24))
+    stage = {site.path: site.stage for site in found.sites}
+    assert stage["blocks.0.bn1"] == 1
+    assert stage["blocks.1.bn2"] == 2
+    assert stage["fc"] is None  # a vector has no resolution
+
+
+def test_strides_are_input_size_over_feature_size():
+    found = surveyed(Net(Plain(C, 11, 2), width=11), (3, 16, 24))
+    stride = {site.path: site.stride for site in found.sites}
+    assert (stride["stem"], stride["blocks.0.conv1"]) == (1, 2)
+    assert stride["fc"] is None
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "path", "stride"),
+    [
+        (lambda: Tokens(Token()), (3, 12, 10), "blocks.0.mlp.fc1", 2),
+        (Volume, (3, 6, 10, 14), "bn", 1),
+        (Line, (3, 20), "bn", 1),
+        (lambda: nn.Sequential(nn.Conv1d(3, 5, 4, 4), nn.ReLU()), (3, 20), "1", 4),
+        (
+            lambda: nn.Sequential(nn.Conv3d(3, 5, 2, 2), nn.Flatten(2), nn.ReLU()),
+            (3, 4, 6, 8),
+            "2",
+            2,
+        ),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.Flatten(2), nn.ReLU()),
+            (3, 8, 12),
+            "2",
+            4,
+        ),
+    ],
+)
+def test_strides_of_other_layouts_are_those_of_one_side(net, size, path, stride):
+    found = surveyed(net(), size)
+    assert {s.path: s.stride for s in found.sites}[path] == pytest.approx(stride)
+
+
+def test_tokens_have_one_stage_behind_the_position():
+    assert trunk(Tokens(Token(), Token()), (3, 12, 10)) == {
+        "stem": [":add"],
+        "stage": ["norm"],
+        "downsample": [],
+        "head": ["norm"],
+    }
+
+
+def test_the_head_of_a_network_that_returns_maps_is_the_deepest_map():
+    found = trunk(AdditiveUNet(), (3, 16, 24))
+    assert found["head"] == ["middle:relu#2"]
+    assert found["stem"] == [":relu"]  # one unit alone at its resolution is a stem, no stage
+    assert found["downsample"] == [":relu#2"]
+
+
+def test_a_network_without_maps_has_no_trunk():
+    assert trunk(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), (3,)) == {role: [] for role in ROLES}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "resnet18",
+            {
+                "stem": ["maxpool"],
+                "stage": [f"layer{i}.1.act2" for i in (1, 2, 3, 4)],
+                "downsample": [f"layer{i}.1.act2" for i in (1, 2, 3)],
+                "head": ["layer4.1.act2"],
+            },
+        ),
+        (
+            "vgg11_bn",  # conv-norm-act threes between pools; the last pool is alone at 7 x 7
+            {
+                "stem": ["features.2"],
+                "stage": [f"features.{i}" for i in (6, 13, 20, 27, 28)],
+                "downsample": [f"features.{i}" for i in (6, 13, 20, 27)],
+                "head": ["features.28"],
+            },
+        ),
+        (
+            "vit_tiny_patch16_224",
+            {"stem": [":add"], "stage": ["norm"], "downsample": [], "head": ["norm"]},
+        ),
+    ],
+)
+def test_networks_that_everyone_knows(name, expected):
+    with torch.device("meta"):
+        net = timm.create_model(name)
+    assert trunk(net, (3, 224, 224)) == expected
