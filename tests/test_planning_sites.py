@@ -61,8 +61,8 @@ def test_a_mechanism_that_needs_no_size_gets_none(resnet18):
 def test_what_was_planned_is_built(resnet18):
     model = timm.create_model("resnet18").eval()
     operation = attnsurgeon.insert(model, "ge", attn_args={"gather": "theta-plus"})
-    module = operation.model.get_submodule("layer3.0.attn")
-    assert module.gather.weight.shape == (256, 14, 14)
+    weight = operation.model.get_parameter("layer3.0.attn.gather.weight")
+    assert weight.shape == (256, 14, 14)
     x = torch.randn(2, 3, 224, 224)
     assert torch.equal(operation.model(x), model(x))
     assert operation.model(torch.randn(1, 3, 97, 131)).shape == (1, 1000)

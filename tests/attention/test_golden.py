@@ -22,7 +22,7 @@ OURS = {"spanet": "spa"}  # what a vector calls otherwise than the catalogue
 
 def mechanism_of(name):
     attn = INDEX[name]["config"]["attn"]
-    return OURS.get(attn, attn)
+    return OURS[attn] if attn in OURS else attn
 
 
 # Vectors whose mechanism is not in the catalogue yet. A mechanism that arrives has to leave here.

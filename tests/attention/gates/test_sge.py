@@ -72,6 +72,7 @@ def test_the_number_of_groups_divides_the_channels(channels, groups):
 def test_groups_that_do_not_divide_the_channels_are_refused_with_a_number_that_does():
     with pytest.raises(MechanismError, match=r"groups=64 do not divide 96 channels") as caught:
         make("sge", 96, groups=64)
+    assert caught.value.hint
     assert "groups=48" in caught.value.hint
     assert make("sge", 96, groups=48).groups == 48
 
