@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -141,7 +142,7 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def network(kind):
+def network(kind) -> Any:
     torch.manual_seed(0)
     model = Network(kind(), kind()).eval()
     randomise_norms(model)
@@ -282,7 +283,7 @@ def test_inserting_before_a_convolution_touches_its_input_only(tmp_path):
 
 def test_an_audit_names_attention_that_is_gone():
     model = network(Block)
-    operated = attnsurgeon.insert(model, "se", "residual-branch", input_size=SIZE).model
+    operated: Any = attnsurgeon.insert(model, "se", "residual-branch", input_size=SIZE).model
     assert attnsurgeon.audit(operated, input_size=SIZE).dead == ()
     del operated.blocks[0].attn
     operated.blocks[0].__class__ = Block

@@ -16,7 +16,7 @@ _LAYERS = """
     operate restore finetune exporting checkup
     report cli __init__ __main__
 """
-FLOORS = _LAYERS.split()
+FLOORS: list[str] = [*_LAYERS.split()]
 DOORS = {
     "timm": "models",
     "torchvision": "models",
