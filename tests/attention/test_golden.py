@@ -20,9 +20,9 @@ INDEX = json.loads((FOLDER / "index.json").read_text())
 OURS = {"spanet": "spa"}  # what a vector calls otherwise than the catalogue
 
 
-def mechanism_of(name):
+def mechanism_of(name) -> str:
     attn = INDEX[name]["config"]["attn"]
-    return OURS[attn] if attn in OURS else attn
+    return OURS.get(attn, attn)
 
 
 # Vectors whose mechanism is not in the catalogue yet. A mechanism that arrives has to leave here.

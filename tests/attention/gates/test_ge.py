@@ -1,6 +1,7 @@
 """GE against its equations by plain loops: every way to gather, near and over the whole map."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -201,7 +202,7 @@ def test_totals_of_a_resnet50(gather, total):
 @pytest.mark.parametrize("gather", ["theta-minus", "theta", "theta-plus"])
 @pytest.mark.parametrize("extent", [None, 2, 8])
 def test_the_declared_number_of_parameters_is_the_true_one(rank, gather, extent):
-    args = {"gather": gather, "extent": extent, "size": (5, 3, 2)[:rank]}
+    args: dict[str, Any] = {"gather": gather, "extent": extent, "size": (5, 3, 2)[:rank]}
     built = params(make("ge", 32, rank=rank, **args))
     assert lookup("ge").params(32, rank=rank, **args) == built
 
