@@ -17,11 +17,11 @@ from tests.golden.fill import fill
 FOLDER = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 
-OURS = {"spanet": "spa"}  # what a vector calls otherwise than the catalogue
+OURS: dict[str, str] = {"spanet": "spa"}  # what a vector calls otherwise than the catalogue
 
 
 def mechanism_of(name) -> str:
-    attn = INDEX[name]["config"]["attn"]
+    attn: str = str(INDEX[name]["config"]["attn"])
     return OURS.get(attn, attn)
 
 
