@@ -88,16 +88,16 @@ def rules_with_timm_widths(channels: list[int]) -> str:
 def test_resnet_with_se_computes_what_timms_own_se_resnet_computes(
     tmp_path, plain, squeezed, channels
 ):
-    theirs = timm.create_model(squeezed).eval()
+    theirs = timm.create_model(squeezed).double().eval()
     randomise_norms(theirs)
     (tmp_path / "se.yaml").write_text(rules_with_timm_widths(channels))
-    operation = attnsurgeon.insert(timm.create_model(plain), rules=tmp_path / "se.yaml")
+    operation = attnsurgeon.insert(timm.create_model(plain).double(), rules=tmp_path / "se.yaml")
     ours = operation.model.eval()
     carry_weights_over(theirs, ours)
 
-    x = torch.randn(2, 3, 96, 64)
+    x = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
         assert not torch.equal(ours(x), ours(x.flip(0)))
 
 
