@@ -66,19 +66,19 @@ def _slide(x: Tensor, axis: int) -> Tensor:
 def _unslide(grad: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
     """Returns the gradient of `x` from that of y = _slide(x, axis).
 
-    Of equal values the one in the middle takes all, then the one before it.
+    Of equal values the one in the middle takes all, then the one before it; what neither takes is
+    left to the one behind.
     """
-    (x_before, x_after), (y_before, y_after) = _sides(x, axis), _sides(y, axis)
-    left = grad.clone()
+    before, _ = _sides(x, axis)
+    _, y_after = _sides(y, axis)
+    result = _where_equal(x, y).mul_(grad)
+    left = grad - result
     left_before, left_after = _sides(left, axis)
-    result = _where_equal(x, y).mul_(left)
-    left.sub_(result)
-    result_before, result_after = _sides(result, axis)
-    taken = _where_equal(x_before, y_after).mul_(left_after)
-    result_before.add_(taken)
+    taken = _where_equal(before, y_after).mul_(left_after)
     left_after.sub_(taken)
-    taken = taken.copy_(x_after).eq_(y_before).mul_(left_before)
-    result_after.add_(taken)
+    to_before, to_after = _sides(result, axis)
+    to_before.add_(taken)
+    to_after.add_(left_before)
     return result
 
 

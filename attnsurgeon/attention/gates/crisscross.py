@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import native
@@ -20,39 +19,40 @@ from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV
 
-CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+
+def lines(z: Tensor, axis: int) -> Tensor:
+    """Returns (N, ..., C, L): the lines along an axis of `z` (N, C, ...), one matrix each."""
+    return z.transpose(axis, -1).movedim(1, -2)
 
 
 def scores(q: Tensor, k: Tensor, axis: int) -> Tensor:
-    """Returns q . k for all pairs on lines along an axis of (N, ..., C): (N, ..., L)."""
-    q, k = q.transpose(axis, -2), k.transpose(axis, -2)
-    pairs = q @ k.transpose(-1, -2)  # (N, ..., L, L)
-    if axis < q.dim() - 2:  # the last axis is the one along which a position sees itself
+    """Returns q . k for all pairs on lines along an axis: (N, ..., L), one of `...` that axis."""
+    pairs = lines(q, axis).mT @ lines(k, axis)  # (N, ..., L, L)
+    if axis < q.dim() - 1:  # the last axis is the one along which a position sees itself
         pairs = pairs + pairs.new_full((pairs.shape[-1],), -torch.inf).diag()
-    return pairs.transpose(axis, -2)
+    return pairs.transpose(axis - 1, -2)
 
 
 def gather(weights: Tensor, v: Tensor, axis: int) -> Tensor:
-    """Returns the weighted sums of the values of each position's line along an axis."""
-    return (weights.transpose(axis, -2) @ v.transpose(axis, -2)).transpose(axis, -2)
+    """Returns (N, C, ...): the weighted sums of the values of each position's line."""
+    sums = lines(v, axis) @ weights.transpose(axis - 1, -2).mT  # (N, ..., C, L)
+    return sums.movedim(-2, 1).transpose(axis, -1)
 
 
 @torch.fx.wrap
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Returns (N, C, ...): for each position the values of its lines, weighed by q . k.
+def attend(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> list[Tensor]:
+    """Returns for each axis gamma times the values of each position's line, weighed by q . k.
 
-    The scores and their softmax are in float32 at least.
+    The scores and their softmax over all lines are in float32 at least. It is the weights that
+    gamma scales: so its gradient needs them, and no further map of full size.
     """
-    q, k, v = q.movedim(1, -1), k.movedim(1, -1), v.movedim(1, -1)
-    axes = range(1, v.dim() - 1)
+    axes = range(2, v.dim())
     with without_autocast(q):
         q, k = q.to(wide(q)), k.to(wide(k))
-        weights = torch.cat([scores(q, k, axis) for axis in axes], dim=-1).softmax(-1).to(v.dtype)
+        weights = torch.cat([scores(q, k, axis) for axis in axes], dim=-1).softmax(-1)
+        weights = (gamma * weights).to(v.dtype)
         parts = weights.split([v.shape[axis] for axis in axes], dim=-1)
-        total = gather(parts[-1], v, axes[-1])
-        for axis in axes[:-1]:
-            total = total + gather(parts[axis - 1], v, axis)
-    return total.movedim(-1, 1)
+        return [gather(part, v, axis) for part, axis in zip(parts, axes, strict=True)]
 
 
 def count(channels: int, reduction: int) -> int:
@@ -103,15 +103,13 @@ class CrissCross(nn.Module):
         self.key = CONV[rank](channels, m, 1)
         self.value = CONV[rank](channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
-        self.convolve = CONVOLVE[rank]
+        self.rank = rank
         self.recurrence = recurrence
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus gamma times what its lines hold."""
-        # gamma * (W x + b) = (gamma W) x + gamma b: so its gradient needs no map of full size.
-        assert self.value.bias is not None
-        weight, bias = self.gamma * self.value.weight, self.gamma * self.value.bias
         for _ in range(self.recurrence):
-            v = self.convolve(x, weight, bias)
-            x = x + attend(self.query(x), self.key(x), v).to(x.dtype)
+            found = attend(self.query(x), self.key(x), self.value(x), self.gamma)
+            for axis in range(self.rank):
+                x = x + found[axis].to(x.dtype)
         return x

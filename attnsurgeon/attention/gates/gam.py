@@ -41,9 +41,11 @@ def count(channels: int, rank: int, reduction: int, groups: int, kernel_size: in
 
 
 def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
-    """Makes the mlp a constant 1, and the gate behind it 2 * sigmoid(0)."""
+    """Makes the mlp a constant 1, or 0 before a sigmoid, and each gate 2 * sigmoid(0)."""
+    assert isinstance(module, GAM)
     zero(module, "fc2", "norm2")
-    nn.init.ones_(module.get_parameter("fc2.bias"))
+    if not isinstance(module.channel_gate, Gate):
+        nn.init.ones_(module.get_parameter("fc2.bias"))
     open_gates(module)
     return module
 
@@ -115,7 +117,7 @@ class GAM(nn.Module):
         """Returns `x` times its channel gates, times the gates from around them."""
         by_channel = self.channel_gate(self.fc2(F.relu(self.fc1(x))))
         x = x * by_channel.to(x.dtype)
-        z = F.relu(self.norm1(self.conv1(x)))
+        z = self.norm1(self.conv1(x)).relu_()
         if self.groups > 1:
             z = torch.channel_shuffle(z, self.groups)
         return x * self.gate(self.norm2(self.conv2(z))).to(x.dtype)

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import blend
+from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel, positions
 from attnsurgeon.errors import MechanismError
+
+torch.fx.wrap("untoken")  # it decides by strides, which a trace does not know
 
 
 def shift(z: Tensor, axis: int, *, forward: bool) -> Tensor:
@@ -33,44 +35,40 @@ def shift(z: Tensor, axis: int, *, forward: bool) -> Tensor:
 
 
 @torch.fx.wrap
-def shifted(x: Tensor, rank: int) -> Tensor:
-    """Returns `x` (N, (rank + 1) C, ...), each copy but the last with its groups shifted.
+def shifted(x: Tensor) -> Tensor:
+    """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted.
 
     The first copy moves its groups of channels along the axes in order, forth and back; each
     further one begins with the next axis.
     """
-    axes, copies = positions(rank), x.chunk(rank + 1, dim=1)
+    rank = x.dim() - 2
+    axes, copies = tuple(range(1, rank + 1)), x.chunk(rank + 1, dim=-1)
     groups = []
     for turn, part in enumerate(copies[:-1]):
         order = axes[turn:] + axes[:turn]
-        for place, group in enumerate(part.tensor_split(2 * rank, dim=1)):
+        for place, group in enumerate(part.tensor_split(2 * rank, dim=-1)):
             groups.append(shift(group, order[place // 2], forward=place % 2 == 0))
-    return torch.cat((*groups, copies[-1]), dim=1)
+    return torch.cat((*groups, copies[-1]), dim=-1)
 
 
 @torch.fx.wrap
-def shares(x: Tensor, squeeze: Tensor, expand: Tensor) -> Tensor:
-    """Returns (N, K C): how much each of the K copies counts, in float32 at least.
+def joined(x: Tensor, squeeze: Tensor, expand: Tensor) -> Tensor:
+    """Returns (N, ..., C): the copies in `x` added up, each channel with its share.
 
-    A sum over all positions is large, and its softmax is all or nothing in half precision.
+    The shares come from a sum over all positions, which is too large for half precision.
     """
-    copies = expand.shape[0] // expand.shape[1]
+    copies = x.unflatten(-1, (-1, squeeze.shape[1])).unbind(-2)
+    axes = tuple(range(1, x.dim() - 1))
     with without_autocast(x):
-        total = x.sum(positions(x.dim() - 2), dtype=wide(x)).unflatten(1, (copies, -1)).sum(1)
+        sums = x.sum(axes, keepdim=True, dtype=wide(x)).unflatten(-1, (len(copies), -1))
+        total = sums.sum(-2)  # (N, 1, ..., C)
         hidden = F.gelu(F.linear(total, squeeze.to(total.dtype)))
-        logits = F.linear(hidden, expand.to(total.dtype)).unflatten(1, (copies, -1))
-        return logits.softmax(1).flatten(1).to(x.dtype)
-
-
-@torch.fx.wrap
-def joined(x: Tensor, weights: Tensor, rank: int) -> Tensor:
-    """Returns (N, C, ...): the copies in `x`, each channel times its weight, added up."""
-    weights = per_channel(weights, rank)
-    first, *others = zip(x.chunk(rank + 1, dim=1), weights.chunk(rank + 1, dim=1), strict=True)
-    total = first[0] * first[1]
-    for copy, weight in others:
-        total = torch.addcmul(total, copy, weight)
-    return total
+        logits = F.linear(hidden, expand.to(total.dtype)).unflatten(-1, (len(copies), -1))
+        shares = logits.softmax(-2).to(x.dtype).unbind(-2)  # (N, 1, ..., C) each
+    y = copies[0] * shares[0]
+    for copy, share in zip(copies[1:], shares[1:], strict=True):
+        y = torch.addcmul(y, copy, share)
+    return y
 
 
 def count(channels: int, rank: int) -> int:
@@ -118,17 +116,13 @@ class S2(nn.Module):
                 f"{channels} channels are not enough for {2 * rank} directions",
                 f"it needs {2 * rank} at least",
             )
-        self.rank = rank
-        self.expand = nn.Conv2d(channels, (rank + 1) * channels, 1)
+        self.expand = nn.Linear(channels, (rank + 1) * channels)
         self.squeeze = nn.Linear(channels, channels, bias=False)
         self.share = nn.Linear(channels, (rank + 1) * channels, bias=False)
-        self.project = nn.Conv2d(channels, channels, 1)
+        self.project = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the shifted copies joined."""
-        # Clips go through the 1x1 convolutions as images of (D, H W): Conv3d may change their layout.
-        copies = self.expand(x.flatten(3)).unflatten(3, x.shape[3:])
-        copies = shifted(copies, self.rank)  # (N, 3C, ...)
-        weights = shares(copies, self.squeeze.weight, self.share.weight)  # (N, 3C)
-        y = joined(copies, weights, self.rank)
-        return self.project(y.flatten(3)).unflatten(3, x.shape[3:]).to(x.dtype)
+        copies = shifted(self.expand(tokens(x)))  # (N, ..., 3C)
+        y = joined(copies, self.squeeze.weight, self.share.weight)  # (N, ..., C)
+        return untoken(self.project(y).to(x.dtype), x)

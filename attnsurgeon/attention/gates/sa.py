@@ -18,11 +18,12 @@ import torch.fx
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attnsurgeon.attention.identity import Gate, Identity, open_gates
+from attnsurgeon.attention.identity import Identity
 from attnsurgeon.attention.partition import groups_of, most_groups
-from attnsurgeon.attention.pooling import Mean, mean
+from attnsurgeon.attention.pooling import mean
+from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import extent, positions
+from attnsurgeon.attention.shapes import extent
 
 PUBLISHED_GROUPS = 64
 EPS = 1e-5
@@ -41,63 +42,76 @@ def count(channels: int, groups: int | None) -> int:
 
 
 class _HalfGates(torch.autograd.Function):
-    """Gates the first half of each group by `by_channel` and the second by its normed values.
+    """Gates the two halves [a, b] of every group, and keeps b's gate alone for the backward.
 
-    The gate of the second half, gain * sigmoid(slope * norm(b) + level), is the only value of a
-    full-size kind that is kept for the backward; the norm is worked out again from its input.
+        a * gain * sigmoid(weight * mean(a) + bias)
+        b * gain * sigmoid(slope * norm(b) + level)
 
     Shape:
-        x (N, G, 2, c, ...), by_channel (N, G, c, 1, ...), slope and level (c, 1, ...)
+        x (N, G, 2, c, ...), the parameters (c, 1, ...)
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, by_channel: Tensor, slope: Tensor, level: Tensor, gain: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        slope: Tensor,
+        level: Tensor,
+        gain: float,
     ) -> Tensor:
         axes = tuple(range(3, x.dim() - 1))
-        second = x[:, :, 1].to(slope.dtype)
+        first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
+        pooled = mean(first, axes, keepdim=True)
+        by_channel = (weight * pooled + bias).sigmoid_().mul_(gain)
         center = mean(second, axes, keepdim=True)
         normed = second - center
-        n = extent(second, axes)
-        spread = torch.linalg.vector_norm(normed, dim=axes, keepdim=True).square() * (1 / n)
-        scale = (spread + EPS).rsqrt()
+        spread = torch.linalg.vector_norm(normed, dim=axes, keepdim=True).square()
+        scale = (spread * (1 / extent(second, axes)) + EPS).rsqrt()
         gate = normed.mul_(scale * slope).add_(level).sigmoid_().mul_(gain).to(x.dtype)
         y = x.clone()
         y[:, :, 0].mul_(by_channel)
         y[:, :, 1].mul_(gate)
-        ctx.save_for_backward(x, by_channel, slope, center, scale, gate)
+        ctx.save_for_backward(x, weight, slope, pooled, by_channel, center, scale, gate)
         ctx.axes, ctx.gain = axes, gain
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        x, by_channel, slope, center, scale, gate = ctx.saved_tensors
-        second, grad_second = x[:, :, 1].to(slope.dtype), grad[:, :, 1]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, slope, pooled, by_channel, center, scale, gate = ctx.saved_tensors
+        axes, share = ctx.axes, 1 / extent(gate, ctx.axes)
+        first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
         result = grad.clone()
-        result[:, :, 0].mul_(by_channel)
-        result[:, :, 1].mul_(gate)
-        for_channel = (grad[:, :, 0] * x[:, :, 0]).sum(ctx.axes, keepdim=True)
-        # `slant` is the gradient of slope * norm(b) + level, then that of the norm goes on to b.
-        slant = torch.addcmul(gate, gate, gate, value=-1 / ctx.gain).to(slope.dtype)
-        slant.mul_(second).mul_(grad_second)
-        for_level = slant.sum(ctx.axes, keepdim=True)
-        for_slope = ((slant * second).sum(ctx.axes, keepdim=True) - center * for_level) * scale
-        share = scale * slope * (-1 / extent(second, ctx.axes))
-        tilt = share * for_slope * scale
-        result[:, :, 1].add_(torch.addcmul(share * for_level - tilt * center, second, tilt))
-        result[:, :, 1].addcmul_(slant.to(x.dtype), (scale * slope).to(x.dtype))
-        return result, for_channel, for_slope.sum((0, 1)), for_level.sum((0, 1)), None
+        # Through a's gate, to its mean, and from there to every position of a.
+        by_mean = (grad[:, :, 0] * first).sum(axes, keepdim=True)
+        by_mean = by_mean * by_channel * (1 - by_channel * (1 / ctx.gain))
+        result[:, :, 0].mul_(by_channel).add_(by_mean * weight * share)
+        # Through b's gate, to its norm, and from there to mean and deviation of b.
+        by_norm = torch.addcmul(gate, gate, gate, value=-1 / ctx.gain).to(slope.dtype)
+        by_norm.mul_(second).mul_(grad[:, :, 1])
+        for_level = by_norm.sum(axes, keepdim=True)
+        for_slope = ((by_norm * second).sum(axes, keepdim=True) - center * for_level) * scale
+        tilt = -share * scale.square() * slope * for_slope
+        shift = -share * scale * slope * for_level - tilt * center
+        by_norm.mul_(scale * slope).add_(shift).addcmul_(second, tilt)
+        result[:, :, 1].mul_(gate).add_(by_norm)
+        return (
+            result,
+            (by_mean * pooled).sum((0, 1)),
+            by_mean.sum((0, 1)),
+            for_slope.sum((0, 1)),
+            for_level.sum((0, 1)),
+            None,
+        )
 
 
 @torch.fx.wrap
-def half_gates(x: Tensor, by_channel: Tensor, slope: Tensor, level: Tensor, gain: float) -> Tensor:
-    """Returns `x` (N, G, 2, c, ...) gated; the norm is computed in float32 at least."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    ones = (1,) * (x.dim() - 4)
-    by_channel = by_channel.to(x.dtype).reshape(*by_channel.shape, *ones)
-    slope, level = (z.to(wide).reshape(-1, *ones) for z in (slope, level))
-    return _HalfGates.apply(x, by_channel, slope, level, gain)
+def half_gates(x: Tensor, *parameters: Tensor, gain: float) -> Tensor:
+    """Returns `x` (N, G, 2, c, ...) gated; the gates are computed in float32 at least."""
+    shape = (-1, *(1 for _ in range(x.dim() - 4)))
+    return _HalfGates.apply(x, *(p.to(wide(x)).reshape(shape) for p in parameters), gain)
 
 
 def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
@@ -107,8 +121,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         nn.init.zeros_(parameter)
     for parameter in (module.spatial_weight, module.spatial_bias):
         nn.init.zeros_(parameter)
-    open_gates(module)
-    module.shuffled = False
+    module.gain, module.shuffled = 2.0, False
     return module
 
 
@@ -150,26 +163,23 @@ class SA(nn.Module):
         super().__init__()
         self.groups = split(channels, groups)
         width = channels // (2 * self.groups)
-        self.pool = Mean(axes=positions(rank + 1)[1:])
         self.channel_weight = nn.Parameter(torch.zeros(width))
         self.channel_bias = nn.Parameter(torch.ones(width))
-        self.norm_weight = nn.Parameter(torch.ones(width))
-        self.norm_bias = nn.Parameter(torch.zeros(width))
         self.spatial_weight = nn.Parameter(torch.zeros(width))
         self.spatial_bias = nn.Parameter(torch.ones(width))
-        self.gate = Gate()
-        self.shuffled = True
+        self.norm_weight = nn.Parameter(torch.ones(width))
+        self.norm_bias = nn.Parameter(torch.zeros(width))
+        self.gain, self.shuffled = 1.0, True
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` gated, its channels shuffled as the authors do."""
-        halves = x.unflatten(1, (self.groups, 2, -1))  # (N, G, 2, c, ...)
-        pooled = self.pool(halves[:, :, 0])  # (N, G, c)
-        by_channel = self.gate(pooled * self.channel_weight + self.channel_bias)
         slope = self.spatial_weight * self.norm_weight
         level = self.spatial_weight * self.norm_bias + self.spatial_bias
-        y = half_gates(halves, by_channel, slope, level, self.gate.gain).flatten(1, 3)
+        parameters = (self.channel_weight, self.channel_bias, slope, level)
+        halves = x.unflatten(1, (self.groups, 2, -1))  # (N, G, 2, c, ...)
+        y = half_gates(halves, *parameters, gain=self.gain).flatten(1, 3)
         return torch.channel_shuffle(y, 2) if self.shuffled else y
 
     def extra_repr(self) -> str:
         """Returns what no submodule shows."""
-        return f"groups={self.groups}, shuffled={self.shuffled}"
+        return f"groups={self.groups}, gain={self.gain:g}, shuffled={self.shuffled}"

@@ -102,8 +102,8 @@ class ULSAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus its copy, each group weighed by its map."""
         weight, bias = (per_channel(z[None], self.rank) for z in (self.weight, self.bias))
-        z = F.relu(self.norm(torch.addcmul(bias, x, weight)))
+        z = self.norm(torch.addcmul(bias, x, weight)).relu_()
         scores = self.point_norm(weigh(self.window(z), self.point, self.point_bias))
         lit = over_positions(F.relu(scores)).to(x.dtype)  # (N, g, ...)
         parts = x.unflatten(1, (self.groups, -1))  # (N, g, C / g, ...)
-        return torch.addcmul(parts, parts, lit.unsqueeze(2)).flatten(1, 2)
+        return (parts * (1 + lit).unsqueeze(2)).flatten(1, 2)

@@ -101,8 +101,10 @@ def test_totals_of_a_resnet50_and_what_the_card_says_of_them():
     assert "159 M instead of 529 M" in gam.lighter
 
 
-def test_the_identity_start_learns_both_gates_at_once():
-    gam = make("gam", 16, init="identity")
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_the_identity_start_learns_both_gates_at_once(sigmoid):
+    gam, x = make("gam", 16, init="identity", sigmoid=sigmoid), torch.randn(2, 16, 5, 3)
+    assert torch.equal(gam(x), x)
     gam(torch.randn(2, 16, 5, 3)).square().sum().backward()
     assert gam.fc2.weight.grad.any()
     assert gam.norm2.weight.grad.any()

@@ -21,7 +21,7 @@ def test_a_shift_moves_every_place_once_and_keeps_the_one_that_is_left():
 
 def test_quarters_go_down_up_right_left_and_then_right_left_down_up():
     x = torch.arange(12 * 6.0).reshape(1, 12, 2, 3)  # three copies of four channels
-    y = shifted(x, 2)
+    y = shifted(x.movedim(1, -1)).movedim(-1, 1)
 
     def rows(c):
         return x[0, c].tolist()
@@ -56,7 +56,7 @@ def test_shifted_copies_are_joined_by_their_shares(channels, size):
     copies = rank + 1
     x = torch.randn(channels, *size, dtype=torch.float64)
     with torch.no_grad():
-        weight, bias = s2.expand.weight.flatten(1), s2.expand.bias
+        weight, bias = s2.expand.weight, s2.expand.bias
         z = torch.empty(copies, channels, *size, dtype=torch.float64)
         sizes = [channels // (2 * rank) + (g < channels % (2 * rank)) for g in range(2 * rank)]
         groups = [g for g, n in enumerate(sizes) for _ in range(n)]
@@ -73,11 +73,10 @@ def test_shifted_copies_are_joined_by_their_shares(channels, size):
         logits = torch.stack([hidden @ row for row in s2.share.weight]).reshape(copies, channels)
         shares = logits.exp() / logits.exp().sum(0)
         mixed = (shares[(..., *[None] * rank)] * z).sum(0)
-        project = s2.project.weight.flatten(1)
         expected = torch.stack(
             [
                 sum(w * m for w, m in zip(row, mixed, strict=True)) + b
-                for row, b in zip(project, s2.project.bias, strict=True)
+                for row, b in zip(s2.project.weight, s2.project.bias, strict=True)
             ]
         )
     torch.testing.assert_close(s2(x[None])[0], expected, rtol=0, atol=1e-12)

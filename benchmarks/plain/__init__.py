@@ -1,0 +1,14 @@
+"""The equation of every mechanism, written down plainly: what its speed is measured against.
+
+Each is built like the code that its authors published, step by step, with the copies and the
+full-size temporaries that such code has, and without the mistakes. Parameters come in the order in
+which the mechanism itself has them, so that they can be carried over one by one.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from benchmarks.plain import channels, mixers, positions
+
+PLAIN: dict[str, type[nn.Module]] = {**channels.PLAIN, **positions.PLAIN, **mixers.PLAIN}
