@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -166,31 +164,6 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 def test_an_interrupt_ends_with_130_and_says_nothing(monkeypatch):
     done = raising(KeyboardInterrupt(), monkeypatch)
     assert (done.code, done.out, done.err) == (130, "", "")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a process group's SIGINT is how Unix sends Ctrl-C")
-def test_ctrl_c_while_torch_is_imported_is_quiet():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attnsurgeon", "attn", "list"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while "torch" not in _mapped(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "")
-
-
-def _mapped(pid: int) -> str:
-    """The libraries a process has loaded; empty where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/maps") as file:
-            return file.read()
-    except OSError:
-        pytest.skip("no /proc to see when torch is being imported")
 
 
 def test_a_reader_that_leaves_is_no_error():
