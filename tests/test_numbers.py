@@ -36,6 +36,8 @@ def resnet50() -> nn.Module:
         ("sge", {}, None, 25_559_080, 16),
         ("nam", {}, None, 25_587_240, 16),
         ("spa", {}, None, 53_221_416, 16),
+        ("sa", {}, None, 25_557_740, 16),
+        ("triplet", {}, None, 25_561_832, 16),
     ],
 )
 def test_resnet50_has_the_published_number_of_parameters(
