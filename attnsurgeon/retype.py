@@ -20,6 +20,7 @@ from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
+from attnsurgeon.reads import Reads
 
 Reference = tuple[str, str, str]  # (name in the code, module to import, attribute or "")
 
@@ -65,9 +66,21 @@ def _resolve(reference: Reference) -> Any:
     return value
 
 
-def retyped(module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]) -> None:
-    """Gives `module` the generated forward; its class must not have been generated already."""
-    module.__class__ = _subclass(type(module), sources, references)
+def retyped(
+    module: nn.Module,
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    reads: Reads = (),
+) -> None:
+    """Gives `module` the generated forward; its class must not have been generated already.
+
+    Args:
+        module: the object that gets another class.
+        sources: the code of the methods; one is called `forward`.
+        references: what the code refers to.
+        reads: the attributes whose values the code holds; for `check_reads`.
+    """
+    module.__class__ = _subclass(type(module), sources, references, reads)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
@@ -77,7 +90,10 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 @functools.cache
 def _subclass(
-    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    reads: Reads,
 ) -> type[nn.Module]:
     scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references}
     body: dict[str, Any] = {
@@ -85,7 +101,8 @@ def _subclass(
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "_surgeon_base": base,
-        "_surgeon_code": (sources, references),
+        "_surgeon_code": (sources, references, reads),
+        "_surgeon_reads": reads,
         "__reduce_ex__": _reduce,
     }
     for source in sources:
@@ -104,16 +121,18 @@ def _compiled(source: str, scope: dict[str, Any], owner: str) -> dict[str, Any]:
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind: Any = type(self)
-    sources, references = kind._surgeon_code
     get_state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
     state = get_state() if get_state else self.__dict__
-    return _rebuild, (kind._surgeon_base, sources, references), state
+    return _rebuild, (kind._surgeon_base, *kind._surgeon_code), state
 
 
 def _rebuild(
-    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    reads: Reads = (),
 ) -> nn.Module:
-    kind = _subclass(base, sources, references)
+    kind = _subclass(base, sources, references, reads)
     return kind.__new__(kind)
 
 
