@@ -20,7 +20,6 @@ from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
-from attnsurgeon.reads import Reads
 
 Reference = tuple[str, str, str]  # (name in the code, module to import, attribute or "")
 
@@ -66,21 +65,9 @@ def _resolve(reference: Reference) -> Any:
     return value
 
 
-def retyped(
-    module: nn.Module,
-    sources: tuple[str, ...],
-    references: tuple[Reference, ...],
-    reads: Reads = (),
-) -> None:
-    """Gives `module` the generated forward; its class must not have been generated already.
-
-    Args:
-        module: the object that gets another class.
-        sources: the code of the methods; one is called `forward`.
-        references: what the code refers to.
-        reads: the attributes whose values the code holds; for `check_reads`.
-    """
-    module.__class__ = _subclass(type(module), sources, references, reads)
+def retyped(module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]) -> None:
+    """Gives `module` the generated forward; its class must not have been generated already."""
+    module.__class__ = _subclass(type(module), sources, references)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
@@ -90,10 +77,7 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 @functools.cache
 def _subclass(
-    base: type[nn.Module],
-    sources: tuple[str, ...],
-    references: tuple[Reference, ...],
-    reads: Reads,
+    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
 ) -> type[nn.Module]:
     scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references}
     body: dict[str, Any] = {
@@ -101,8 +85,7 @@ def _subclass(
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "_surgeon_base": base,
-        "_surgeon_code": (sources, references, reads),
-        "_surgeon_reads": reads,
+        "_surgeon_code": (sources, references),
         "__reduce_ex__": _reduce,
     }
     for source in sources:
@@ -121,18 +104,16 @@ def _compiled(source: str, scope: dict[str, Any], owner: str) -> dict[str, Any]:
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind: Any = type(self)
+    sources, references = kind._surgeon_code
     get_state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
     state = get_state() if get_state else self.__dict__
-    return _rebuild, (kind._surgeon_base, *kind._surgeon_code), state
+    return _rebuild, (kind._surgeon_base, sources, references), state
 
 
 def _rebuild(
-    base: type[nn.Module],
-    sources: tuple[str, ...],
-    references: tuple[Reference, ...],
-    reads: Reads = (),
+    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
 ) -> nn.Module:
-    kind = _subclass(base, sources, references, reads)
+    kind = _subclass(base, sources, references)
     return kind.__new__(kind)
 
 

@@ -17,7 +17,6 @@ from torch.fx.graph import PythonCode
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.randomness import dice_as_they_were
-from attnsurgeon.reads import Reads, as_reads, watched
 from attnsurgeon.record import Call, Key, keyed_events
 from attnsurgeon.retype import method_of
 from attnsurgeon.symbolic import ShallowTracer
@@ -35,7 +34,6 @@ class ShallowGraph:
         methods: key -> name of the method of the module in whose code the operation stands.
         shadowed: keys of changes in place after which the forward goes on with the changed
             tensor instead of the operation's result.
-        reads: the plain attributes of the module whose values the graphs hold.
     """
 
     evaluate: fx.Graph
@@ -43,7 +41,6 @@ class ShallowGraph:
     structured: bool
     methods: dict[Key, str]
     shadowed: frozenset[Key]
-    reads: Reads
 
     def holds(self, key: Key) -> bool:
         """Whether the operation is there in both modes."""
@@ -75,28 +72,21 @@ def shallow_graph(calls: list[Call]) -> ShallowGraph:
 def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     module = call.module
     tracer = ShallowTracer(call, structured, check=True)
-    evaluate, read = _trace(tracer, call)
+    evaluate = _trace(tracer, call)
     flags = {m: m.training for m in module.modules()}
     try:
         module.train()
-        train, read_in_training = _trace(ShallowTracer(call, structured, check=False), call)
+        train = _trace(ShallowTracer(call, structured, check=False), call)
     finally:
         for m, training in flags.items():
             m.training = training
     code, train_code = evaluate.python_code("self"), train.python_code("self")
     _check_code(code)
-    differs = code.src != train_code.src
-    if differs:
-        _check_code(train_code)
-        _match_keys(evaluate, train)
-    return ShallowGraph(
-        evaluate,
-        train if differs else None,
-        structured,
-        tracer.methods,
-        frozenset(tracer.shadowed),
-        as_reads(read, read_in_training),
-    )
+    if code.src == train_code.src:
+        return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
+    _check_code(train_code)
+    _match_keys(evaluate, train)
+    return ShallowGraph(evaluate, train, structured, tracer.methods, frozenset(tracer.shadowed))
 
 
 def _check_code(code: PythonCode) -> None:
@@ -125,15 +115,14 @@ def _match_keys(evaluate: fx.Graph, train: fx.Graph) -> None:
                 runs[point] -= 1
 
 
-def _trace(tracer: ShallowTracer, call: Call) -> tuple[fx.Graph, dict[str, Any]]:
+def _trace(tracer: ShallowTracer, call: Call) -> fx.Graph:
     held = [_Attributes(module) for module in call.module.modules()]
     try:
         with PATCHING, dice_as_they_were() as dice, torch.inference_mode(False):
             with torch.enable_grad():
                 for attributes in held:
                     attributes.guard()
-                with watched(call.module) as read:
-                    graph = tracer.trace(call.module)
+                graph = tracer.trace(call.module)
             thrown = dice.thrown()
     except Untraceable:
         raise
@@ -148,7 +137,7 @@ def _trace(tracer: ShallowTracer, call: Call) -> tuple[fx.Graph, dict[str, Any]]
         raise Untraceable("its forward throws dice")
     for node in graph.nodes:
         node.type = None  # annotations would need imports
-    return graph, read
+    return graph
 
 
 class _Attributes:

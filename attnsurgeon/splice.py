@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 
 from attnsurgeon.attention.registry import create_attention
 from attnsurgeon.errors import ModelError
-from attnsurgeon.reads import check_reads
 from attnsurgeon.record import MARK, Call
 from attnsurgeon.retype import Reference, flat_call, form_of, original_class, retyped, source_of
 from attnsurgeon.shallow import ShallowGraph
@@ -201,32 +200,30 @@ def _rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cu
         sources.append(source)
         references.update(used)
 
-    if train is None and not graph.structured and not graph.reads:
+    if train is None and not graph.structured:
         emit(evaluate, "forward")
     else:
         emit(evaluate, "_attnsurgeon_eval")
-        if train is not None:
-            emit(train, "_attnsurgeon_train")
-        sources.append(_dispatcher(evaluate, sources[0], graph, call))
-        references.add(("flat_call", flat_call.__module__, "flat_call"))
-        references.add(("check_reads", check_reads.__module__, "check_reads"))
+        emit(train or evaluate, "_attnsurgeon_train")
+        sources.append(_dispatcher(evaluate, sources[0], call if graph.structured else None))
+        if graph.structured:
+            references.add(("flat_call", flat_call.__module__, "flat_call"))
     host.__class__ = original_class(host)
-    retyped(host, tuple(sources), tuple(sorted(references)), graph.reads)
+    retyped(host, tuple(sources), tuple(sorted(references)))
 
 
-def _dispatcher(made: fx.Graph, source: str, graph: ShallowGraph, call: Call) -> str:
+def _dispatcher(graph: fx.Graph, source: str, structured: Call | None) -> str:
     """The forward that picks the code of the mode the module is in."""
-    check = "    check_reads(self)\n" if graph.reads else ""
-    pick = "self._attnsurgeon_eval"
-    if graph.train is not None:
-        pick = f"(self._attnsurgeon_train if self.training else {pick})"
-    if graph.structured:
-        form = form_of(*pytree.tree_flatten((call.args, call.kwargs)))
-        last = f"    return flat_call({pick}, {form!r}, args, kwargs)\n"
-        return f"def forward(self, *args, **kwargs):\n{check}{last}"
+    pick = "(self._attnsurgeon_train if self.training else self._attnsurgeon_eval)"
+    if structured is not None:
+        form = form_of(*pytree.tree_flatten((structured.args, structured.kwargs)))
+        return (
+            "def forward(self, *args, **kwargs):\n"
+            f"    return flat_call({pick}, {form!r}, args, kwargs)\n"
+        )
     header = source[source.index("(") : source.index("\n")]
-    names = [str(node.target) for node in made.nodes if node.op == "placeholder"]
-    return f"def forward{header}\n{check}    return {pick}({', '.join(names)})\n"
+    names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    return f"def forward{header}\n    return {pick}({', '.join(names)})\n"
 
 
 def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
