@@ -131,6 +131,8 @@ def _trace(tracer: ShallowTracer, call: Call) -> fx.Graph:
         raise Untraceable(f"{type(error).__name__}: {text}{_place(error)}") from error
     finally:
         left = [name for attributes in held for name in attributes.restore()]
+    if any(name.startswith("_tensor_constant") for name in left):
+        raise Untraceable("it makes a constant tensor in its forward")
     if left:
         raise Untraceable(f"its forward leaves something behind on the module ({left[0]})")
     if thrown:

@@ -136,9 +136,7 @@ class ShallowTracer(fx.Tracer):
             if self._alignment is not None:
                 self._alignment.end(map_arg(node.args, self.values.__getitem__))
         elif kind == "get_attr":
-            if node.target not in self._tensors:
-                raise Untraceable("its forward makes a constant tensor")
-            self.values[node] = self._tensors[node.target]
+            self.values[node] = self._tensors.get(str(node.target))
         elif kind != "placeholder":
             self._run(node)
         return node
