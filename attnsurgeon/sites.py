@@ -18,6 +18,7 @@ ROLES = (
     "pool",
     "concat",
     "linear",
+    "classifier",
 )
 LAYOUTS = ("NCHW", "NHWC", "NLC", "NCDHW", "NDHWC", "NCL", "NC")
 

@@ -1,9 +1,10 @@
 """A mechanism as its authors start it -> the same mechanism computing y = x exactly.
 
     native    zero the last layer; the gate sigmoid(0) = 1/2 is rescaled by 2, so y = x * 1
-    blend     y = x + g * (mechanism(x) - x) with a learnable g = 0
+    blend     y = old + g * (mechanism(x) - old) with a learnable g = 0
 
-Both are exact to the bit. The native form learns from the first step and adds no parameter, at the
+where `old` is what the network computed there before: x itself for a gate, the convolution of x
+for what replaces a convolution, the sum for what replaces an addition. Both are exact to the bit. The native form learns from the first step and adds no parameter, at the
 price of a gate in (0, 2) instead of (0, 1); the blend works for everything finite, but only g
 receives a gradient at the first step.
 """
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 Start = Callable[[nn.Module, nn.Module | None], nn.Module]
+Within = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Identity:
     Attributes:
         form: "native" or "blend".
         how: one sentence for the card.
-        start: (mechanism, the module it replaces or None) -> the module that starts as identity.
+        start: (mechanism, the module it replaces or None) -> the module that starts as identity,
+            and that stands alone.
+        within: mechanism -> the same for a network that still computes what was there before and
+            hands it over as a last argument `old`; None where `start` serves there too.
     """
 
     form: str
     how: str
     start: Start
+    within: Within | None = None
 
 
 class Gate(nn.Module):
@@ -71,6 +77,53 @@ class Blend(nn.Module):
         return torch.lerp(old, self.inner(x).to(old.dtype), self.g.to(old.dtype))
 
 
+class BlendOld(nn.Module):
+    """y = old + g * (inner(x) - old), where the caller gives `old`; learnable g, starts at 0.
+
+    Args:
+        inner: the mechanism; its output has to be finite, for 0 * NaN is NaN.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.g = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, old: Tensor) -> Tensor:
+        """Returns the blend, of the shape and dtype of `old`."""
+        return torch.lerp(old, self.inner(x).to(old.dtype), self.g.to(old.dtype))
+
+
+class BlendPair(nn.Module):
+    """y = base(x, other) + g * (inner(x, other) - base(x, other)); learnable g, starts at 0.
+
+    Args:
+        inner: the mechanism of two inputs.
+        base: what was there before, of the same two inputs.
+    """
+
+    def __init__(self, inner: nn.Module, base: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.base = base
+        self.g = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Returns the blend, of the shape and dtype of base(x, other)."""
+        old = self.base(x, other)
+        return torch.lerp(old, self.inner(x, other).to(old.dtype), self.g.to(old.dtype))
+
+
+def first(x: Tensor, other: Tensor) -> Tensor:
+    """Returns `x`: what a gate that also looks at another value leaves as it was."""
+    return x
+
+
+def total(x: Tensor, other: Tensor) -> Tensor:
+    """Returns x + other: what a fusion replaces."""
+    return x + other
+
+
 def zero(module: nn.Module, *layers: str) -> None:
     """Sets every parameter of the submodules named by their paths to zero."""
     for path in layers:
@@ -105,5 +158,37 @@ def blend(
 
     def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         return Blend(module, base=base(replaced))
+
+    return Identity("blend", how, start)
+
+
+def replacing(
+    *,
+    how: str = "y = old + g * (mechanism(x) - old), learnable g = 0; the old operation stays",
+    base: Callable[[nn.Module | None], nn.Module | None] = lambda replaced: replaced,
+) -> Identity:
+    """Returns the blend form of what replaces an operation that the network goes on computing.
+
+    Args:
+        how: the sentence for the card.
+        base: makes what was there before from the module replaced, where the mechanism is built
+            alone, outside of any network.
+    """
+
+    def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+        return Blend(module, base=base(replaced))
+
+    return Identity("blend", how, start, BlendOld)
+
+
+def blend_pair(
+    base: Callable[[Tensor, Tensor], Tensor] = first,
+    *,
+    how: str = "y = x + g * (mechanism(x, other) - x), learnable g = 0",
+) -> Identity:
+    """Returns the blend form of a mechanism of two inputs; `base` is `first` or `total`."""
+
+    def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+        return BlendPair(module, base)
 
     return Identity("blend", how, start)

@@ -14,10 +14,26 @@ from typing import Any, TypeVar
 from torch import nn
 
 from attnsurgeon.attention.arguments import complete, defaults, takes
-from attnsurgeon.attention.identity import Identity, Start
+from attnsurgeon.attention.identity import Identity, Start, Within
+from attnsurgeon.attention.weights.each import Excited
 from attnsurgeon.errors import MechanismError, nearest
 
-KINDS = ("gate", "conv", "weight", "activation", "fusion", "linked", "head")
+# kind -> what is done to a network by default, and the values that `forward` is handed there:
+# "value" at the site (of a convolution, an activation and a head: its input), the "weight" of a
+# convolution, the "branch" and the "shortcut" of an addition, the "source" that the site's
+# residual block starts from, the "map" before global pooling.
+ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "gate": ("insert-after", ("value",)),
+        "conv": ("replace", ("value",)),
+        "weight": ("replace", ("weight",)),
+        "activation": ("replace", ("value",)),
+        "fusion": ("fuse", ("branch", "shortcut")),
+        "linked": ("insert-after", ("value",)),
+        "head": ("replace", ("map",)),
+    }
+)
+KINDS = tuple(ACTIONS)
 REPLACES_A_CONV = ("conv", "weight")  # these kinds are built from the convolution they replace
 INITS = ("identity", "paper")
 
@@ -40,7 +56,9 @@ class Mechanism:
         count: the same as a function of any of `channels`, `conv`, `rank` and the arguments.
         identity: "native" or "blend", the exact form in which it starts as the identity.
         identity_how: the sentence that says how.
-        start: turns a module built by `build` into one that starts as the identity.
+        start: turns a module built by `build` into one that starts as the identity, alone.
+        within: the same inside a network that hands over what it computed there before; None
+            where `start` serves.
         constraints: what the input or the arguments have to satisfy.
         deviations: where published versions disagree and which one is followed here.
         unmoved: parameters that cannot learn while the module is in training mode, with the
@@ -54,7 +72,16 @@ class Mechanism:
         spatial: it matters where a position lies, so it needs H and W; False where shuffling
             the positions only shuffles the output, so that it may also be used on tokens.
         site_args: the arguments that follow from where the mechanism is put, as a function of
-            `size`, the site's spatial sizes, and of any of the arguments; None where none do.
+            `size`, the site's spatial sizes, and of any of the arguments and further facts of the
+            site: `conv`; `source_channels` and `source_size` where it takes the source;
+            `classes` of a head; None where none do.
+        takes: which values `forward` is handed, in order, where it is not what its kind says:
+            names as in `ACTIONS`, or a function of the arguments.
+        swallows_norm: the norm behind the replaced convolution is part of the mechanism and goes
+            under init="paper".
+        per_sample: of a "weight": it makes a weight for each image, (N, out, in, ...).
+        scope: of a "linked": which sites form one chain, those of a "stage" or all ("network").
+        adopt: (mechanism, the replaced module): takes over its weights, under either start.
     """
 
     name: str
@@ -71,6 +98,7 @@ class Mechanism:
     identity: str
     identity_how: str
     start: Start
+    within: Within | None = None
     constraints: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
     unmoved: tuple[str, ...] = ()
@@ -80,6 +108,25 @@ class Mechanism:
     resolution_free: bool = True
     spatial: bool = True
     site_args: Callable[..., Mapping[str, Any]] | None = None
+    takes: tuple[str, ...] | Callable[..., tuple[str, ...]] | None = None
+    swallows_norm: bool = False
+    per_sample: bool = False
+    scope: str = ""
+    adopt: Callable[[nn.Module, nn.Module], None] | None = None
+
+    @property
+    def action(self) -> str:
+        """What is done to a network by default: "insert-after", "replace" or "fuse"."""
+        return ACTIONS[self.kind][0]
+
+    def inputs(self, args: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the names of the values that `forward` is handed, in order (see `ACTIONS`)."""
+        if self.takes is None:
+            return ACTIONS[self.kind][1]
+        if isinstance(self.takes, tuple):
+            return self.takes
+        known = {**self.args, **args}
+        return self.takes(**{n: known[n] for n in inspect.signature(self.takes).parameters})
 
     @property
     def args(self) -> Mapping[str, Any]:
@@ -98,19 +145,22 @@ class Mechanism:
         wanted = inspect.signature(self.count).parameters
         return self.count(**{name: known[name] for name in wanted})
 
-    def args_at(self, size: tuple[int, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    def args_at(
+        self, size: tuple[int, ...], given: Mapping[str, Any], **facts: Any
+    ) -> dict[str, Any]:
         """Returns the given arguments, and those that follow from the site where they are missing.
 
         Args:
             size: the site's (H, W) or (D, H, W), or (L,) for tokens.
             given: what the user gave; it is never replaced, and checked only when it is used.
+            **facts: what else is known of the site; see `site_args`.
 
         Raises:
             MechanismError: with these arguments it is not for a site of that size.
         """
         if self.site_args is None:
             return dict(given)
-        known = {**self.args, **given, "size": size}
+        known = {**self.args, **facts, **given, "size": size}
         wanted = inspect.signature(self.site_args).parameters
         try:
             follow = self.site_args(**{name: known[name] for name in wanted})
@@ -157,6 +207,7 @@ def mechanism(
             identity=identity.form,
             identity_how=identity.how,
             start=identity.start,
+            within=identity.within,
             **read_docstring(sys.modules[build.__module__].__doc__),
             **facts,
         )
@@ -223,6 +274,50 @@ def create_attention(
     Raises:
         MechanismError: no such mechanism or argument, or no module can be built from these values.
     """
+    card, module = _build(name, channels, conv, rank, init, args)
+    if card.adopt is not None and conv is not None:
+        card.adopt(module, conv)
+    if card.kind == "weight":
+        assert conv is not None
+        part = card.start(module, None) if init == "identity" else module
+        return Excited(conv, part, per_sample=card.per_sample)
+    return card.start(module, conv) if init == "identity" else module
+
+
+def create_part(
+    name: str,
+    source: int | nn.Module,
+    *,
+    rank: int = 2,
+    init: str = "paper",
+    **args: Any,
+) -> nn.Module:
+    """Builds one mechanism as a part of a network, which keeps what the mechanism works on.
+
+    Args:
+        source: channels, or the convolution; the part holds none of it.
+        name, rank, init, args: as for `create_attention`.
+
+    Returns:
+        A module of the inputs that the card's `inputs` names, and of the old result where the
+        card has `within` and `init` is "identity".
+    """
+    conv = source if isinstance(source, nn.Module) else None
+    channels = None if isinstance(source, nn.Module) else source
+    card, module = _build(name, channels, conv, rank, init, args)
+    if init == "paper":
+        return module
+    return card.within(module) if card.within is not None else card.start(module, None)
+
+
+def _build(
+    name: str,
+    channels: int | None,
+    conv: nn.Module | None,
+    rank: int,
+    init: str,
+    args: Mapping[str, Any],
+) -> tuple[Mechanism, nn.Module]:
     card = lookup(name)
     if init not in INITS:
         raise MechanismError(f"init={init!r} is not a way to start", nearest(str(init), INITS))
@@ -231,10 +326,9 @@ def create_attention(
         full = complete(card.build, args)
         if takes(card.build, "rank"):
             full["rank"] = rank
-        module = card.build(source, **full)
+        return card, card.build(source, **full)
     except MechanismError as error:
         raise MechanismError(f"{name}: {error.what}", error.hint) from error
-    return card.start(module, conv) if init == "identity" else module
 
 
 def _source(

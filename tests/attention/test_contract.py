@@ -1,6 +1,7 @@
 """What every mechanism that keeps its input's shape has to do, whatever it computes."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +25,16 @@ from tests.attention.cases import (
 
 
 def test_no_mechanism_is_outside_the_contract():
-    assert [c.name for c in mechanisms().values() if c.kind not in KINDS] == []
-    assert {c.card.name for c in CASES} == set(mechanisms())
+    """A gate of one value is a case here; every other kind has a contract in its own folder."""
+    here = {case.card.name for case in CASES}
+    others = {
+        "pair" if card.kind in KINDS else card.kind
+        for card in mechanisms().values()
+        if card.name not in here
+    }
+    folder = Path(__file__).parent
+    missing = [kind for kind in others if not (folder / f"{kind}s" / "test_contract.py").is_file()]
+    assert missing == []
 
 
 @each_case

@@ -1,0 +1,1 @@
+"""Convolutions with attention inside: each takes the place of a convolution."""

@@ -1,0 +1,1 @@
+"""Attention whose sites hand something on to each other."""

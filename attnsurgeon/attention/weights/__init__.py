@@ -1,0 +1,1 @@
+"""Attention on the weight of a convolution, which stays where it is."""

@@ -1,0 +1,63 @@
+"""A convolution with a weight of its own for every image of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+
+
+def convolve_each(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Returns the convolution of image n with weight n, as one grouped convolution.
+
+    Args:
+        input: (N, C, ...), two or three spatial axes.
+        weight: (N, out, C / groups, ...).
+        bias, stride, padding, dilation, groups: as of torch.nn.functional.conv2d.
+    """
+    rank = input.dim() - 2
+    images, channels = input.shape[0], input.shape[1]
+    folded = input.reshape(1, images * channels, *input.shape[2:])
+    made = _CONVOLVE[rank](
+        folded, weight.flatten(0, 1), None, stride, padding, dilation, images * groups
+    )
+    made = made.reshape(images, weight.shape[1], *made.shape[2:])
+    return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
+
+
+class Excited(nn.Module):
+    """A convolution whose weight passes through an excitation: what stands alone.
+
+    Args:
+        conv: the convolution.
+        excitation: weight -> weight; with `per_sample`, (weight, input) -> a weight an image.
+        per_sample: which of the two.
+    """
+
+    def __init__(self, conv: nn.Module, excitation: nn.Module, *, per_sample: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.excitation = excitation
+        self.per_sample = per_sample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the convolution of `x` with the excited weight."""
+        conv: Any = self.conv
+        if not self.per_sample:
+            return conv._conv_forward(x, self.excitation(conv.weight), conv.bias)
+        weight, padding = self.excitation(conv.weight, x), conv.padding
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+            padding = 0
+        return convolve_each(x, weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
