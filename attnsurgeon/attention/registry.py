@@ -81,6 +81,7 @@ class Mechanism:
             under init="paper".
         per_sample: of a "weight": it makes a weight for each image, (N, out, in, ...).
         scope: of a "linked": which sites form one chain, those of a "stage" or all ("network").
+        tied: of a "linked": the sites of a chain run one and the same module.
         adopt: (mechanism, the replaced module): takes over its weights, under either start.
     """
 
@@ -112,6 +113,7 @@ class Mechanism:
     swallows_norm: bool = False
     per_sample: bool = False
     scope: str = ""
+    tied: bool = False
     adopt: Callable[[nn.Module, nn.Module], None] | None = None
 
     @property

@@ -199,9 +199,10 @@ def site_record(site: Site) -> Record:
 
 def card_record(card: Mechanism) -> Record:
     """Returns the facts of a mechanism; arguments with their defaults."""
-    functions = {"build", "count", "start", "site_args"}
+    functions = {"build", "count", "start", "within", "site_args", "takes", "adopt"}
     names = [field.name for field in dataclasses.fields(card) if field.name not in functions]
     facts = {name: getattr(card, name) for name in names}
     known = {name: value for name, value in card.args.items() if value is not Parameter.empty}
     required = [name for name in card.args if name not in known]
-    return {**facts, "args": known, "required": required}
+    inputs = list(card.inputs({}))
+    return {**facts, "action": card.action, "inputs": inputs, "args": known, "required": required}
