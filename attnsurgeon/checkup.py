@@ -80,7 +80,7 @@ def check_folder(
     saved = read_folder(path)
     network = load(path, model=model, checkpoint=checkpoint).eval()
     base = copy.deepcopy(network)
-    remove(base)
+    remove(base, refill=True)
     known = saved.record["base"]["sha256"]
     afresh = []
     plan = None
@@ -103,7 +103,7 @@ def replan(base: nn.Module, operation: Mapping[str, Any]) -> Plan:
     survey = analyse(base, tuple(operation["input_size"]))
     sites = {site.path: site for site in survey.sites}
     requests = [
-        Request(cut["rule"], sites[path], cut["attn"], cut["args"], cut["action"], cut["init"])
+        Request.again(cut, sites[path])
         for cut in operation["sites"]
         for path in (cut["path"], *cut["shared"])
     ]

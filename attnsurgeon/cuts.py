@@ -3,22 +3,26 @@
     retype         the innermost module whose forward passes the value on gets new forward code
     output hook    a hook on the child whose output is the value
     input hook     a hook on the only module that the value goes into
+    takeover       the module that is the operation hands its input to the attention
 
-The first is preferred: it is seen by every tool that reads the forward. Containers are never
-retyped (code that walks over them would meet the new child), nor modules that rebuild themselves
-(`fuse`, `reparameterize`, ...), nor anything inside those.
+For insertions the first is preferred: it is seen by every tool that reads the forward. Containers
+are never retyped (code that walks over them would meet the new child), nor modules that rebuild
+themselves (`fuse`, `reparameterize`, ...), nor anything inside those. A replacement takes over a
+module that is nothing but the operation; what is a function, or one module for several operations
+of which some stay, is replaced in the forward that calls it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import Flow
-from attnsurgeon.record import Call, Key, key_of
+from attnsurgeon.record import Call, Event, Key, key_of
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import ShallowGraph, shallow_graph
 
@@ -31,12 +35,16 @@ class Place:
     """Where in the network an attention module goes in.
 
     Attributes:
-        technique: "retype", "output-hook" or "input-hook".
+        technique: "retype", "output-hook", "input-hook" or "takeover".
         host: path of the module that gets the attention as a child.
         key: the operation of the host's forward ("retype" only).
         before: it goes in before that operation instead of after it.
         calls: how often the host runs in one forward; the attention is shared by them.
         note: what the user should know about this cut, or "".
+        edit: what is done to that operation ("retype" only): "insert", "replace" it, "fuse" its
+            two terms, or "excite" its weight.
+        others: further values of the host's forward that the attention is handed.
+        second: of a fusion, which of the operation's arguments is the shortcut: 0 or 1.
     """
 
     technique: str
@@ -45,6 +53,9 @@ class Place:
     before: bool
     calls: int
     note: str = ""
+    edit: str = "insert"
+    others: tuple[Key, ...] = ()
+    second: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,10 +79,7 @@ class Cutter:
             return Refusal("it is made where no torch function can be seen")
         inner, shown = _outside_rebuilders(target)
         if shown is None:
-            return Refusal(
-                f"it is inside {inner.path} ({_name(inner.module)}), which rebuilds itself "
-                f"({_rebuilder(inner.module)}) and would lose it"
-            )
+            return _inside_rebuilder(inner)
         reasons: list[str] = []
         retype = self._retype(target, before is not None, reasons, shown)
         if isinstance(retype, Place) and not retype.note:
@@ -82,6 +90,82 @@ class Cutter:
             else self._hook(node, shown, reasons)
         )
         return hook or retype or Refusal("; ".join(reasons) or "no module boundary shows it")
+
+    def place_with(self, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
+        """Finds the innermost forward in which the value and the others can all be seen."""
+        inner, shown = _outside_rebuilders(node)
+        if shown is None:
+            return _inside_rebuilder(inner)
+        reasons: list[str] = []
+        for call, key in _appearances(node, shown):
+            if why := self._unwritable(call, node, [key]):
+                reasons.append(why)
+                continue
+            seen = [_seen_in(call, other) for other in others]
+            graph = self.graph(call)
+            assert isinstance(graph, ShallowGraph)
+            if any(k is None or not graph.holds(k) for k in seen):
+                reasons.append(f"{_where(call)} does not see the block's input beside it")
+                continue
+            calls = len(self.survey.traced.calls[call.path])
+            return Place("retype", call.path, key, False, calls, others=tuple(filter(None, seen)))
+        return Refusal("; ".join(reasons) or "no forward shows both values")
+
+    def place_of_operation(self, node: fx.Node, edit: str) -> Place | Refusal:
+        """Finds the forward in which the operation itself, and nothing more, can be edited."""
+        call: Call = node.meta["call"]
+        if _outside_rebuilders(node)[1] is not call:
+            return _inside_rebuilder(call)
+        event: Event | Call = node.meta["event"]
+        if makes_alone(call, node) and edit != "excite":
+            assert call.parent is not None
+            call, event = call.parent, call
+        key = key_of(call, event)
+        if why := self._unwritable(call, node, [key]):
+            return Refusal(why)
+        calls = len(self.survey.traced.calls[call.path])
+        return Place("retype", call.path, key, False, calls, edit=edit)
+
+    def takeover(self, node: fx.Node) -> Place | Refusal:
+        """Says whether the module that makes the value can hand its input on instead."""
+        call: Call = node.meta["call"]
+        if _outside_rebuilders(node)[1] is not call:
+            return _inside_rebuilder(call)
+        value = call.inputs[0] if call.inputs else None
+        if not makes_alone(call, node) or isinstance(call.module, _CONTAINERS):
+            return Refusal("no module is this operation and nothing more")
+        if value is None or not call.takes(value) or len(call.args) > 1 or call.kwargs:
+            return Refusal(f"{_where(call)} is given more than one value")
+        if original_class(call.module) is not type(call.module):
+            return Refusal(f"{_where(call)} has attention inside already")
+        if "forward" in call.module.__dict__:
+            return Refusal(f"the forward of {_where(call)} has been replaced on the object itself")
+        if self._leaks(call, node):
+            return Refusal(f"{_where(call)} works in place, and others go on with its argument")
+        return Place("takeover", call.path, None, False, len(self.survey.traced.calls[call.path]))
+
+    def tap(self, node: fx.Node) -> Place | Refusal:
+        """Finds a module at whose boundary a value can be looked at."""
+        _, shown = _outside_rebuilders(node)
+        reasons: list[str] = []
+        if shown is not None and (place := self._hook(node, shown, reasons)):
+            return place
+        return Refusal("; ".join(reasons) or "no module boundary shows the feature map")
+
+    def _unwritable(self, call: Call, node: fx.Node, keys: Sequence[Key]) -> str:
+        """Why the forward of a call cannot be rewritten at these operations; "" if it can."""
+        if isinstance(call.module, _CONTAINERS):
+            return f"{_where(call)} is a container whose children other code may walk over"
+        if isinstance(call.module, fx.GraphModule):
+            return f"{_where(call)} is generated code, which recompile() would write anew"
+        graph = self.graph(call)
+        if isinstance(graph, Refusal):
+            return f"{_where(call)} cannot be rewritten: {graph.reason}"
+        if not all(graph.holds(key) for key in keys):
+            return f"{_where(call)} takes another way in training mode"
+        if self._leaks(call, node):
+            return f"{_where(call)} changes its argument in place, and others go on with it"
+        return ""
 
     def graph(self, call: Call) -> ShallowGraph | Refusal:
         """The shallow graph of a called module, or why there is none."""
@@ -100,27 +184,15 @@ class Cutter:
         for call, key in _appearances(node, first):
             if isinstance(call.module, _CONTAINERS) and not _own_forward(call.module):
                 continue  # its forward is the container's; the boundary of its child is the place
-            where = f"{call.path or 'the network itself'} ({_name(call.module)})"
-            if isinstance(call.module, fx.GraphModule):
-                reasons.append(f"{where} is generated code, which recompile() would write anew")
-                continue
-            if isinstance(call.module, _CONTAINERS):
-                reasons.append(f"{where} is a container whose children other code may walk over")
+            if why := self._unwritable(call, node, [key]):
+                reasons.append(why)
                 continue
             graph = self.graph(call)
-            if isinstance(graph, Refusal):
-                reasons.append(f"{where} cannot be rewritten: {graph.reason}")
-                continue
-            if not graph.holds(key):
-                reasons.append(f"{where} takes another way in training mode")
-                continue
-            if self._leaks(call, node):
-                reasons.append(f"{where} changes its argument in place, and others go on with it")
-                continue
+            assert isinstance(graph, ShallowGraph)
             note = ""
             method = graph.methods.get(key, "forward")
             if method != "forward" and not method.startswith("_"):
-                note = f"only forward() of {where} carries it, not {method}() alone"
+                note = f"only forward() of {_where(call)} carries it, not {method}() alone"
             calls = len(self.survey.traced.calls[call.path])
             if not _is_norm(call.module):
                 return Place("retype", call.path, key, before, calls, note)
@@ -208,6 +280,29 @@ class Cutter:
 
 def _name(module: nn.Module) -> str:
     return original_class(module).__name__
+
+
+def _where(call: Call) -> str:
+    return f"{call.path or 'the network itself'} ({_name(call.module)})"
+
+
+def _inside_rebuilder(call: Call) -> Refusal:
+    rebuilders = [c for c in call.chain() if c.parent is not None and _rebuilder(c.module)]
+    outer = rebuilders[-1] if rebuilders else call
+    return Refusal(
+        f"it is inside {outer.path} ({_name(outer.module)}), which rebuilds itself "
+        f"({_rebuilder(outer.module)}) and would lose it"
+    )
+
+
+def _seen_in(call: Call, node: fx.Node) -> Key | None:
+    """How a forward names a value that it is given or makes itself; None where it cannot."""
+    nested = any(isinstance(value, (list, tuple, dict)) for value in call.args)
+    tensors = [i for i, v in enumerate(call.args) if isinstance(v, Tensor) and not nested]
+    for position, given in zip(tensors, call.inputs, strict=False):
+        if given is node:
+            return "input", str(position), 0
+    return next((key for c, key in _appearances(node, call) if c is call), None)
 
 
 def _norm_note(call: Call) -> str:

@@ -145,6 +145,9 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
                 roles.setdefault(branch, set()).add("residual-branch")
                 branches[branch] = branch_kinds(residual, branch, flow)
     trunk = find_trunk(traced, flow)
+    last = _classifier(traced, flow)
+    if last is not None:
+        roles.setdefault(_representative(last), set()).add("classifier")
     for role, nodes in [
         ("downsample", trunk.entering),
         ("stage", trunk.ends),
@@ -155,6 +158,14 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
             if node.meta.get("event") is not None:
                 roles.setdefault(node, set()).add(role)
     return _Roles(roles, branches, convolutions, residuals, refused, trunk.levels)
+
+
+def _classifier(traced: Traced, flow: Flow) -> fx.Node | None:
+    """The layer whose result is the network's one output, a score for each class."""
+    outputs = [n for n in traced.root.outputs if n in flow.rank]
+    if len(outputs) != 1 or len(outputs[0].meta["shape"]) != 2:
+        return None
+    return outputs[0] if name_of(outputs[0]) == "linear" else None
 
 
 def _after_activation(add: fx.Node) -> fx.Node:

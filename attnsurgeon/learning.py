@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.meta import full_twin
-from attnsurgeon.planning import Plan
+from attnsurgeon.planning import Cut, Plan
 from attnsurgeon.randomness import loaded_dice
 from attnsurgeon.record import tensors_in
 
@@ -20,7 +20,7 @@ _ATTEMPTS = 4
 
 
 def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
-    """Inserted modules whose output is their input even after their parameters are randomised."""
+    """Inserted modules that change nothing even after their parameters are randomised."""
     active = full_twin(operated)
     generator = torch.Generator().manual_seed(2)
     unmoved: list[str] = []
@@ -28,11 +28,12 @@ def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]
 
     def watch(path: str) -> Any:
         def look(module: nn.Module, args: Any, output: Tensor) -> None:
-            if torch.equal(args[0], output):
+            if torch.equal(_before(cuts[path], args), output):
                 unmoved.append(path)
 
         return look
 
+    cuts = {cut.module_path: cut for cut in plan.cuts}
     for cut in plan.cuts:
         module = active.get_submodule(cut.module_path)
         for parameter in module.parameters():
@@ -45,6 +46,13 @@ def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]
     for handle in handles:
         handle.remove()
     return tuple(dict.fromkeys(unmoved))
+
+
+def _before(cut: Cut, args: tuple[Any, ...]) -> Tensor:
+    """What the network goes on with where the attention changes nothing."""
+    if cut.action == "fuse":
+        return args[0] + args[1]
+    return args[-1] if cut.keeps_old else args[0]
 
 
 def stuck_parameters(

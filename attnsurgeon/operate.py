@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from attnsurgeon.analysis import analyse, example
-from attnsurgeon.attention.registry import INITS, create_attention, lookup
-from attnsurgeon.cost.comparing import Cost, compare
+from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
+from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
@@ -30,7 +31,7 @@ from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, resolve_where
 from attnsurgeon.save import Origin, check_output, save_operation
 from attnsurgeon.selection import Sites
-from attnsurgeon.splice import splice
+from attnsurgeon.splice import Removed, splice
 from attnsurgeon.verify import Verification, verify
 
 InputSize = tuple[int, ...] | None
@@ -44,11 +45,13 @@ class Operation:
         model: the operated network.
         plan: the cuts.
         origin: hash of the base weights when they were operated; for adapters.
+        removed: the parameters that were taken away, by the path of their module.
     """
 
     model: nn.Module
     plan: Plan
     origin: Origin
+    removed: Removed = field(default_factory=dict, repr=False)
 
     @cached_property
     def cost(self) -> Cost:
@@ -61,7 +64,7 @@ class Operation:
         Args:
             full: also train two steps, randomise the attention to see it act, and copy.
         """
-        return verify(self.model, self.plan, full=full)
+        return verify(self.model, self.plan, full=full, removed=self.removed)
 
     def save(self, path: str | Path, *, overwrite: bool = False, mode: str = "full") -> Path:
         """Writes the folder that `attnsurgeon.load` reads: no pickle, all or nothing.
@@ -155,8 +158,7 @@ def insert(
 def carry_out(model: nn.Module, made: Plan) -> Operation:
     """Carries out a plan on `model`, in place."""
     origin = Origin.of(model)
-    splice(model, made)
-    return Operation(model, made, origin)
+    return Operation(model, made, origin, splice(model, made))
 
 
 def estimate(
@@ -193,7 +195,11 @@ def estimate(
 def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)
-    sites = [(site.path, cut.module_path) for cut in made.cuts for site in (cut.site, *cut.shared)]
+    sites = [
+        Surgery(site.path, cut.module_path, cut.weighed, lookup(cut.attn).tied and cut.link > 0)
+        for cut in made.cuts
+        for site in (cut.site, *cut.shared)
+    ]
     return compare(before, after, sites)
 
 
@@ -239,8 +245,9 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
             site,
             found.rule.attn.type,
             found.rule.attn.args,
-            found.rule.action or "insert-after",
+            found.rule.action or "",
             found.rule.init or init,
+            found.rule.scope or "",
         )
         for found in matches
         for site in found.sites
@@ -284,14 +291,17 @@ def rules_for(
 
 
 def check_attn(attn: Attn) -> None:
-    """Raises MechanismError for a mechanism that no number of channels could build."""
+    """Raises MechanismError for a mechanism that no site at all could build."""
     card = lookup(attn.type)
     refusals = []
     for rank in card.ranks:
         try:
-            args = card.args_at((56, 48, 40)[:rank], attn.args)
             with torch.device("meta"):
-                create_attention(card.name, 4096, rank=rank, **args)
+                conv = CONV[rank](4096, 4096, 3, padding=1, bias=False)
+                facts = {"conv": conv, "classes": 1000, "stages": (256, 512, 1024)}
+                args = card.args_at((56, 48, 40)[:rank], attn.args, **facts)
+                source = conv if card.kind in REPLACES_A_CONV else 4096
+                create_part(card.name, source, rank=rank, **args)
             return
         except MechanismError as error:
             refusals.append(error)

@@ -193,10 +193,7 @@ def _replay(saved: Saved, base: nn.Module) -> None:
         gone = [path for _, path in wanted if path not in sites]
         if gone:
             raise _drift(saved, [f"{path}: there is no such site now" for path in gone])
-        requests = [
-            Request(cut["rule"], sites[path], cut["attn"], cut["args"], cut["action"], cut["init"])
-            for cut, path in wanted
-        ]
+        requests = [Request.again(cut, sites[path]) for cut, path in wanted]
         kept = {name: operation[name] for name in ("attn", "where", "init", "rules")}
         try:
             plan = plan_requests(survey, requests, **kept)

@@ -43,9 +43,19 @@ class ShallowGraph:
     shadowed: frozenset[Key]
 
     def holds(self, key: Key) -> bool:
-        """Whether the operation is there in both modes."""
+        """Whether the operation, or the argument, is there in both modes."""
         graphs = [self.evaluate] if self.train is None else [self.evaluate, self.train]
-        return all(any(n.meta.get("key") == key for n in g.nodes) for g in graphs)
+        if key[0] == "input" and self.structured:
+            return False
+        return all(any(name_in(n) == key for n in g.nodes) for g in graphs)
+
+
+def name_in(node: fx.Node) -> Key | None:
+    """What a node of a shallow graph is called: its operation, or ("input", position, 0)."""
+    if node.op != "placeholder":
+        return node.meta.get("key")
+    inputs = [n for n in node.graph.nodes if n.op == "placeholder"]
+    return "input", str(inputs.index(node)), 0
 
 
 def shallow_graph(calls: list[Call]) -> ShallowGraph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,23 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from attnsurgeon.attention.registry import create_attention
+from attnsurgeon.attention.heads.tapped import InputTap, OutputTap, Tapped
+from attnsurgeon.attention.registry import lookup
+from attnsurgeon.attention.weights.each import convolve_each
 from attnsurgeon.errors import ModelError
+from attnsurgeon.parts import CHANNELS_FIRST, Parts
 from attnsurgeon.record import MARK, Call
 from attnsurgeon.retype import Reference, flat_call, form_of, original_class, retyped, source_of
-from attnsurgeon.shallow import ShallowGraph
+from attnsurgeon.shallow import ShallowGraph, name_in
 
 if TYPE_CHECKING:
     from attnsurgeon.planning import Cut, Plan
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
-_TO_NCHW = {"NHWC": (0, 3, 1, 2), "NDHWC": (0, 4, 1, 2, 3)}
+Removed = dict[str, dict[str, dict[str, Any]]]  # path -> "_parameters", "_buffers" -> by name
+_STRIPPED = "_attnsurgeon_stripped"  # attribute of a module whose parameters were taken away
+_PASS_ON = "def forward(self, input):\n    return input\n"
+_TO_NCHW = CHANNELS_FIRST
 _FROM_NCHW = {"NHWC": (0, 2, 3, 1), "NDHWC": (0, 2, 3, 4, 1)}
 
 
@@ -34,15 +40,32 @@ class Mark:
     technique: str
 
 
-def through(attention: nn.Module, x: Tensor, layout: str) -> Tensor:
-    """Runs an attention, which expects channels on axis 1, on a value of any layout."""
+def through(attention: nn.Module, layout: str, *values: Tensor) -> Tensor:
+    """Runs an attention, which expects channels on axis 1, on values of any layout."""
+    ahead, back = _steps(layout)
+    for name, args in ahead:
+        values = tuple(getattr(value, name)(*args) for value in values)
+    made = attention(*values)
+    for name, args in back:
+        made = getattr(made, name)(*args)
+    return made
+
+
+Steps = list[tuple[str, tuple[Any, ...]]]
+
+
+def _steps(layout: str) -> tuple[Steps, Steps]:
+    """The methods that bring the channels of a value to axis 1, and those that bring them back."""
     if layout in _TO_NCHW:
-        return attention(x.permute(_TO_NCHW[layout])).permute(_FROM_NCHW[layout])
+        return [("permute", _TO_NCHW[layout])], [("permute", _FROM_NCHW[layout])]
     if layout == "NLC":
-        return attention(x.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
+        return (
+            [("transpose", (1, 2)), ("unsqueeze", (3,))],
+            [("squeeze", (3,)), ("transpose", (1, 2))],
+        )
     if layout == "NCL":
-        return attention(x.unsqueeze(3)).squeeze(3)
-    return attention(x)
+        return [("unsqueeze", (3,))], [("squeeze", (3,))]
+    return [], []
 
 
 @dataclass
@@ -54,7 +77,7 @@ class OutputHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         """Returns the output after attention."""
-        return through(module.get_submodule(self.name), output, self.layout)
+        return through(module.get_submodule(self.name), self.layout, output)
 
 
 @dataclass
@@ -66,11 +89,14 @@ class InputHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Returns the inputs with attention on the first."""
-        return through(module.get_submodule(self.name), args[0], self.layout), *args[1:]
+        return through(module.get_submodule(self.name), self.layout, args[0]), *args[1:]
 
 
-def splice(model: nn.Module, plan: Plan) -> None:
+def splice(model: nn.Module, plan: Plan) -> Removed:
     """Carries out a plan on `model`, in place.
+
+    Returns:
+        The parameters and buffers that the plan takes away; `undo` puts them back.
 
     Raises:
         ModelError: the network is not the one that was planned for.
@@ -78,14 +104,22 @@ def splice(model: nn.Module, plan: Plan) -> None:
     hosts: dict[str, list[Cut]] = {}
     for cut in plan.cuts:
         hosts.setdefault(cut.place.host, []).append(cut)
-    modules = {path: _host(model, path, plan) for path in hosts}
+    paths = {*hosts, *(path for cut in plan.cuts for path in cut.removes)}
+    modules = {path: _host(model, path, plan) for path in paths}
     for path, cuts in hosts.items():
         _check_names(modules[path], path, cuts)
+    parts = Parts()
+    for cut in plan.cuts:
+        host = modules[cut.place.host]
+        replaced = host if cut.place.technique == "takeover" else None
+        part = parts.build(cut, _where(host, model), replaced).train(host.training)
+        setattr(part, MARK, Mark(cut.site.path, cut.attn, cut.place.technique))
+        # Not add_module(): it refuses a name that the class has any answer for.
+        host._modules[cut.name] = part
+        if cut.place.technique == "takeover":
+            _take_over(host, cut)
     for path, cuts in hosts.items():
         host = modules[path]
-        for cut in cuts:
-            # Not add_module(): it refuses a name that the class has any answer for.
-            host._modules[cut.name] = _built(cut, _where(host, model), host.training)
         rewritten = [c for c in cuts if c.place.technique == "retype"]
         if rewritten:
             call = plan.survey.traced.calls[path][0]
@@ -95,23 +129,36 @@ def splice(model: nn.Module, plan: Plan) -> None:
                 host.register_forward_hook(OutputHook(cut.name, cut.layout))
             elif cut.place.technique == "input-hook":
                 host.register_forward_pre_hook(InputHook(cut.name, cut.layout))
+    for cut in plan.cuts:  # last, so that a tap sees what attention made of the value
+        parts.tap(model, cut)
+    removed = {p: _strip(modules[p]) for cut in plan.cuts for p in cut.removes}
+    for cut in plan.cuts:
+        for path in cut.removes:
+            if path != cut.place.host:
+                retyped(modules[path], (_PASS_ON,), ())
     model.__dict__[HISTORY] = (*history(model), plan.record())
+    return removed
 
 
-def undo(model: nn.Module, plan: Plan) -> nn.Module:
+def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Module:
     """Takes one plan's attention out again, in place; returns the network it was planned for.
 
     Attention of earlier operations stays. Plans are undone in the reverse order of their making.
+
+    Args:
+        model: the operated network.
+        plan: what was carried out on it.
+        removed: what `splice` returned; without it, what is gone comes back with random values.
     """
     twin = plan.survey.traced.twin
     for cut in plan.cuts:
+        for path in (cut.place.host, *cut.removes):
+            module = model.get_submodule(path)
+            module.__class__ = type(twin.get_submodule(path))
+            _put_back(module, None if removed is None else removed.get(path))
         host = model.get_submodule(cut.place.host)
-        host.__class__ = type(twin.get_submodule(cut.place.host))
-        for hooks in (host._forward_hooks, host._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if isinstance(hook, (OutputHook, InputHook)) and hook.name == cut.name:
-                    del hooks[key]
-        host._modules.pop(cut.name, None)
+        _drop_hooks(host, lambda hook, name=cut.name: hook.name == name)
+        _drop_taps(model, host._modules.pop(cut.name, None))
     earlier = history(model)[:-1]
     model.__dict__.pop(HISTORY, None)
     if earlier:
@@ -119,18 +166,91 @@ def undo(model: nn.Module, plan: Plan) -> nn.Module:
     return model
 
 
-def remove(model: nn.Module) -> None:
-    """Takes every inserted attention out again: the original network, in place."""
+def remove(model: nn.Module, *, refill: bool = False) -> None:
+    """Takes every inserted attention out again: the original network, in place.
+
+    Args:
+        model: an operated network.
+        refill: give what attention under init="paper" took the place of random values.
+
+    Raises:
+        ModelError: something was replaced and its weights are gone, and not `refill`.
+    """
+    gone = [path for path, m in model.named_modules() if _STRIPPED in m.__dict__]
+    if gone and not refill:
+        raise ModelError(
+            f"{gone[0]} was replaced under init='paper', so its weights are gone",
+            "insert into a copy and keep the original, or use init='identity'",
+        )
     for module in list(model.modules()):
         if original_class(module) is not type(module):
             module.__class__ = original_class(module)
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, h in hooks.items() if isinstance(h, (OutputHook, InputHook))]:
-                del hooks[key]
+        _put_back(module, None)
+        _drop_hooks(module, lambda hook: True)
         for name, child in list(module._modules.items()):
             if child is not None and child.__dict__.get(MARK) is not None:
                 del module._modules[name]
         module.__dict__.pop(HISTORY, None)  # of the network, wherever it stands now
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [k for k, h in hooks.items() if isinstance(h, (OutputTap, InputTap))]:
+                del hooks[key]
+
+
+def _drop_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, (OutputHook, InputHook)) and ours(hook):
+                del hooks[key]
+
+
+def _drop_taps(model: nn.Module, part: nn.Module | None) -> None:
+    if not isinstance(part, Tapped):
+        return
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, (OutputTap, InputTap)) and hook.mailbox is part.mailbox:
+                    del hooks[key]
+
+
+def _take_over(host: nn.Module, cut: Cut) -> None:
+    """Gives the host a forward that hands its input, or its old result, to the attention."""
+    old = f"type(self)._surgeon_base.forward(self, input{'.clone()' if cut.clones else ''})"
+    if cut.taps:
+        made = f"self.{cut.name}({old if cut.keeps_old else 'input'})"
+        references: tuple[Reference, ...] = ()
+    else:
+        values = f"input, {old}" if cut.keeps_old else "input"
+        made = f"through(self.{cut.name}, {cut.layout!r}, {values})"
+        references = (("through", __name__, "through"),)
+    retyped(host, (f"def forward(self, input):\n    return {made}\n",), references)
+
+
+def _strip(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Takes a module's own parameters and buffers away, and leaves a note of their form."""
+    held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+    module.__dict__[_STRIPPED] = tuple(
+        (kind, name, tuple(tensor.shape), tensor.dtype)
+        for kind, tensors in held.items()
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+    for kind, tensors in held.items():
+        getattr(module, kind).update(dict.fromkeys(tensors))
+    return held
+
+
+def _put_back(module: nn.Module, held: dict[str, dict[str, Any]] | None) -> None:
+    """Gives a stripped module its parameters and buffers again, or random ones of their form."""
+    form = module.__dict__.pop(_STRIPPED, ())
+    if held is not None:
+        for kind, tensors in held.items():
+            getattr(module, kind).update(tensors)
+        return
+    for kind, name, shape, dtype in form:
+        random = torch.rand(shape) if dtype.is_floating_point else torch.zeros(shape)
+        tensor = random.to(dtype)
+        getattr(module, kind)[name] = nn.Parameter(tensor) if kind == "_parameters" else tensor
 
 
 def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -178,16 +298,6 @@ def _where(host: nn.Module, model: nn.Module) -> Tensor:
     return torch.empty(0)
 
 
-def _built(cut: Cut, like: Tensor, training: bool) -> nn.Module:
-    with torch.device(like.device):
-        module = create_attention(
-            cut.attn, cut.channels, rank=cut.rank, init=cut.init, **cut.attn_args
-        )
-    module = module.to(like.dtype).train(training)
-    setattr(module, MARK, Mark(cut.site.path, cut.attn, cut.place.technique))
-    return module
-
-
 def _rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
     """Gives the host generated code in which the attentions are called."""
     evaluate = _with_attention(graph.evaluate, cuts)
@@ -232,21 +342,34 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
     mapping: dict[fx.Node, fx.Node] = {}
     output = copy.graph_copy(graph, mapping)
     copy.output(output)
-    nodes = {old.meta["key"]: new for old, new in mapping.items() if "key" in old.meta}
-    tails: dict[fx.Node, fx.Node] = {}
+    nodes = {name_in(old): new for old, new in mapping.items() if name_in(old) is not None}
+    tails: dict[Any, fx.Node] = {}  # operation -> what stands for its result by now
     for cut in cuts:
-        assert cut.place.key is not None
-        target = nodes[cut.place.key]
-        if cut.place.before:
+        place = cut.place
+        assert place.key is not None
+        target = nodes[place.key]
+        tail = tails.get(place.key, target)
+        others = [tails.get(key, nodes[key]) for key in place.others]
+        if place.edit == "excite":
+            _excite(copy, target, cut)
+        elif place.edit == "fuse":
+            terms = list(target.all_input_nodes)
+            first, second = terms[1 - place.second], terms[place.second]
+            with copy.inserting_before(target.next):
+                made = _call(copy, cut, [first, second])
+            tails[place.key] = _instead(copy, target, made)
+        elif place.edit == "replace":
+            tails[place.key] = _replace(copy, target, cut)
+        elif place.before:
             source = next(iter(target.all_input_nodes))
-            made = _insert(copy, target, source, cut, before=True)
-            target.replace_input_with(source, made)
+            with copy.inserting_before(target):
+                target.replace_input_with(source, _call(copy, cut, [source]))
         else:
-            tail = tails.get(target, target)
             users = list(tail.users)
-            made = _insert(copy, tail, tail, cut, before=False)
+            with copy.inserting_before(max([tail, *others]).next):
+                made = _call(copy, cut, [tail, *others])
             tail.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
-            tails[target] = made
+            tails[place.key] = made
     copy.lint()
     return copy
 
@@ -255,29 +378,55 @@ def _among(users: list[fx.Node], user: fx.Node) -> bool:
     return user in users
 
 
-def _insert(graph: fx.Graph, at: fx.Node, value: fx.Node, cut: Cut, before: bool) -> fx.Node:
-    """Adds `through(self.attn, value)` to the graph, spelled out as plain nodes."""
-    with graph.inserting_before(at) if before else graph.inserting_after(at):
-        first = graph.call_module(cut.name, (value,))
-    if cut.layout in ("NCHW", "NCDHW"):
-        return first
-    steps: list[tuple[str, tuple[Any, ...]]]
-    if cut.layout in _TO_NCHW:
-        ahead, back = [("permute", _TO_NCHW[cut.layout])], [("permute", _FROM_NCHW[cut.layout])]
-    elif cut.layout == "NLC":
-        ahead, back = (
-            [("transpose", (1, 2)), ("unsqueeze", (3,))],
-            [("squeeze", (3,)), ("transpose", (1, 2))],
-        )
-    else:
-        ahead, back = [("unsqueeze", (3,))], [("squeeze", (3,))]
-    steps = ahead
-    for name, args in steps:
-        with graph.inserting_before(first):
+def _replace(graph: fx.Graph, target: fx.Node, cut: Cut) -> fx.Node:
+    """Puts the attention in the place of an operation of one value."""
+    value = target.all_input_nodes[0]
+    if cut.clones:  # or the attention would work on what the operation made of its input
+        with graph.inserting_before(target):
+            target.replace_input_with(value, graph.call_method("clone", (value,)))
+    with graph.inserting_before(target.next):
+        made = _call(graph, cut, [value, target] if cut.keeps_old else [value])
+    return _instead(graph, target, made)
+
+
+def _instead(graph: fx.Graph, target: fx.Node, made: fx.Node) -> fx.Node:
+    """Lets `made` stand for the result of an operation, which goes where nothing needs it."""
+    ahead = {made}
+    todo = [made]
+    while todo:  # the nodes between the two, which bring the channels to axis 1
+        for node in todo.pop().all_input_nodes:
+            if node not in ahead and node > target:
+                ahead.add(node)
+                todo.append(node)
+    users = [user for user in target.users if user not in ahead]
+    target.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
+    if not target.users:
+        graph.erase_node(target)
+    return made
+
+
+def _excite(graph: fx.Graph, target: fx.Node, cut: Cut) -> None:
+    """Hands a convolution's weight through the attention."""
+    named = dict(zip(("input", "weight"), target.args, strict=False)) | target.kwargs
+    weight, value = named["weight"], named["input"]
+    assert isinstance(weight, fx.Node)
+    per_sample = lookup(cut.attn).per_sample
+    with graph.inserting_before(target):
+        made = graph.call_module(cut.name, (weight, value) if per_sample else (weight,))
+    target.replace_input_with(weight, made)
+    if per_sample:
+        target.target = convolve_each
+
+
+def _call(graph: fx.Graph, cut: Cut, values: Sequence[fx.Node]) -> fx.Node:
+    """Adds `through(self.attn, layout, *values)` at the insertion point, as plain nodes."""
+    ahead, back = _steps(cut.layout)
+    made: list[fx.Node] = []
+    for value in values:
+        for name, args in ahead:
             value = graph.call_method(name, (value, *args))
-    first.args = (value,)
-    last = first
+        made.append(value)
+    last = graph.call_module(cut.name, tuple(made))
     for name, args in back:
-        with graph.inserting_after(last):
-            last = graph.call_method(name, (last, *args))
+        last = graph.call_method(name, (last, *args))
     return last

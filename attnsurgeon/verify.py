@@ -21,7 +21,7 @@ from attnsurgeon.meta import full_twin, twin_around
 from attnsurgeon.planning import Plan
 from attnsurgeon.randomness import dice_as_they_were, loaded_dice
 from attnsurgeon.record import tensors_in
-from attnsurgeon.splice import undo
+from attnsurgeon.splice import Removed, undo
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Verification:
         top1_agreement: share of samples whose largest logit stayed the same.
         values_checked, values_equal: intermediate values compared between the two networks.
         sizes: input shapes that were run.
-        missing_keys: original state-dict keys that are gone.
+        missing_keys: original state-dict keys that are gone, but for those replaced.
+        replaced_keys: keys of what attention under init="paper" took the place of.
         unexpected_keys: new keys that belong to no inserted module.
         reordered: the original keys or parameters stand in another order.
         dead: inserted modules that one forward does not call.
@@ -57,6 +58,7 @@ class Verification:
     values_equal: int
     sizes: tuple[tuple[int, ...], ...]
     missing_keys: tuple[str, ...] = ()
+    replaced_keys: tuple[str, ...] = ()
     unexpected_keys: tuple[str, ...] = ()
     reordered: bool = False
     dead: tuple[str, ...] = ()
@@ -98,7 +100,9 @@ class Verification:
         return not self.problems
 
 
-def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
+def verify(
+    model: nn.Module, plan: Plan, *, full: bool = True, removed: Removed | None = None
+) -> Verification:
     """Checks an operated network against the one it was made from.
 
     Args:
@@ -106,17 +110,22 @@ def verify(model: nn.Module, plan: Plan, *, full: bool = True) -> Verification:
         plan: the plan that was carried out on it.
         full: also train two steps on a copy, randomise the attention to see that it acts, and
             check that copies compute the same.
+        removed: the parameters that the plan took away, as `splice` returned them.
     """
     with dice_as_they_were():
-        return _verified(model, plan, full)
+        return _verified(model, plan, full, removed)
 
 
-def _verified(model: nn.Module, plan: Plan, full: bool) -> Verification:
+def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None) -> Verification:
     missing, unexpected, reordered = _keys(model, plan)
+    gone = tuple(f"{path}." for cut in plan.cuts for path in cut.removes)
+    replaced = tuple(name for name in missing if name.startswith(gone or ("\0",)))
     operated = _copied(model, plan)
     operated.eval()  # a statement: who overrides train() may forget to return self
     randomise_norms(operated, plan)
     notes: list[str] = []
+    if replaced and removed is None:
+        notes.append("what was replaced is not kept: compared with random weights in its place")
     runs, failures = _run_sizes(operated, plan)
     extra: dict[str, Any] = {}
     if full and runs:
@@ -125,7 +134,7 @@ def _verified(model: nn.Module, plan: Plan, full: bool) -> Verification:
         stuck, excused = stuck_parameters(operated, plan, x, notes)
         extra = {"still": still, "stuck": stuck, "excused": excused}
         extra["round_trip"] = copies_agree(operated, x, notes)
-    base = undo(operated, plan)  # the same copy: what it computed is kept in `runs`
+    base = undo(operated, plan, removed)  # the same copy: what it computed is kept in `runs`
     _explain_failures(base, failures, notes)
     comparisons = [_compare(run, _run(base, run.x, ())) for run in runs]
     if len(runs) == 1:
@@ -140,7 +149,8 @@ def _verified(model: nn.Module, plan: Plan, full: bool) -> Verification:
         values_checked=sum(c.checked for c in comparisons),
         values_equal=sum(c.equal for c in comparisons),
         sizes=tuple(tuple(run.x.shape) for run in runs),
-        missing_keys=missing,
+        missing_keys=tuple(name for name in missing if name not in replaced),
+        replaced_keys=replaced,
         unexpected_keys=unexpected,
         reordered=reordered,
         dead=tuple(c.module_path for c in plan.cuts if not runs[-1].called[c.module_path]),
@@ -215,7 +225,8 @@ def _keys(model: nn.Module, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...
         kept = [name for name in now if not name.startswith(new)] if new else now
         missing += sorted(set(was) - set(kept))
         unexpected += sorted(set(kept) - set(was))
-        reordered |= set(was) == set(kept) and was != kept
+        left = [name for name in was if name in set(kept)]
+        reordered |= set(left) == set(kept) and left != kept
     return tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(unexpected)), reordered
 
 
@@ -299,11 +310,12 @@ def _compare(after: _Run, before: _Run) -> _Comparison:
     agreement = None
     if logits is not None:
         agreement = float((logits[0].argmax(1) == logits[1].argmax(1)).double().mean())
+    common = {name: values for name, values in before.taps.items() if name in after.taps}
     equal = sum(
         len(after.taps[name]) == len(values) and not any(map(_difference, after.taps[name], values))
-        for name, values in before.taps.items()
+        for name, values in common.items()
     )
-    return _Comparison(difference, scale, agreement, len(before.taps), equal)
+    return _Comparison(difference, scale, agreement, len(common), equal)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

@@ -4,9 +4,10 @@
     blend     y = old + g * (mechanism(x) - old) with a learnable g = 0
 
 where `old` is what the network computed there before: x itself for a gate, the convolution of x
-for what replaces a convolution, the sum for what replaces an addition. Both are exact to the bit. The native form learns from the first step and adds no parameter, at the
-price of a gate in (0, 2) instead of (0, 1); the blend works for everything finite, but only g
-receives a gradient at the first step.
+for what replaces a convolution, the sum for what replaces an addition. Both are exact to the bit.
+The native form learns from the first step and adds no parameter, at the price of a gate in (0, 2)
+instead of (0, 1); the blend works for everything finite, but only g receives a gradient at the
+first step.
 """
 
 from __future__ import annotations

@@ -81,44 +81,70 @@ class Cost:
         return tuple(dict.fromkeys([*self.before.notes, *self.after.notes, *_beyond(self)]))
 
 
-def compare(before: Weight, after: Weight, sites: Sequence[tuple[str, str]]) -> Cost:
+@dataclass(frozen=True)
+class Surgery:
+    """What was done at one site.
+
+    Attributes:
+        site: path of the site.
+        module_path: path of the module inserted there.
+        weighed: paths of the modules whose cost changed: that one, or the module that it stands
+            in and those that went.
+        counted: its parameters are those of an earlier site, and counted there.
+    """
+
+    site: str
+    module_path: str
+    weighed: tuple[str, ...]
+    counted: bool = False
+
+
+def compare(before: Weight, after: Weight, sites: Sequence[Surgery]) -> Cost:
     """Returns the cost of the surgery that lies between two weights.
 
     Args:
         before: of the network as it was given.
         after: of the network operated on, on the same inputs.
-        sites: (site path, path of the module inserted there), in execution order.
+        sites: in execution order.
 
     Raises:
         UsageError: the network has no module at one of the paths.
     """
-    unknown = [path for _, path in sites if path not in after.by_module]
+    unknown = [p for site in sites for p in site.weighed if p not in after.by_module]
     if unknown:
         raise UsageError(
             f"no module of the network is at {unknown[0]!r}", "weigh the network after surgery"
         )
-    sharing: dict[str, list[int]] = {}
-    for index, (_, path) in enumerate(sites):
-        sharing.setdefault(after.aliases.get(path, path), []).append(index)
+    sharing: dict[tuple[str, ...], list[int]] = {}
+    for index, site in enumerate(sites):
+        key = tuple(after.aliases.get(path, path) for path in site.weighed)
+        sharing.setdefault(key, []).append(index)
     counts = [Count()] * len(sites)
-    for path, indices in sharing.items():
-        for index, count in zip(indices, _shares(before, after, path, len(indices)), strict=True):
+    for paths, indices in sharing.items():
+        for index, count in zip(indices, _shares(before, after, paths, len(indices)), strict=True):
             counts[index] = count
     return Cost(
         before,
         after,
         tuple(
-            SiteCost(site, path, count.params, count.macs, count.activations)
-            for (site, path), count in zip(sites, counts, strict=True)
+            SiteCost(
+                site.site,
+                site.module_path,
+                0 if site.counted else count.params,
+                count.macs,
+                count.activations,
+            )
+            for site, count in zip(sites, counts, strict=True)
         ),
     )
 
 
-def _shares(before: Weight, after: Weight, path: str, sites: int) -> list[Count]:
-    """Deals what the module at `path` costs out to the sites that run it."""
-    # A module that replaced another one at the same path: the difference is what was added.
-    total = after.by_module[path] - before.by_module.get(path, Count())
-    calls = after.inserted.get(path, ())
+def _shares(before: Weight, after: Weight, paths: Sequence[str], sites: int) -> list[Count]:
+    """Deals what the modules at `paths` cost more than before out to the sites that run them."""
+    total = Count()
+    for path in paths:
+        total += after.by_module[path] - before.by_module.get(path, Count())
+    calls = after.inserted.get(paths[0], ())
     if sites == 1 or not calls:
         return [total] + [Count()] * (sites - 1)
     shares = [Count(params=total.params)] + [Count()] * (sites - 1)

@@ -18,6 +18,7 @@ from attnsurgeon.sites import LAYOUTS, ROLES
 
 ACTIONS = ("insert-after", "insert-before", "replace", "fuse")
 INITS = ("identity", "paper")
+SCOPES = ("stage", "network")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -184,6 +185,7 @@ Positions = Annotated[values.Nth, _Read(values.Nth.parse, _NTH)]
 Mechanism = Annotated[Attn, _Read(Attn.parse, _ATTN)]
 Action = Annotated[str, _Read(_one_of(ACTIONS, "an action"), {"enum": list(ACTIONS)})]
 Init = Annotated[str, _Read(_one_of(INITS, "an init"), {"enum": list(INITS)})]
+Scope = Annotated[str, _Read(_one_of(SCOPES, "a scope"), {"enum": list(SCOPES)})]
 Args = Annotated[Mapping[str, Any], _Read(_read_args, {"type": "object"})]
 InputSize = Annotated[tuple[int, ...], _Read(_read_input_size, _INPUT_SIZE)]
 Role = Annotated[str, _Read(_one_of(ROLES, "a site role"), {"enum": list(ROLES)})]

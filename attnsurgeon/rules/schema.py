@@ -191,6 +191,11 @@ class Rule(Entry):
     init: fields.Init | None = Field(
         None, description="`identity` leaves the outputs as they are, `paper` starts as published."
     )
+    scope: fields.Scope | None = Field(
+        None,
+        description="Of linked attention: the sites of a `stage`, or of the whole `network`, hand "
+        "on to each other; default: as published.",
+    )
     expect: Expect | None = Field(None, description="How many sites it must take; default: one.")
 
 

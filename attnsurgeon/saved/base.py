@@ -32,7 +32,7 @@ def find_source(model: nn.Module, *, weights: bool) -> Source | None:
         weights: whether the source has to tell of the weights, too, for an adapter.
     """
     twin = meta_twin(model)
-    remove(twin)
+    remove(twin, refill=True)  # only its form is compared
     noted = source_of(twin)
     if noted is not None and _at_the_hub(noted.spec) and not weights:
         # A hub's configuration may change or be out of reach; the name it stands for does not.

@@ -19,6 +19,7 @@ from attnsurgeon.rules.placements import (
 NAMES = {
     *("bottleneck", "residual-branch", "residual-block", "residual-add", "downsample", "stage"),
     *("stem", "head", "conv3x3", "depthwise", "activation", "stage-branch", "depthwise-act"),
+    *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
 }
 
 

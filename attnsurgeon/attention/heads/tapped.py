@@ -1,0 +1,96 @@
+"""A head in a network: its feature maps are tapped where they are made, and wait for it here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnsurgeon.attention.linked.chain import Fleeting
+
+
+class Mailbox(Fleeting):
+    """Holds tapped values from the tap to the head of the same forward."""
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._held: dict[int, Tensor] = {}
+
+    def put(self, index: int, value: Tensor) -> None:
+        """Keeps a value."""
+        self._held[index] = value
+
+    def take(self, count: int) -> list[Tensor]:
+        """Returns values 0 to count - 1, and forgets them.
+
+        Raises:
+            RuntimeError: one of them was not made since the last time.
+        """
+        held, self._held = self._held, {}
+        if len(held) < count:
+            raise RuntimeError(
+                "this classifier looks at feature maps that were not made in this forward; "
+                "run the network from its pooling layer on, or whole"
+            )
+        return [held[index] for index in range(count)]
+
+
+@dataclass
+class OutputTap:
+    """Forward hook: keeps the module's output for the head."""
+
+    mailbox: Mailbox
+    index: int
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Keeps the output."""
+        self.mailbox.put(self.index, output)
+
+
+@dataclass
+class InputTap:
+    """Forward pre-hook: keeps the module's first input for the head."""
+
+    mailbox: Mailbox
+    index: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keeps the input."""
+        self.mailbox.put(self.index, args[0])
+
+
+class Tapped(nn.Module):
+    """A head, handed the maps that were tapped for it.
+
+    Args:
+        head: the mechanism.
+        mailbox: where the maps wait.
+        orders: for each map, the permutation that brings its channels to axis 1, or None.
+        logits_first: hand over the network's own scores before the maps.
+        old_last: hand them over after the maps.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        mailbox: Mailbox,
+        orders: tuple[tuple[int, ...] | None, ...],
+        *,
+        logits_first: bool,
+        old_last: bool,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.mailbox = mailbox
+        self.orders = orders
+        self.logits_first = logits_first
+        self.old_last = old_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the scores; `x` is the network's own, or what its classifier was given."""
+        maps = self.mailbox.take(len(self.orders))
+        ordered = [m if o is None else m.permute(o) for m, o in zip(maps, self.orders, strict=True)]
+        before = [x] if self.logits_first else []
+        after = [x] if self.old_last else []
+        return self.head(*before, *ordered, *after)
