@@ -14,7 +14,7 @@ of which some stay, is replaced in the forward that calls it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import Flow
+from attnsurgeon.likeness import likeness
 from attnsurgeon.record import Call, Event, Key, key_of
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import ShallowGraph, shallow_graph
@@ -71,6 +72,7 @@ class Cutter:
 
     survey: Survey
     graphs: dict[str, ShallowGraph | Refusal] = field(default_factory=dict)
+    _alike: dict[Hashable, ShallowGraph | Refusal] = field(default_factory=dict)
 
     def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
         """Finds the best cut after `node`; with `before`, where `node` goes into `before`."""
@@ -170,11 +172,16 @@ class Cutter:
     def graph(self, call: Call) -> ShallowGraph | Refusal:
         """The shallow graph of a called module, or why there is none."""
         if call.path not in self.graphs:
-            try:
-                self.graphs[call.path] = shallow_graph(self.survey.traced.calls[call.path])
-            except Untraceable as why:
-                self.graphs[call.path] = Refusal(str(why))
+            self.graphs[call.path] = self._graph(self.survey.traced.calls[call.path])
         return self.graphs[call.path]
+
+    def _graph(self, calls: list[Call]) -> ShallowGraph | Refusal:
+        if self.survey.traced.device != "meta":  # values may decide, and are not compared
+            return _traced(calls)
+        alike = likeness(calls)
+        if alike not in self._alike:
+            self._alike[alike] = _traced(calls)
+        return self._alike[alike]
 
     def _retype(self, node: fx.Node, before: bool, reasons: list[str], first: Call) -> Place | None:
         """The innermost module whose forward can be rewritten around the operation; no norm, or
@@ -276,6 +283,13 @@ class Cutter:
             return False
         graph = self.graph(parent)
         return isinstance(graph, Refusal) or key_of(parent, call) in graph.shadowed
+
+
+def _traced(calls: list[Call]) -> ShallowGraph | Refusal:
+    try:
+        return shallow_graph(calls)
+    except Untraceable as why:
+        return Refusal(str(why))
 
 
 def _name(module: nn.Module) -> str:

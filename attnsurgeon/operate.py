@@ -207,11 +207,14 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     """Weighs the planned network as it is, and with the plan carried out on a copy."""
     traced = made.survey.traced
     inputs = example(input_size_of_plan(made), batch=1)
-    operated = copy.deepcopy(traced.twin)
-    splice(operated, made)
+    copied = copy.deepcopy(traced.twin)
     if traced.device != "meta":  # it looks at values, and on meta there are none
-        return weigh(traced.twin, inputs), weigh(operated, inputs)
-    return weigh_twin(copy.deepcopy(traced.twin), inputs), weigh_twin(operated, inputs)
+        before = weigh(traced.twin, inputs)
+        splice(copied, made)
+        return before, weigh(copied, inputs)
+    before = weigh_twin(copied, inputs)
+    splice(copied, made)
+    return before, weigh_twin(copied, inputs)
 
 
 def input_size_of_plan(made: Plan) -> tuple[int, ...]:

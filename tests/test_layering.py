@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 _LAYERS = """
     version errors attention sites
     randomness meta models record trace flow layouts residuals trunk finder analysis
-    retype alignment proxies symbolic shallow cuts steps deciding
+    retype alignment proxies symbolic shallow likeness cuts steps deciding
     rules selection planning parts splice
     cost auditing learning verify saved save depth
     operate restore finetune exporting checkup
