@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attnsurgeon.attention.registry import create_attention, mechanisms
     from attnsurgeon.auditing import audit
     from attnsurgeon.finetune import freeze_backbone, param_groups, unfreeze
+    from attnsurgeon.folding import fold
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.restore import load
@@ -32,6 +33,7 @@ _HOMES = {
     "create_attention": "attention.registry",
     "estimate": "operate",
     "find_sites": "operate",
+    "fold": "folding",
     "freeze_backbone": "finetune",
     "insert": "operate",
     "load": "restore",
@@ -53,6 +55,7 @@ __all__ = [
     "create_attention",
     "estimate",
     "find_sites",
+    "fold",
     "freeze_backbone",
     "insert",
     "load",

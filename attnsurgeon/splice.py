@@ -258,6 +258,18 @@ def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
     return model.__dict__.get(HISTORY, ())
 
 
+def forget(model: nn.Module, paths: set[str]) -> None:
+    """Strikes cuts from the history of a network, by the paths of their modules."""
+    kept = [
+        {**record, "sites": [s for s in record["sites"] if s["module_path"] not in paths]}
+        for record in history(model)
+    ]
+    left = tuple(record for record in kept if record["sites"])
+    model.__dict__.pop(HISTORY, None)
+    if left:
+        model.__dict__[HISTORY] = left
+
+
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yields path and module of every attention that surgery put into `model`."""
     for path, module in model.named_modules():

@@ -13,7 +13,7 @@ _LAYERS = """
     retype alignment proxies symbolic shallow likeness cuts steps deciding
     rules selection planning parts splice
     cost auditing learning verify saved save depth
-    operate restore finetune exporting checkup
+    operate restore folding finetune exporting checkup
     report cli __init__ __main__
 """
 FLOORS: list[str] = [*_LAYERS.split()]

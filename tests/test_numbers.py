@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 import attnsurgeon
+from attnsurgeon.analysis import analyse
+from attnsurgeon.finder import Survey
+from attnsurgeon.operate import plan_rules, rules_for, weigh_plan
 from attnsurgeon.verify import randomise_norms
 
 BOTTLENECK_CHANNELS = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
@@ -15,6 +18,11 @@ BOTTLENECK_CHANNELS = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
 def resnet50() -> nn.Module:
     with torch.device("meta"):
         return timm.create_model("resnet50")
+
+
+@pytest.fixture(scope="module")
+def survey(resnet50) -> Survey:
+    return analyse(resnet50)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +46,35 @@ def resnet50() -> nn.Module:
         ("spa", {}, None, 53_221_416, 16),
         ("sa", {}, None, 25_557_740, 16),
         ("triplet", {}, None, 25_561_832, 16),
+        ("sk", {}, None, 26_154_496, 16),  # the plain-ResNet form, of PytorchInsight
+        ("psa", {}, None, 22_561_715, 16),  # EPSANet-50, small
+        ("sc", {}, None, 25_564_584, 16),  # SCNet-50
+        ("we", {}, None, 28_059_058, 53),  # LWE on all convolutions
+        ("atac", {}, None, 27_934_760, 18),  # stages 3 and 4, r = 2
+        ("aff", {}, None, 30_353_960, 9),  # stages 3 and 4, r = 16
+        ("iaff", {}, None, 35_150_888, 9),
+        ("dca", {}, None, 30_898_696, 16),
+        ("dca", {"inner": "cbam"}, None, 30_900_376, 16),
+        ("dia", {}, None, 39_516_072, 16),
+        ("csra", {}, None, 25_556_032, 1),  # 2,048,000 for 2,049,000
+        ("csra", {"heads": 4}, None, 31_700_032, 1),
     ],
 )
-def test_resnet50_has_the_published_number_of_parameters(
-    resnet50, attn, args, where, params, sites
-):
-    plan = attnsurgeon.plan(resnet50, attn, where, attn_args=args, init="paper")
-    cost = attnsurgeon.estimate(resnet50, attn, where, attn_args=args, init="paper")
+def test_resnet50_has_the_published_number_of_parameters(survey, attn, args, where, params, sites):
+    plan = plan_rules(survey, rules_for(attn, where, None, args, "paper"), init="paper", where="")
+    cost = weigh_plan(plan)
 
     assert len(plan.cuts) == sites
+    assert plan.refused == ()
     assert cost.before.params == 25_557_032
     assert cost.after.params == params
-    assert sum(cut.params for cut in plan) == params - 25_557_032
+    assert plan.params == cost.delta.params == sum(site.params for site in cost.per_site)
+    assert cost.delta.macs == sum(site.macs for site in cost.per_site)
+
+
+def test_an_estimate_is_the_cost_of_the_plan(resnet50):
+    cost = attnsurgeon.estimate(resnet50, "se", "bottleneck", init="paper")
+    assert (cost.before.params, cost.after.params) == (25_557_032, 28_088_024)
 
 
 def test_the_sixteen_bottlenecks_of_resnet50_are_cut_at_their_channel_counts(resnet50):

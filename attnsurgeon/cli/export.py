@@ -23,6 +23,7 @@ from attnsurgeon.report.streams import step, write_json, write_text
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--fold", is_flag=True, help="Fold weight excitations into the weights first.")
 @click.option("--dynamic-batch", is_flag=True, help="Take every batch size, not only one image.")
 @json_flag
 def command(
@@ -33,6 +34,7 @@ def command(
     form: str,
     output: str,
     overwrite: bool,
+    fold: bool,
     dynamic_batch: bool,
     as_json: bool,
 ) -> None:
@@ -45,6 +47,11 @@ def command(
         size = tuple(read_folder(folder).operations[-1]["input_size"])
         model = base_network(base, base_args, checkpoint)
         network = load(folder, model=model, checkpoint=None if model else checkpoint)
+    folded: tuple[str, ...] = ()
+    if fold:
+        from attnsurgeon.folding import fold as fold_weights
+
+        folded = fold_weights(network)
     with step(f"exporting to {form}"):
         made = export(network, size, output, form=form, dynamic=dynamic_batch, overwrite=overwrite)
     record = {
@@ -54,6 +61,7 @@ def command(
         "batches": list(made.batches),
         "dynamic_batch": made.dynamic,
         "relative_diff": made.relative_diff,
+        "folded": list(folded),
     }
     if as_json:
         write_json(record)

@@ -8,7 +8,8 @@ import timm
 import torch
 from torch import nn
 
-from attnsurgeon.attention.registry import create_attention, mechanisms
+import attnsurgeon
+from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Count
 from attnsurgeon.errors import ModelError
@@ -185,14 +186,49 @@ def test_inside_an_inserted_module_pooling_and_gating_have_a_price():
     assert plain.inserted == {}
 
 
+class Bottleneck(nn.Module):
+    """A residual block wide enough for every mechanism."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        self.bn2, self.relu = nn.BatchNorm2d(64), nn.ReLU()
+        self.conv3, self.bn3 = nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64)
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
+        return (y + x).relu()
+
+
+class Stages(nn.Module):
+    """Two stages of two blocks, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, stride=2, padding=1)
+        self.stage1 = nn.Sequential(Bottleneck(), Bottleneck())
+        self.down = nn.Conv2d(64, 64, 2, stride=2)
+        self.stage2 = nn.Sequential(Bottleneck(), Bottleneck())
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.stage2(self.down(self.stage1(self.stem(x))))
+        return self.fc(self.pool(x).flatten(1))
+
+
 @pytest.mark.parametrize("name", mechanisms())
 @pytest.mark.parametrize("init", ["paper", "identity"])
 def test_every_operator_of_every_mechanism_has_a_price(name, init):
-    model = nn.Sequential(create_attention(name, 64, init=init))
-    unmarked = weigh(model, (torch.rand(1, 64, 14, 10),))
-    assert unmarked.uncounted
-    setattr(model[0], MARK, "inserted")
-    assert weigh(model, (torch.rand(1, 64, 14, 10),)).uncounted == {}
+    where = "residual-branch" if name == "coord" else None  # its paper's place is in MobileNetV2
+    cost = attnsurgeon.estimate(Stages(), name, where, init=init, input_size=(3, 64, 48))
+    added = {
+        operator: calls - cost.before.uncounted.get(operator, 0)
+        for operator, calls in cost.uncounted.items()
+    }
+    assert {operator for operator, calls in added.items() if calls > 0} == set()
+    assert (cost.delta.macs != 0) == (name != "ba2m")  # which weighs samples only in training
 
 
 def test_weighing_takes_no_longer_than_a_few_meta_forwards():
