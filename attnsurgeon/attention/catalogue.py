@@ -6,6 +6,7 @@ from __future__ import annotations
 # The order of these lines is the order of the catalogue, so they are not to be sorted.
 # isort: off
 import attnsurgeon.attention.gates.se
+import attnsurgeon.attention.fusions.cmpe_se
 import attnsurgeon.attention.gates.ge
 import attnsurgeon.attention.gates.gsop
 import attnsurgeon.attention.gates.srm
@@ -23,6 +24,9 @@ import attnsurgeon.attention.gates.triplet
 import attnsurgeon.attention.gates.cbam
 import attnsurgeon.attention.gates.coord
 import attnsurgeon.attention.gates.simam
+import attnsurgeon.attention.activations.atac
+import attnsurgeon.attention.fusions.aff
+import attnsurgeon.attention.fusions.iaff
 import attnsurgeon.attention.gates.crisscross
 import attnsurgeon.attention.gates.s2
 import attnsurgeon.attention.gates.soca

@@ -20,6 +20,8 @@ ARGS: dict[str, dict[str, Any]] = {"tse": {"tile": (2, None)}}
 
 # Mechanisms that their authors too start as the identity.
 IDENTITY_BY_ITS_AUTHORS = ("crisscross",)
+# Mechanisms that do something while training only, so that evaluation depends on no batch.
+IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism has to hold in half precision, if not 1000.
 LARGE = {"gam": 100.0}  # its output grows with the square of its input: 1000 would itself overflow
 
@@ -49,6 +51,10 @@ class Case:
     def before(self, x: Tensor) -> Tensor:
         """Returns what the network computed before the surgery: for a gate, the value itself."""
         return x
+
+    def steady(self, module: Any) -> Any:
+        """Returns `module` in eval mode, or in the only mode in which it does something."""
+        return module.train(self.card.name in IDENTITY_IN_EVAL)
 
 
 CASES = [
@@ -86,4 +92,5 @@ def gradients(module: Any, x: Tensor) -> Any:
     y = module(x)
     weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
     wanted = [x, *module.parameters()]
-    return y, torch.autograd.grad((y * weights).sum(), wanted)
+    # What is not used has the gradient zero: that all is used is a claim of its own.
+    return y, torch.autograd.grad((y * weights).sum(), wanted, materialize_grads=True)

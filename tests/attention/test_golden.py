@@ -27,10 +27,11 @@ def mechanism_of(name) -> str:
 
 # Vectors whose mechanism is not in the catalogue yet. A mechanism that arrives has to leave here.
 WAITING = {
-    *("psa", "scconv", "dia", "csra", "aff"),
+    *("psa", "scconv", "dia", "csra"),
 }
 KNOWN = [name for name in INDEX if mechanism_of(name) in mechanisms()]
 GATES = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "gate"]
+FUSIONS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "fusion"]
 
 
 def arguments(name):
@@ -69,7 +70,19 @@ def test_outputs_and_gradients_are_the_authors(name):
     compare(module, vectors)
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusions_and_their_gradients_are_the_authors(name):
+    attn, args = arguments(name)
+    vectors = load_file(FOLDER / f"{name}.safetensors")
+    branch, shortcut = (vectors[f"input{i}"].requires_grad_() for i in range(2))
+    y = fill(make(attn, **args))(branch, shortcut)
+    y.backward(cotangent(y.shape))
+    torch.testing.assert_close(y, vectors["output0"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(branch.grad, vectors["grad0"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shortcut.grad, vectors["grad1"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GATES + FUSIONS)
 def test_the_parameters_are_as_many_as_the_authors(name):
     attn, args = arguments(name)
     assert params(make(attn, **args)) == INDEX[name]["params"]
