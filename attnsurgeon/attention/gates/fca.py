@@ -79,19 +79,19 @@ def waves(frequencies: Sequence[int], size: int, like: Tensor) -> Tensor:
 
 
 @torch.fx.wrap
-def spectrum(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Returns z (N, C), for waves (K, H) and (K, W).
+def spectrum(x: Tensor, basis: Tensor) -> Tensor:
+    """Returns z (N, C), for the planes (K, H, W) of the frequencies.
 
-    A map of another size is to be pooled to that of the waves; spreading the waves out instead is
-    the same, and less work.
+    A map of another size is to be pooled to that of the planes; spreading the planes out instead
+    is the same, and less work.
     """
-    if not (eager() and x.shape[2] == rows.shape[1]):
-        rows = rows @ adaptive(x.shape[2], rows.shape[1], rows)
-    if not (eager() and x.shape[3] == columns.shape[1]):
-        columns = columns @ adaptive(x.shape[3], columns.shape[1], columns)
-    planes = (rows[:, :, None] * columns[:, None]).flatten(1).to(x.dtype)  # (K, HW)
+    if not (eager() and x.shape[2] == basis.shape[1]):
+        basis = adaptive(x.shape[2], basis.shape[1], basis).mT @ basis
+    if not (eager() and x.shape[3] == basis.shape[2]):
+        basis = basis @ adaptive(x.shape[3], basis.shape[2], basis)
+    planes = basis.flatten(1)[:, None].to(x.dtype)  # (K, 1, HW)
     groups = x.flatten(2).unflatten(1, (planes.shape[0], -1))  # (N, K, C / K, HW)
-    return times(groups, planes[:, None]).flatten(1)
+    return times(groups, planes).flatten(1)
 
 
 def count(channels: int, reduction: int) -> int:
@@ -135,8 +135,7 @@ class FCA(nn.Module):
         x (N, C, H, W) -> (N, C, H, W)
     """
 
-    rows: Tensor
-    columns: Tensor
+    basis: Tensor
 
     def __init__(
         self,
@@ -153,24 +152,24 @@ class FCA(nn.Module):
         self.fc1 = nn.Linear(channels, m, bias=False)
         self.fc2 = nn.Linear(m, channels, bias=False)
         self.gate = Gate()
-        self.set_waves()
+        self.set_basis()
 
-    def set_waves(self) -> None:
-        """Computes the waves; they are constants, so they are in no state dict."""
-        for i, name in enumerate(("rows", "columns")):
-            frequencies = [uv[i] for uv in self.frequencies]
-            wave = waves(frequencies, self.dct_size[i], self.fc1.weight)
-            self.register_buffer(name, wave, persistent=False)
+    def set_basis(self) -> None:
+        """Computes B_i (K, H, W); they are constants, so they are in no state dict."""
+        u, v = zip(*self.frequencies, strict=True)
+        rows = waves(u, self.dct_size[0], self.fc1.weight)  # (K, H)
+        columns = waves(v, self.dct_size[1], self.fc1.weight)  # (K, W)
+        self.register_buffer("basis", rows[:, :, None] * columns[:, None], persistent=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FCA:
-        """Converts the module; the waves follow anew: rounded no further, and never left unset."""
+        """Converts the module; the basis follows anew: rounded no further, and never left unset."""
         super()._apply(fn, recurse)
-        self.set_waves()
+        self.set_basis()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
-        z = spectrum(x, self.rows, self.columns)  # (N, C)
+        z = spectrum(x, self.basis)  # (N, C)
         gate = self.gate(self.fc2(F.relu(self.fc1(z))))
         return x * per_channel(gate, 2)
 
