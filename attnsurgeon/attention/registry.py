@@ -74,7 +74,7 @@ class Mechanism:
         site_args: the arguments that follow from where the mechanism is put, as a function of
             `size`, the site's spatial sizes, and of any of the arguments and further facts of the
             site: `conv`; `source_channels` and `source_size` where it takes the source;
-            `classes` of a head; None where none do.
+            `classes` of a head; a fact that may be unknown has a default. None where none do.
         takes: which values `forward` is handed, in order, where it is not what its kind says:
             names as in `ACTIONS`, or a function of the arguments.
         swallows_norm: the norm behind the replaced convolution is part of the mechanism and goes
@@ -163,9 +163,11 @@ class Mechanism:
         if self.site_args is None:
             return dict(given)
         known = {**self.args, **facts, **given, "size": size}
-        wanted = inspect.signature(self.site_args).parameters
+        wanted = inspect.signature(self.site_args).parameters.values()
         try:
-            follow = self.site_args(**{name: known[name] for name in wanted})
+            follow = self.site_args(
+                **{p.name: known[p.name] for p in wanted if p.name in known or p.default is p.empty}
+            )
         except MechanismError as error:
             raise MechanismError(f"{self.name}: {error.what}", error.hint) from error
         return {**follow, **given}

@@ -41,5 +41,17 @@ def test_a_site_that_does_not_fit_is_refused_under_the_name_of_the_mechanism():
         SIZED.args_at((196,), {})
 
 
+def test_a_fact_that_may_be_unknown_has_a_default():
+    def after(size, previous_channels, source_channels=None):
+        return {"hidden": previous_channels or source_channels or 1}
+
+    card = replace(SE, site_args=after)
+    assert card.args_at((14, 10), {}, previous_channels=None) == {"hidden": 1}
+    facts = {"previous_channels": None, "source_channels": 3}
+    assert card.args_at((14, 10), {}, **facts) == {"hidden": 3}
+    with pytest.raises(KeyError, match="previous_channels"):
+        card.args_at((14, 10), {})
+
+
 def test_arguments_that_do_not_exist_are_left_to_create_attention():
     assert SIZED.args_at((14, 10), {"bais": False}) == {"reduction": 7, "bais": False}

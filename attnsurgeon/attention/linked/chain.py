@@ -1,18 +1,27 @@
 """What the sites of one chain hand on to each other within one forward.
 
 The state is a plain attribute of a plain object: it is in no state dict, no copy and no pickle.
+Each thread has its own, so that two forwards of one network at a time do not meet in it.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _autograd
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 class Fleeting:
-    """Holds values of one forward; a copy of it, or one read from a pickle, starts empty."""
+    """Holds values of one forward; a copy of it, or one read from a pickle, starts without them."""
+
+    kept: tuple[str, ...] = ()  # attributes that a copy has too
 
     def __init__(self) -> None:
         self.clear()
@@ -23,51 +32,98 @@ class Fleeting:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fleeting:
         # Who shared this object shares the copy: copy.deepcopy keeps the memo.
-        return type(self)()
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        return twin
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"empty": True}  # an empty state would skip __setstate__
+    def __getstate__(self) -> tuple[dict[str, Any]]:
+        return ({name: getattr(self, name) for name in self.kept},)  # never empty: see pickle
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: tuple[dict[str, Any]]) -> None:
+        self.__dict__.update(*state)
         self.clear()
+
+
+class _Note:
+    """Something that the graph of a forward holds, so that it exists as long as the graph."""
+
+    def __init__(self, content: tuple[Any, ...], y: Tensor) -> None:
+        self.content = content
+        node: Any = y.grad_fn
+        if node is not None:
+            node.metadata.setdefault(__name__, []).append(self)
 
 
 class Chain(Fleeting):
     """Hands the state of each place of a chain to the next place, in execution order."""
 
+    kept = ("places",)
+
+    def __init__(self) -> None:
+        self.places = 0  # how many there are; 0 where that is not known
+        super().__init__()
+
     def clear(self) -> None:
         """Forgets the last forward."""
-        self._place = -1  # of the site that ran last
-        self._state: Any = None
-        self._given: dict[int, tuple[Any, bool]] = {}  # place -> (state, was autograd on)
+        # thread -> what the place that ran last handed on, as (backward, place, state)
+        self._last: dict[int, tuple[int, int, Any]] = {}
+        self._again: dict[int, Callable[[], _Note | None]] = {}  # in recomputations
+        self._notes: dict[int, list[weakref.ref[_Note]]] = {}  # place -> what it was given
 
-    def enter(self, place: int) -> Any:
-        """Returns what the place before handed on; None at the first place, which starts anew.
+    def run(self, place: int, step: Step, x: Tensor) -> Tensor:
+        """Returns the output of `step`, given what the place before handed on.
 
-        A block run alone, without the one before it, starts anew too. In a recomputation of
-        activation checkpointing, each place gets again what it got in the forward.
+        The first place starts anew; so does a block that is run without the one before it. In a
+        recomputation of activation checkpointing each place gets what it got in the forward.
+
+        Args:
+            place: from 0, in execution order.
+            step: (x, state or None) -> (output, state for the next place).
+            x: the input.
 
         Raises:
             RuntimeError: the recomputation is one through which no gradient flows back.
         """
-        if _recomputing():
-            state, recorded = self._given.get(place, (None, True))
-            if not recorded and torch.is_grad_enabled():
-                raise RuntimeError(
-                    "linked attention loses its gradients under re-entrant checkpointing; "
-                    "checkpoint with use_reentrant=False"
-                )
-            return state
-        state = self._state if 0 < place == self._place + 1 else None
-        if place == 0:
-            self._given.clear()
-        self._given[place] = state, torch.is_grad_enabled()
-        return state
+        backward, thread = _backward(), _thread()
+        given = self._given(place, x, backward, thread) if place else None
+        y, handed = step(x, given)
+        if backward:
+            # What a recomputation makes belongs to its own graph, and must not keep that alive.
+            note = _Note((backward, place, handed), y)
+            self._again[thread] = weakref.ref(note) if y.requires_grad else lambda: note
+            return y
+        if place and _may_be_recomputed() and y.requires_grad:
+            notes = self._notes.setdefault(place, [])
+            notes.append(weakref.ref(_Note((_mark(x), given), y), notes.remove))
+        if place == self.places - 1:  # nothing is kept, for the state holds the forward's graph
+            self._last.pop(thread, None)
+        else:
+            self._last[thread] = (0, place, handed)
+        return y
 
-    def leave(self, place: int, state: Any) -> None:
-        """Keeps what this place hands on."""
-        if not _recomputing():
-            self._place, self._state = place, state
+    def _given(self, place: int, x: Tensor, backward: int, thread: int) -> Any:
+        """Returns what the place before handed on, None where it did not run."""
+        last = self._last.get(thread)
+        if backward:
+            note = self._again[thread]() if thread in self._again else None
+            last = note.content if note else None
+        if last is not None and last[:2] == (backward, place - 1):
+            return last[2]
+        return self._noted(place, x) if backward else None
+
+    def _noted(self, place: int, x: Tensor) -> Any:
+        """Returns what the place got in the forward that is being recomputed."""
+        notes = [ref() for ref in list(self._notes.get(place, ()))]
+        alive = [note for note in notes if note and note.content[0].device == x.device]
+        if not alive and torch.is_grad_enabled():
+            raise RuntimeError(
+                "linked attention loses its gradients under re-entrant checkpointing; "
+                "checkpoint with use_reentrant=False"
+            )
+        if len(alive) > 1:  # several forwards before one backward: told apart by their inputs
+            mark = _mark(x)
+            alive.sort(key=lambda note: float((note.content[0] - mark).abs()), reverse=True)
+        return alive[-1].content[1] if alive else None
 
 
 class Linked(nn.Module):
@@ -86,9 +142,17 @@ class Linked(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the output, as the next place of a chain of its own."""
-        y, state = self.step(x, self.chain.enter(self._place))
-        self.chain.leave(self._place, state)
+        """Returns the output, as the next place of a chain of its own.
+
+        Raises:
+            RuntimeError: activation checkpointing repeats a call.
+        """
+        if _backward():
+            raise RuntimeError(
+                "linked attention that counts its calls cannot tell which one is recomputed; "
+                "give each place a Link of its own"
+            )
+        y = self.chain.run(self._place, self.step, x)
         self._place += 1
         return y
 
@@ -112,18 +176,37 @@ class Link(nn.Module):
         self.attention = attention
         self.chain = chain
         self.place = place
+        chain.places = max(chain.places, place + 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the attention's output, given what the place before handed on."""
-        y, state = self.attention.step(x, self.chain.enter(self.place))
-        self.chain.leave(self.place, state)
-        return y
+        return self.chain.run(self.place, self.attention.step, x)
 
     def extra_repr(self) -> str:
         """Returns the place."""
         return f"place={self.place}"
 
 
-def _recomputing() -> bool:
-    """Whether a backward pass is running, in which checkpointing runs forwards again."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+def _backward() -> int:
+    """Returns which backward pass is running, in which checkpointing runs forwards again; or 0."""
+    return 0 if torch.compiler.is_compiling() else torch._C._current_graph_task_id() + 1
+
+
+def _thread() -> int:
+    """Returns a number for this thread: 0 for the main one, and for compiled code."""
+    if torch.compiler.is_compiling():
+        return 0
+    ident = threading.get_ident()
+    return 0 if ident == threading.main_thread().ident else ident
+
+
+def _may_be_recomputed() -> bool:
+    """Whether something stands between this forward and the tensors that its backward needs."""
+    if torch.compiler.is_compiling():
+        return False
+    return _autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def _mark(x: Tensor) -> Tensor:
+    """Returns a number by which to know an input again."""
+    return x.detach().mean(dtype=torch.float32)
