@@ -25,7 +25,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     n = extent(x, axes)
     d = (x - x.sum(axes, keepdim=True) * (1 / n)).square()
-    scale = 0.25 / (d.sum(axes, keepdim=True) * (1 / max(n - 1, 1)) + e_lambda)
+    scale = (d.sum(axes, keepdim=True) * (4 / max(n - 1, 1)) + 4 * e_lambda).reciprocal()
     return (d * scale).add_(0.5).sigmoid_()  # in place: neither needs its input for the backward
 
 
