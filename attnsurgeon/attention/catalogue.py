@@ -10,9 +10,11 @@ import attnsurgeon.attention.fusions.cmpe_se
 import attnsurgeon.attention.gates.ge
 import attnsurgeon.attention.gates.gsop
 import attnsurgeon.attention.gates.srm
+import attnsurgeon.attention.convs.sk
 import attnsurgeon.attention.gates.eca
 import attnsurgeon.attention.gates.spa
 import attnsurgeon.attention.gates.fca
+import attnsurgeon.attention.convs.psa
 import attnsurgeon.attention.gates.tse
 import attnsurgeon.attention.gates.nam
 import attnsurgeon.attention.gates.sge
@@ -22,6 +24,7 @@ import attnsurgeon.attention.gates.bam
 import attnsurgeon.attention.gates.sa
 import attnsurgeon.attention.gates.triplet
 import attnsurgeon.attention.gates.cbam
+import attnsurgeon.attention.convs.sc
 import attnsurgeon.attention.gates.coord
 import attnsurgeon.attention.gates.simam
 import attnsurgeon.attention.activations.atac
