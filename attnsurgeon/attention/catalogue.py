@@ -17,6 +17,7 @@ import attnsurgeon.attention.gates.fca
 import attnsurgeon.attention.convs.psa
 import attnsurgeon.attention.gates.tse
 import attnsurgeon.attention.gates.nam
+import attnsurgeon.attention.gates.ran
 import attnsurgeon.attention.gates.sge
 import attnsurgeon.attention.gates.ulsam
 import attnsurgeon.attention.gates.scse
@@ -30,6 +31,7 @@ import attnsurgeon.attention.gates.simam
 import attnsurgeon.attention.activations.atac
 import attnsurgeon.attention.fusions.aff
 import attnsurgeon.attention.fusions.iaff
+import attnsurgeon.attention.gates.ba2m
 import attnsurgeon.attention.gates.crisscross
 import attnsurgeon.attention.gates.s2
 import attnsurgeon.attention.gates.soca

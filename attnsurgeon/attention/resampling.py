@@ -46,6 +46,18 @@ def repeats(length: int, size: int, like: Tensor) -> Tensor:
     return torch.logical_and(offset >= 0, offset < size).T.to(like.dtype)
 
 
+def linear(length: int, parts: int, like: Tensor) -> Tensor:
+    """Returns (length, parts): each place lies on the line between the two parts around it.
+
+    The first and the last place take the values of the first and the last part.
+    """
+    step = max(length - 1, 1)
+    # place i lies at i (parts - 1) / step, and part j reaches as far as its neighbours
+    offset = _offsets(length, parts, parts - 1, step, like)
+    near = torch.promote_types(like.dtype, torch.float32)
+    return (1 - offset.abs().to(near) / step).clamp(min=0).T.to(like.dtype)
+
+
 def _offsets(length: int, parts: int, place: int, step: int, like: Tensor) -> Tensor:
     """Returns (parts, length): place * j - step * i, for place j and window i."""
     columns = torch.arange(length, device=like.device) * place
@@ -87,6 +99,15 @@ def spread_to(z: Tensor, like: Tensor) -> Tensor:
         length, parts = like.shape[axis], z.shape[axis]
         if not (eager() and length == parts):
             z = along(z, axis, nearest(length, parts, z), like=like)
+    return z
+
+
+def interpolate_to(z: Tensor, like: Tensor) -> Tensor:
+    """Returns `z` (N, C, ...) interpolated linearly to the size of `like`, corners aligned."""
+    for axis in range(2, like.dim()):
+        length, parts = like.shape[axis], z.shape[axis]
+        if not (eager() and length == parts):
+            z = along(z, axis, linear(length, parts, z), like=like)
     return z
 
 

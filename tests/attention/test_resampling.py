@@ -8,6 +8,8 @@ from attnsurgeon.attention.resampling import (
     adaptive,
     along,
     channels_last,
+    interpolate_to,
+    linear,
     nearest,
     repeats,
     tiles,
@@ -51,6 +53,27 @@ def test_windows_overlap_by_half_and_stay_inside(length, stride):
     kernel, padding = 2 * stride - 1, stride - 1
     expected = F.avg_pool1d(x, kernel, stride, padding, count_include_pad=False)
     torch.testing.assert_close(x @ windows(length, stride, LIKE).T, expected, **double)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 7, 12, 56])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 28, 60])
+def test_places_between_two_parts_are_torchs_interpolation_with_aligned_corners(length, parts):
+    z = signal(parts)
+    expected = F.interpolate(z, length, mode="linear", align_corners=True)
+    torch.testing.assert_close(z @ linear(length, parts, LIKE).T, expected, **double)
+
+
+@pytest.mark.parametrize(("small", "large"), [((4, 3), (7, 6)), ((2, 4, 3), (3, 7, 3))])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_map_is_interpolated_along_every_axis_in_the_layout_of_the_larger(small, large, last):
+    layout = FORMATS[len(small)] if last else torch.contiguous_format
+    z = torch.randn(2, 5, *small, dtype=torch.float64).to(memory_format=layout)
+    like = torch.empty(2, 5, *large, dtype=torch.float64).to(memory_format=layout)
+    mode = "bilinear" if len(small) == 2 else "trilinear"
+    found = interpolate_to(z, like)
+    expected = F.interpolate(z, large, mode=mode, align_corners=True)
+    torch.testing.assert_close(found, expected, **double)
+    assert torch.equal(interpolate_to(like, like), like)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 12, 56])

@@ -3,13 +3,16 @@
     z = [means of x over p x p windows, for p = 1, 2, 4]
     y = x * sigmoid(W2 relu(W1 z))
 
+In variant B it is the block's input whose means are z, and in variant C that input after
+relu(batchnorm(W0 input)) where it has other channels than x.
+
 Guo et al., "SPANet: Spatial Pyramid Attention Network for Enhanced Image Recognition",
 ICME 2020, https://github.com/13952522076/SPANet
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.fx
@@ -18,9 +21,13 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, product
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import CONV, per_channel
+from attnsurgeon.errors import MechanismError
+
+Variant = Literal["A", "B", "C"]
 
 
 def windows(size: tuple[int, ...], parts: int, like: Tensor) -> Tensor:
@@ -68,9 +75,34 @@ def features(pools: tuple[int, ...], rank: int) -> int:
     return sum(parts**rank for parts in pools)
 
 
-def count(channels: int, rank: int, reduction: int, pools: tuple[int, ...]) -> int:
+def seen_channels(channels: int, variant: Variant, source_channels: int | None) -> int:
+    """Returns how many channels the means are taken of."""
+    return source_channels or channels if variant == "B" else channels
+
+
+def count(
+    channels: int,
+    rank: int,
+    reduction: int,
+    pools: tuple[int, ...],
+    variant: Variant,
+    source_channels: int | None,
+) -> int:
     """Returns the number of parameters."""
-    return (features(pools, rank) + 1) * channels * hidden_width(channels, reduction)
+    seen = seen_channels(channels, variant, source_channels)
+    source = source_channels or channels
+    project = source * channels + 2 * channels if variant == "C" and source != channels else 0
+    return (features(pools, rank) * seen + channels) * hidden_width(seen, reduction) + project
+
+
+def takes(variant: Variant) -> tuple[str, ...]:
+    """Returns what `forward` is handed."""
+    return ("value",) if variant == "A" else ("value", "source")
+
+
+def site_args(variant: Variant, source_channels: int | None) -> dict[str, int | None]:
+    """Returns the channels of the block's input for the variants that look at it."""
+    return {} if variant == "A" else {"source_channels": source_channels}
 
 
 @mechanism(
@@ -78,18 +110,23 @@ def count(channels: int, rank: int, reduction: int, pools: tuple[int, ...]) -> i
     kind="gate",
     ranks=(2, 3),
     placement="residual-branch",
-    formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); (1 + 1^3 + 2^3 + 4^3) C(C//r) at rank 3",
+    formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); (1 + 1^3 + 2^3 + 4^3) C(C//r) at rank 3; where the "
+    "block's input has S channels: B (21S + C)(S//r), C SC + 2C more",
     count=count,
     identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
     constraints=("C >= reduction",),
     deviations=(
-        "this is SPANet-A, whose gate is computed from the branch itself; B and C compute it from "
-        "the block's input",
+        "variant is A, whose gate is computed from the branch itself; B and C compute it from the "
+        "block's input, B with a hidden layer of S//r for the S channels that it has, C after a "
+        "projection to C channels where S is not C, as in the authors' code",
         "it is heavy: 27.7 million parameters in a ResNet-50, more than the network itself has",
         "the authors' networks are for small images only; the placement is that of these",
         "rank 3 is not the authors': windows are boxes",
+        ONE_VALUE,
     ),
     lighter="reduction=64 needs a quarter of the parameters, and pools=(1, 2) a quarter as well",
+    site_args=site_args,
+    takes=takes,
 )
 class SPA(nn.Module):
     """Reweights each channel by a gate computed from its means at several scales.
@@ -99,9 +136,11 @@ class SPA(nn.Module):
         rank: 2 or 3.
         reduction: r, by which the hidden layer is narrower than C.
         pools: into how many windows each axis is cut, one number for each scale.
+        variant: "A", or "B" or "C" for a gate computed from the block's input.
+        source_channels: S, the channels of the block's input; None for C.
 
     Shape:
-        x (N, C, ...) -> (N, C, ...)
+        x (N, C, ...), for B and C also source (N, S, ...) of any size -> (N, C, ...)
     """
 
     def __init__(
@@ -111,20 +150,37 @@ class SPA(nn.Module):
         rank: int = 2,
         reduction: int = 16,
         pools: tuple[int, ...] = (1, 2, 4),
+        variant: Variant = "A",
+        source_channels: int | None = None,
     ) -> None:
         super().__init__()
-        m = hidden_width(channels, reduction)
+        seen = seen_channels(channels, variant, source_channels)
+        m = hidden_width(seen, reduction)
         self.rank = rank
         self.pools = tuple(pools)
-        self.fc1 = nn.Linear(channels * features(self.pools, rank), m, bias=False)
+        self.variant = variant
+        source = source_channels or channels
+        self.project: nn.Module | None = None
+        if variant == "C" and source != channels:
+            conv = CONV[rank](source, channels, 1, bias=False)
+            self.project = nn.Sequential(conv, BatchNorm(channels), nn.ReLU())
+        self.fc1 = nn.Linear(seen * features(self.pools, rank), m, bias=False)
         self.fc2 = nn.Linear(m, channels, bias=False)
         self.gate = Gate()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `x` times its channel gates."""
-        gate = self.gate(self.fc2(F.relu(self.fc1(pyramid(x, self.pools)))))  # (N, C)
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        """Returns `x` times its channel gates, which B and C compute from `source`."""
+        # Not whether `source` is given decides: a trace gives one to A too.
+        seen = x if self.variant == "A" else source
+        if seen is None:
+            raise MechanismError(
+                f"variant {self.variant} looks at the block's input", "call it with x and source"
+            )
+        if self.project is not None:
+            seen = self.project(seen)
+        gate = self.gate(self.fc2(F.relu(self.fc1(pyramid(seen, self.pools)))))  # (N, C)
         return x * per_channel(gate, self.rank)
 
     def extra_repr(self) -> str:
-        """Returns the scales."""
-        return f"pools={self.pools}"
+        """Returns the scales and the variant."""
+        return f"pools={self.pools}, variant={self.variant}"

@@ -1,4 +1,4 @@
-"""SPANet-A against its equation by plain loops, and its weight."""
+"""SPANet against its equation by plain loops, and its weight."""
 
 import itertools
 import math
@@ -8,8 +8,10 @@ import torch
 
 from attnsurgeon.attention.gates.spa import pyramid
 from attnsurgeon.attention.registry import lookup
-from tests.attention.cases import FORMATS, make, stir
+from attnsurgeon.errors import MechanismError
+from tests.attention.cases import FORMATS, make, params, stir
 from tests.attention.gates.sites import RESNET50, RESNET50_BRANCHES
+from tests.attention.loops import linear, normalised, relu
 
 
 def window_means(channel, parts):
@@ -74,3 +76,50 @@ def test_nothing_is_kept_of_the_windows_for_the_backward():
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda t: t):
         pyramid(x, (1, 2, 4))
     assert kept == []
+
+
+@pytest.mark.parametrize("variant", ["B", "C"])
+@pytest.mark.parametrize("seen", [7, 9])
+def test_b_and_c_look_at_the_input_of_the_block(variant, seen):
+    args = {"reduction": 3, "pools": (1, 3), "variant": variant, "source_channels": seen}
+    spa = stir(make("spa", 7, **args).double().eval())
+    x = torch.randn(2, 7, 3, 4, dtype=torch.float64)
+    source = torch.randn(2, seen, 6, 5, dtype=torch.float64)
+    expected = torch.empty_like(x)
+    for n in range(2):
+        maps = source[n]
+        if variant == "C" and seen != 7:
+            conv, norm, _ = spa.project
+            places = maps.flatten(1).T.tolist()
+            columns = [relu(normalised(norm, linear(conv, place))) for place in places]
+            maps = torch.tensor(columns, dtype=x.dtype).T.reshape(7, 6, 5)
+        z = [m for parts in (1, 3) for channel in maps for m in window_means(channel, parts)]
+        for c, logit in enumerate(linear(spa.fc2, relu(linear(spa.fc1, z)))):
+            expected[n, c] = x[n, c] / (1 + math.exp(-logit))
+    torch.testing.assert_close(spa(x, source), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seen", [None, 64, 32])
+def test_parameters_of_b_and_c(seen):
+    s, card = seen or 64, lookup("spa")
+    assert card.params(64, variant="B", source_channels=seen) == (21 * s + 64) * (s // 16)
+    project = 32 * 64 + 2 * 64 if s == 32 else 0
+    assert card.params(64, variant="C", source_channels=seen) == 22 * 64 * 4 + project
+    for variant in ("B", "C"):
+        args = {"variant": variant, "source_channels": seen}
+        assert card.params(64, **args) == params(make("spa", 64, **args))
+
+
+def test_what_a_variant_takes_and_needs_to_know():
+    card = lookup("spa")
+    assert card.inputs({}) == card.inputs({"variant": "A"}) == ("value",)
+    assert card.args_at((7, 5), {}, source_channels=9) == {}
+    for variant in ("B", "C"):
+        given = {"variant": variant}
+        assert card.inputs(given) == ("value", "source")
+        assert card.args_at((7, 5), given, source_channels=9) == given | {"source_channels": 9}
+
+
+def test_a_call_without_the_source_is_refused():
+    with pytest.raises(MechanismError, match="variant B looks at the block's input"):
+        make("spa", 64, variant="B")(torch.randn(2, 64, 5, 3))

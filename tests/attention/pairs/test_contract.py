@@ -1,0 +1,87 @@
+"""What every gate has to do that also looks at what its residual block started from."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from attnsurgeon.attention.registry import create_part, lookup
+from tests.attention.cases import SIZES, each_init, each_mode
+from tests.attention.whole import Pair, contract, of_kind
+
+SOURCE = 24  # channels of the block's input where they are others than those of its output
+# name -> (rank, arguments); the reductions leave a hidden layer enough units not to be all dead
+FORMS = {
+    "spa": [
+        (2, {"reduction": 4, "variant": "B"}),
+        (3, {"reduction": 4, "variant": "B", "source_channels": SOURCE, "pools": (1, 2)}),
+        (2, {"reduction": 4, "variant": "C"}),
+        (2, {"reduction": 4, "variant": "C", "source_channels": SOURCE}),
+    ],
+    "ran": [
+        (2, {"depth": 0, "source_channels": SOURCE}),
+        (2, {"depth": 1}),
+        (2, {"depth": 2}),
+        (3, {"depth": 1}),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Sighted(Pair):
+    """A gate beside the value that it leaves as it was."""
+
+    def before(self, x):
+        return self.halves(x)[0]
+
+
+CASES = [
+    Sighted(lookup(name), rank, tuple(args.items()), second=args.get("source_channels"))
+    for name, forms in FORMS.items()
+    for rank, args in forms
+]
+globals().update(contract(CASES))
+each_pair = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def test_no_gate_that_takes_the_source_is_outside_the_contract():
+    sighted = {card.name for card in of_kind("gate") if card.takes is not None}
+    assert sighted == set(FORMS)
+    assert all(case.card.inputs(dict(case.args)) == ("value", "source") for case in CASES)
+
+
+@each_pair
+@each_init
+@each_mode
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_source_may_be_of_any_size(case, init, train, batch):
+    gate = case.build(init).inner.train(train)
+    for size in (SIZES[case.rank], (1,) * case.rank):
+        x = torch.randn(batch, case.channels, *size)
+        for theirs in (tuple(2 * n - 1 for n in size), (4,) * case.rank):
+            y = gate(x, torch.randn(batch, case.second or case.channels, *theirs))
+            assert y.shape == x.shape
+            assert y.isfinite().all()
+            assert torch.equal(y, x) == (init == "identity")
+
+
+@each_pair
+def test_what_the_gate_does_depends_on_the_source(case):
+    gate = case.build().inner.eval()
+    x, source = case.halves(case.input())
+    assert not torch.allclose(gate(x, source), gate(x, 2 * source + 1), atol=1e-3)
+
+
+@each_pair
+def test_the_value_is_scaled_and_the_gate_is_the_same_for_every_value(case):
+    gate = case.build().inner.double().eval()
+    x, source = case.halves(case.input(dtype=torch.float64))
+    torch.testing.assert_close(gate(3 * x, source), 3 * gate(x, source), rtol=0, atol=1e-12)
+
+
+@each_pair
+def test_in_a_network_it_is_the_same_module(case):
+    args = dict(case.args)
+    part = create_part(case.card.name, case.channels, rank=case.rank, init="identity", **args)
+    x, source = case.halves(case.input())
+    assert torch.equal(part(x, source), x)
