@@ -9,6 +9,10 @@ Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, https://arxiv.org/ab
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import hidden_width
@@ -17,6 +21,32 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
+
+
+class _Added(torch.autograd.Function):
+    """x + x * gate, with the gradient of `x` in one pass where plain operations make three."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gate: Tensor) -> Tensor:
+        return torch.addcmul(x, x, gate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, gate = ctx.saved_tensors
+        return torch.addcmul(grad, grad, gate), grad * x
+
+
+@torch.fx.wrap
+def gated(x: Tensor, by_channel: Tensor, by_position: Tensor) -> Tensor:
+    """Returns `x` plus its copy gated by two maps; of its size only the gate is kept."""
+    gate = (by_channel * by_position).sigmoid_()  # in place: no product is needed again
+    return _Added.apply(x, gate.to(x.dtype))
 
 
 def count(channels: int, rank: int, reduction: int) -> int:
@@ -94,5 +124,4 @@ class BAM(nn.Module):
         """Returns `x` plus its gated copy."""
         by_channel = self.fc2(self.norm(self.fc1(self.pool(x))).relu())  # (N, C)
         by_position = self.conv(self.dilate(self.reduce(x)))  # (N, 1, ...)
-        gate = (per_channel(by_channel, self.rank) * by_position).sigmoid()
-        return x + x * gate.to(x.dtype)
+        return gated(x, per_channel(by_channel, self.rank), by_position)
