@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 import torch
@@ -16,36 +16,42 @@ from attnsurgeon.planning import Cut, Plan
 from attnsurgeon.randomness import loaded_dice
 from attnsurgeon.record import tensors_in
 
-_ATTEMPTS = 4
+_ATTEMPTS = 8
 
 
 def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
-    """Inserted modules that change nothing even after their parameters are randomised."""
+    """Inserted modules that change nothing even after their parameters are randomised.
+
+    A gate whose one hidden ReLU is off for these images would look so: several draws are made.
+    """
     active = full_twin(operated)
     generator = torch.Generator().manual_seed(2)
-    unmoved: list[str] = []
+    cuts = {cut.module_path: cut for cut in plan.cuts}
+    still = dict.fromkeys(cuts)
+    moved: set[str] = set()
     handles = []
 
     def watch(path: str) -> Any:
         def look(module: nn.Module, args: Any, output: Tensor) -> None:
-            if torch.equal(_before(cuts[path], args), output):
-                unmoved.append(path)
+            if not torch.equal(_before(cuts[path], args), output):
+                moved.add(path)
 
         return look
 
-    cuts = {cut.module_path: cut for cut in plan.cuts}
-    for cut in plan.cuts:
-        module = active.get_submodule(cut.module_path)
-        for parameter in module.parameters():
-            with torch.no_grad():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.add_(0.3 * noise)
-        handles.append(module.register_forward_hook(watch(cut.module_path)))
-    with torch.no_grad():
-        active(x)
+    for path in cuts:
+        handles.append(active.get_submodule(path).register_forward_hook(watch(path)))
+    start = {path: _values(active.get_submodule(path)) for path in cuts}
+    for _ in range(_ATTEMPTS):
+        for path in still:
+            _shake(start[path], generator, 0.3)
+        with torch.no_grad():
+            active(x)
+        still = dict.fromkeys(path for path in still if path not in moved)
+        if not still:
+            break
     for handle in handles:
         handle.remove()
-    return tuple(dict.fromkeys(unmoved))
+    return tuple(still)
 
 
 def _before(cut: Cut, args: tuple[Any, ...]) -> Tensor:
@@ -62,10 +68,12 @@ def stuck_parameters(
 
     Returns (those without an excuse, those whose card says why); None where it cannot be tried.
     A gate whose ReLU is off for these two images would look stuck, so what did not move is tried
-    again from shaken starts.
+    again from shaken starts. What a chain of one site never gets handed, it cannot learn from.
     """
     learner = full_twin(operated).requires_grad_(True)
     learner.train()
+    links = Counter(cut.chain for cut in plan.cuts)
+    alone = tuple(c.module_path for c in plan.cuts if c.chain and links[c.chain] == 1)
     excuses = {cut.module_path: lookup(cut.attn).unmoved for cut in plan.cuts}
     new = {
         f"{path}.{name}": parameter
@@ -74,12 +82,13 @@ def stuck_parameters(
     }
     generator = torch.Generator().manual_seed(3)
     still = set(new)
+    begun = {p: p.detach().clone() for p in new.values()}
     for attempt in range(_ATTEMPTS):
         if attempt:
-            _shake(new.values(), generator)
+            _shake(begun, generator)
         start = {name: new[name].detach().clone() for name in still}
         try:
-            _two_steps(learner, list(new.values()), x, generator)
+            _two_steps(learner, list(dict.fromkeys(new.values())), x, generator)  # some are tied
         except Exception as error:  # a stranger's training forward may need targets
             notes.append(f"learning not tried: {type(error).__name__} in training mode")
             return None, ()
@@ -90,8 +99,11 @@ def stuck_parameters(
         name
         for name in new
         if name in still
-        and any(
-            name.startswith(f"{p}.") and name.endswith(e or ("\0",)) for p, e in excuses.items()
+        and (
+            name.startswith(tuple(f"{path}." for path in alone) or ("\0",))
+            or any(
+                name.startswith(f"{p}.") and name.endswith(e or ("\0",)) for p, e in excuses.items()
+            )
         )
     ]
     return tuple(name for name in new if name in still and name not in excused), tuple(excused)
@@ -112,11 +124,19 @@ def _two_steps(
         optimiser.step()
 
 
-def _shake(parameters: Iterable[nn.Parameter], generator: torch.Generator) -> None:
-    for parameter in parameters:
+def _values(module: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """The parameters of a module, with a copy of their values."""
+    return {p: p.detach().clone() for p in module.parameters()}
+
+
+def _shake(
+    start: dict[nn.Parameter, Tensor], generator: torch.Generator, scale: float = 1.0
+) -> None:
+    """Sets parameters to their start plus noise."""
+    for parameter, value in start.items():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         with torch.no_grad():
-            parameter.add_(noise)
+            parameter.copy_(value + scale * noise)
 
 
 def copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | None:

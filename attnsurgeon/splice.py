@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
 Removed = dict[str, dict[str, dict[str, Any]]]  # path -> "_parameters", "_buffers" -> by name
 _STRIPPED = "_attnsurgeon_stripped"  # attribute of a module whose parameters were taken away
-_PASS_ON = "def forward(self, input):\n    return input\n"
+_PASS_ON = (
+    "def forward(self, input):\n    return input\n",
+    # A batch norm would add a counter to a state dict in which it finds none.
+    "def _load_from_state_dict(self, state_dict, prefix, *args):\n    pass\n",
+)
 _TO_NCHW = CHANNELS_FIRST
 _FROM_NCHW = {"NHWC": (0, 2, 3, 1), "NDHWC": (0, 2, 3, 4, 1)}
 
@@ -135,7 +139,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
     for cut in plan.cuts:
         for path in cut.removes:
             if path != cut.place.host:
-                retyped(modules[path], (_PASS_ON,), ())
+                retyped(modules[path], _PASS_ON, ())
     model.__dict__[HISTORY] = (*history(model), plan.record())
     return removed
 
