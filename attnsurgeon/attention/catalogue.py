@@ -11,6 +11,7 @@ import attnsurgeon.attention.gates.ge
 import attnsurgeon.attention.gates.gsop
 import attnsurgeon.attention.gates.srm
 import attnsurgeon.attention.convs.sk
+import attnsurgeon.attention.linked.dia
 import attnsurgeon.attention.gates.eca
 import attnsurgeon.attention.gates.spa
 import attnsurgeon.attention.gates.fca
@@ -28,10 +29,13 @@ import attnsurgeon.attention.gates.cbam
 import attnsurgeon.attention.convs.sc
 import attnsurgeon.attention.gates.coord
 import attnsurgeon.attention.gates.simam
+import attnsurgeon.attention.linked.dca
 import attnsurgeon.attention.activations.atac
 import attnsurgeon.attention.fusions.aff
 import attnsurgeon.attention.fusions.iaff
 import attnsurgeon.attention.gates.ba2m
+import attnsurgeon.attention.heads.interflow
+import attnsurgeon.attention.heads.csra
 import attnsurgeon.attention.gates.crisscross
 import attnsurgeon.attention.gates.s2
 import attnsurgeon.attention.gates.soca

@@ -31,5 +31,13 @@ def ulsam(module: Any) -> Any:
     return module.eval()
 
 
+def csra(module: Any) -> Any:
+    """Returns `module` filled as the authors' code is, which has a layer for each head."""
+    heads, classes, channels = module.weight.shape
+    theirs = fill(nn.Linear(channels, classes, bias=False)).get_parameter("weight")
+    module.load_state_dict({"weight": theirs.expand(heads, -1, -1)}, strict=True)
+    return module.eval()
+
+
 # Every other mechanism's parameters have the shapes of its authors', and are filled as they are.
-FILL: dict[str, Callable[[Any], Any]] = {"ulsam": ulsam}
+FILL: dict[str, Callable[[Any], Any]] = {"ulsam": ulsam, "csra": csra}
