@@ -2,6 +2,7 @@
 
     python -m benchmarks.mechanisms                      all, as a Markdown table
     python -m benchmarks.mechanisms sa triplet --threads 1 --shapes 3,4
+    python -m benchmarks.mechanisms gam --noise          the plain form against itself
 
 At the shapes of the four bottlenecks of a ResNet-50, batch 8, in training mode. Both compute the
 same, with the same parameters: that is asserted first. Time is that of a forward and a backward
@@ -14,6 +15,7 @@ by more than the noise, keeps more, or the geometric mean of all ratios of time 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -123,11 +125,13 @@ def same(name: str, ours: tuple[Tensor, ...], plain: tuple[Tensor, ...]) -> None
 
 
 def time_both(take: Sequence[Callable[[], float]], seconds: float) -> tuple[float, float]:
-    """Returns the seconds of two steps, run in turn; of very slow ones those of a single run."""
-    first = [run() for run in take]
-    turns = min(9, int(seconds / sum(first)))
-    blocks = [first]
-    for _ in range(BLOCKS if turns else 0):
+    """Returns the seconds of two steps, run in turn, however slow they are.
+
+    A first run of each is not counted: it sets up what later ones find.
+    """
+    turns = max(1, min(9, int(seconds / sum(run() for run in take))))
+    blocks = []
+    for _ in range(BLOCKS):
         times = [[run() for run in take] for _ in range(turns)]
         blocks.append([statistics.median(column) for column in zip(*times, strict=True)])
     ours, plain = (min(column) for column in zip(*blocks, strict=True))
@@ -135,11 +139,19 @@ def time_both(take: Sequence[Callable[[], float]], seconds: float) -> tuple[floa
 
 
 def weigh(
-    name: str, shape: tuple[int, int, int], threads: Sequence[int], limit: float, clock: Clock
+    name: str,
+    shape: tuple[int, int, int],
+    threads: Sequence[int],
+    limit: float,
+    clock: Clock,
+    *,
+    noise: bool = False,
 ) -> Result:
-    """Returns what one mechanism takes at one shape."""
+    """Returns what one mechanism takes at one shape; with `noise`, a copy of its plain form."""
     torch.manual_seed(0)
     ours, plain = pair(name, shape)
+    if noise:
+        ours = copy.deepcopy(plain)
     x = torch.randn(BATCH, *shape).requires_grad_()
     cotangent = torch.randn_like(x)
     same(name, step(ours, x, cotangent)[1:], step(plain, x, cotangent)[1:])
@@ -180,6 +192,7 @@ def main() -> int:
     parser.add_argument("--shapes", default="1,2,3,4", help="stages, as 1,2,3,4")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time of one block")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--noise", action="store_true", help="time the plain forms twice instead")
     options = parser.parse_args()
     names = options.names or [c.name for c in mechanisms().values() if c.kind == "gate"]
     missing = [name for name in names if name not in PLAIN]
@@ -192,7 +205,9 @@ def main() -> int:
     for name in names:
         for stage in options.shapes.split(","):
             print(f"{name}, stage {stage}", file=sys.stderr)
-            results.append(weigh(name, SHAPES[int(stage) - 1], threads, options.seconds, clock))
+            shape = SHAPES[int(stage) - 1]
+            result = weigh(name, shape, threads, options.seconds, clock, noise=options.noise)
+            results.append(result)
     print(table(results))
     mean = geometric_mean(ratio for r in results for ratio in r.ratios)
     print(f"\nGeometric mean: {mean:.2f} times as fast as the plain forms (target {TARGET}).")

@@ -3,11 +3,23 @@
 The plain forms were written from the equations for the benchmark, so they are a second oracle too.
 """
 
+import time
+
 import pytest
 import torch
 
 from attnsurgeon.attention.registry import mechanisms
-from benchmarks.mechanisms import Result, main, pair, same, saved_bytes, step, table
+from benchmarks.mechanisms import (
+    Result,
+    main,
+    pair,
+    same,
+    saved_bytes,
+    step,
+    table,
+    time_both,
+    weigh,
+)
 from benchmarks.plain import PLAIN
 
 GATES = [card.name for card in mechanisms().values() if card.kind == "gate"]
@@ -52,6 +64,18 @@ def test_slower_than_the_noise_and_more_than_a_little_is_missed():
 def test_the_table_shows_how_many_times_as_fast():
     line = table([result({1: (1.0, 2.0), 2: (1.0, 0.5)}, (2_000_000, 3_000_000))]).splitlines()[-1]
     assert line == "| se | 1.00 | 2.00 0.50 | 2.0 / 3.0 |"
+
+
+def test_the_first_run_of_each_is_not_counted_and_one_slow_run_is_not_the_result():
+    ours, plain = iter([90.0, 4.0, 80.0, 3.0]), iter([9.0, 6.0, 5.0, 70.0])
+    assert time_both([ours.__next__, plain.__next__], 1.0) == (3.0, 5.0)
+
+
+def test_the_noise_is_that_of_the_plain_form_against_itself():
+    result = weigh("bam", (32, 14, 10), [1], 0.01, time.perf_counter, noise=True)
+    assert result.saved[0] == result.saved[1]
+    result = weigh("bam", (32, 14, 10), [1], 0.01, time.perf_counter)
+    assert result.saved[0] < result.saved[1]
 
 
 def test_a_mechanism_without_a_plain_form_fails_the_run(monkeypatch, capsys):
