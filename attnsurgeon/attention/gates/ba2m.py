@@ -31,11 +31,25 @@ def top(z: Tensor) -> Tensor:
     return z.flatten(1).to(wide(z)).amax(1)
 
 
-def attend(f: Tensor, g: Tensor, h: Tensor) -> Tensor:
-    """Returns (N, positions, m): `h` summed over all positions, weighed by softmax of f . g."""
+def top_attended(f: Tensor, g: Tensor, h: Tensor) -> Tensor:
+    """Returns each sample's largest value (N,) of the map in which all positions see each other.
+
+    A maximum has the gradient of the one value that it is. So the map is only searched, by a
+    kernel that keeps no scores, and that value is computed again from its own position.
+    """
     with without_autocast(f):
-        q, k, v = (z.flatten(2).mT.unsqueeze(1).to(wide(z)) for z in (f, g, h))
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1)
+        q, k, v = (z.flatten(2).mT.to(wide(z)).contiguous() for z in (f, g, h))  # (N, positions, m)
+        length, width = q.shape[1:]
+        with torch.no_grad():
+            # Such kernels want widths that are multiples of 8; zeros change no score.
+            q8, k8, v8 = (F.pad(z, (0, -width % 8)).unsqueeze(1) for z in (q, k, v))
+            whole = F.scaled_dot_product_attention(q8, k8, v8, scale=1.0)[..., :width]
+            place = whole.flatten(1).argmax(1, keepdim=True)  # (N, 1)
+        # Products with ones and zeros, as the backward of indexing adds in no fixed order.
+        there = (torch.arange(length, device=q.device) == place // width).to(q.dtype)
+        channel = (torch.arange(width, device=q.device) == place % width).to(q.dtype)
+        scores = (there.unsqueeze(1) @ q) @ k.mT  # (N, 1, positions)
+        return ((scores.softmax(2) @ v).squeeze(1) * channel).sum(1)
 
 
 class Score(nn.Module):
@@ -65,8 +79,8 @@ class Score(nn.Module):
         by_channel = self.channel_norm(self.fc2(self.fc1(self.pool(x)).relu()))  # (N, C)
         near = self.near(self.reduce(x).relu()).relu()
         local = self.local_norm(self.point(near))  # (N, 1, ...)
-        whole = attend(self.query(x), self.key(x), self.value(x))  # (N, positions, m)
-        return (top(by_channel) + top(local) + top(whole)) / 3
+        whole = top_attended(self.query(x), self.key(x), self.value(x))  # (N,)
+        return (top(by_channel) + top(local) + whole) / 3
 
 
 @torch.fx.wrap
@@ -113,6 +127,8 @@ def count(channels: int, rank: int, reduction: int) -> int:
         "in evaluation every weight is 1: the output for an image never depends on the others of "
         "its batch, and the module costs nothing",
         "in training on several devices, each weighs its own part of the batch",
+        "the global map compares all positions with each other, so its time grows with the square "
+        "of the map's size, though not its memory",
         "scores, softmax and weights are computed in float32 also for half-precision values",
         "the local map's last bias is kept as part of its norm; it adds the same to all samples' "
         "scores, so it cannot learn",

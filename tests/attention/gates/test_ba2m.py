@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from attnsurgeon.attention.gates.ba2m import top_attended
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError
 from tests.attention.cases import FORMATS, IDENTITY_IN_EVAL, gradients, make, params, stir
@@ -137,6 +138,31 @@ def test_the_scores_learn_while_training_and_rest_in_evaluation():
     for name, grad in zip(names, trained, strict=True):
         assert (grad.abs().max() > 1e-6) == (name not in lookup("ba2m").inert), name
     assert not any(grad.any() for grad in resting)
+
+
+def by_definition(f, g, h):
+    """Returns the largest value of the global map from all of it."""
+    q, k, v = (z.flatten(2).mT for z in (f, g, h))
+    return ((q @ k.mT).softmax(2) @ v).flatten(1).amax(1)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (1, 1), (2, 3, 4)])
+def test_the_largest_value_of_the_global_map_has_the_gradients_of_the_whole_map(size):
+    maps = torch.randn(3, 4, 6, *size, dtype=torch.float64).requires_grad_()
+    ours, theirs = top_attended(*maps), by_definition(*maps)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    weights = torch.tensor([1.0, -2, 3, 5], dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(z @ weights, maps)[0] for z in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_nothing_is_kept_of_the_scores_of_all_positions():
+    kept, ba2m = [], make("ba2m", 32)
+    x = torch.randn(1, 32, 24, 20, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
+        ba2m(x)
+    assert max(kept) <= x.numel()
+    assert x.numel() < (24 * 20) ** 2
 
 
 def test_large_scores_stay_finite():
