@@ -30,9 +30,11 @@ import attnsurgeon.attention.convs.sc
 import attnsurgeon.attention.gates.coord
 import attnsurgeon.attention.gates.simam
 import attnsurgeon.attention.linked.dca
+import attnsurgeon.attention.weights.we
 import attnsurgeon.attention.activations.atac
 import attnsurgeon.attention.fusions.aff
 import attnsurgeon.attention.fusions.iaff
+import attnsurgeon.attention.weights.aw
 import attnsurgeon.attention.gates.ba2m
 import attnsurgeon.attention.heads.interflow
 import attnsurgeon.attention.heads.csra

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from attnsurgeon.attention.layout import LAST
+from attnsurgeon.errors import MechanismError
 
 _CONVOLVE = {2: F.conv2d, 3: F.conv3d}
 
 
+@torch.fx.wrap
 def convolve_each(
     input: Tensor,
-    weight: Tensor,
+    weight: Tensor | tuple[Tensor, Tensor],
     bias: Tensor | None = None,
     stride: Any = 1,
     padding: Any = 0,
@@ -23,16 +28,21 @@ def convolve_each(
 
     Args:
         input: (N, C, ...), two or three spatial axes.
-        weight: (N, out, C / groups, ...).
+        weight: (N, out, C / groups, ...); or a pair, the weight (out, C / groups, ...) that all
+            images share, convolved as it would be alone, and what each image adds to it.
         bias, stride, padding, dilation, groups: as of torch.nn.functional.conv2d.
     """
-    rank = input.dim() - 2
-    images, channels = input.shape[0], input.shape[1]
+    rank, images, channels = input.dim() - 2, input.shape[0], input.shape[1]
+    convolve = _CONVOLVE[rank]
+    if isinstance(weight, tuple):
+        common, weight = weight
+        shared = convolve(input, common, bias, stride, padding, dilation, groups)
+        return shared + convolve_each(input, weight, None, stride, padding, dilation, groups)
     folded = input.reshape(1, images * channels, *input.shape[2:])
-    made = _CONVOLVE[rank](
-        folded, weight.flatten(0, 1), None, stride, padding, dilation, images * groups
-    )
+    made = convolve(folded, weight.flatten(0, 1), None, stride, padding, dilation, images * groups)
     made = made.reshape(images, weight.shape[1], *made.shape[2:])
+    if input.is_contiguous(memory_format=LAST[input.dim()]):
+        made = made.contiguous(memory_format=LAST[input.dim()])
     return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
 
 
@@ -43,10 +53,19 @@ class Excited(nn.Module):
         conv: the convolution.
         excitation: weight -> weight; with `per_sample`, (weight, input) -> a weight an image.
         per_sample: which of the two.
+
+    Raises:
+        MechanismError: the convolution does more than to convolve with its weight.
     """
 
     def __init__(self, conv: nn.Module, excitation: nn.Module, *, per_sample: bool) -> None:
         super().__init__()
+        if type(conv).forward not in (nn.Conv2d.forward, nn.Conv3d.forward):
+            raise MechanismError(
+                f"{type(conv).__name__} has a forward of its own, so its weight cannot be excited "
+                "outside of a network",
+                "insert it into a network, whose code can be rewritten",
+            )
         self.conv = conv
         self.excitation = excitation
         self.per_sample = per_sample

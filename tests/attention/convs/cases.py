@@ -74,18 +74,18 @@ class Case:
 
 
 def cases(kind: str, **forms: dict[str, dict[str, Any]]) -> list[Case]:
-    """Returns the cases of a kind; `forms` are arguments of a mechanism by the form they make."""
-    return [
-        Case(card, rank, form, args)
-        for card in mechanisms().values()
-        if card.kind == kind
-        for form, args in forms.get(card.name, {"": {}}).items()
-        for rank in card.ranks
-    ]
+    """Returns the cases of a kind; `forms` are arguments of a mechanism by the form they make.
+
+    The first form is a case at every rank, the others at the lowest.
+    """
+    made = []
+    for card in mechanisms().values():
+        if card.kind == kind:
+            first, *others = forms.get(card.name, {"": {}}).items()
+            made += [Case(card, rank, *first) for rank in card.ranks]
+            made += [Case(card, min(card.ranks), *other) for other in others]
+    return made
 
 
 def each(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
-
-
-each_form = pytest.mark.parametrize("form", FORMS)

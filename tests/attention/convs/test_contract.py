@@ -7,7 +7,7 @@ import torch
 
 from attnsurgeon.errors import MechanismError
 from tests.attention.cases import FORMATS, each_init, each_mode, gradients, params, stir
-from tests.attention.convs.cases import FORMS, SIZES, cases, each, each_form
+from tests.attention.convs.cases import FORMS, SIZES, cases, each
 from tests.attention.test_contract import still_after_two_steps, unsteady
 
 # Small ones, for speed: the defaults need 64 channels.
@@ -20,44 +20,47 @@ CASES = cases(
 each_case = each(CASES)
 
 
-def refusal(case, form):
-    """Returns a word of the reason why a convolution cannot be replaced; "" where it can."""
-    if form == "reflect":
-        return "pads with 'reflect'"
-    return "4 groups" if (case.card.name, form) == ("psa", "groups") else ""
+def refusals(case):
+    """Returns the forms of convolutions that cannot be replaced, with a word of the reason."""
+    groups = {"groups": "4 groups"} if case.card.name == "psa" else {}
+    return {"reflect": "pads with 'reflect'", **groups}
+
+
+def replaceable(case):
+    """Returns convolutions of every form that can be replaced."""
+    return [case.conv(**form) for name, form in FORMS.items() if name not in refusals(case)]
 
 
 @each_case
-@each_form
-def test_every_convolution_is_replaced_size_for_size_or_refused(case, form):
-    conv = case.conv(**FORMS[form])
-    if refusal(case, form):
-        with pytest.raises(MechanismError, match=refusal(case, form)) as caught:
-            case.build(conv=conv)
+def test_what_cannot_be_replaced_is_refused_with_a_hint(case):
+    for form, what in refusals(case).items():
+        with pytest.raises(MechanismError, match=what) as caught:
+            case.build(conv=case.conv(**FORMS[form]))
         assert caught.value.hint
-        return
-    x = case.input(channels=conv.in_channels)
-    for train in (False, True):
-        module = case.build(conv=conv).train(train)
-        y, grads = gradients(module, x)
-        assert (y.shape, y.dtype) == (conv(x).shape, x.dtype)
-        assert y.isfinite().all()
-        assert all(g.isfinite().all() for g in grads)
-        assert params(module) == case.params(conv)
 
 
 @each_case
-@each_form
-def test_alone_the_identity_is_the_convolution_to_the_bit(case, form):
-    if refusal(case, form):
-        pytest.skip("refused")
-    conv = case.conv(**FORMS[form])
-    for train, batch in ((False, 1), (False, 2), (True, 1), (True, 2)):
+@each_mode
+def test_every_other_convolution_is_replaced_size_for_size(case, train):
+    for conv in replaceable(case):
+        module, x = case.build(conv=conv).train(train), case.input(channels=conv.in_channels)
+        y, grads = gradients(module, x)
+        assert (y.shape, y.dtype) == (conv(x).shape, x.dtype), conv
+        assert y.isfinite().all(), conv
+        assert all(g.isfinite().all() for g in grads), conv
+        assert params(module) == case.params(conv), conv
+
+
+@each_case
+@each_mode
+@pytest.mark.parametrize("batch", [1, 2])
+def test_alone_the_identity_is_the_convolution_to_the_bit(case, train, batch):
+    for conv in replaceable(case):
         module = case.build("identity", conv=conv).train(train)
         x = 3 * case.input(batch, channels=conv.in_channels)
-        assert torch.equal(module(x), conv(x))
-        assert torch.equal(module(x), conv(x))  # the first call may have moved statistics
-        assert params(module) == case.params(conv) + params(conv) + 1
+        assert torch.equal(module(x), conv(x)), conv
+        assert torch.equal(module(x), conv(x)), conv  # the first call may have moved statistics
+        assert params(module) == case.params(conv) + params(conv) + 1, conv
 
 
 @each_case
