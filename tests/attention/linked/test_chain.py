@@ -221,6 +221,18 @@ def test_a_graph_may_be_run_backward_twice_under_checkpointing():
     torch.testing.assert_close(gradients(network, y), first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_backward_may_run_in_another_thread(size):
+    """As it does on a GPU."""
+    network, x, found = blocks(), image(), []
+    expected = gradients(network, network(x))
+    y = in_segments(network, x, size, use_reentrant=False)
+    thread = threading.Thread(target=lambda: found.extend(gradients(network, y)))
+    thread.start()
+    thread.join()
+    torch.testing.assert_close(tuple(found), expected, rtol=0, atol=0)
+
+
 def test_another_forward_may_come_between_a_forward_and_its_backward():
     network, x = blocks(), image()
     expected = gradients(network, network(x))
