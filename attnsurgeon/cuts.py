@@ -71,7 +71,6 @@ class Cutter:
     """Decides about the sites of one survey; shallow graphs are made once a module."""
 
     survey: Survey
-    graphs: dict[str, ShallowGraph | Refusal] = field(default_factory=dict)
     _alike: dict[Hashable, ShallowGraph | Refusal] = field(default_factory=dict)
 
     def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
@@ -171,9 +170,10 @@ class Cutter:
 
     def graph(self, call: Call) -> ShallowGraph | Refusal:
         """The shallow graph of a called module, or why there is none."""
-        if call.path not in self.graphs:
-            self.graphs[call.path] = self._graph(self.survey.traced.calls[call.path])
-        return self.graphs[call.path]
+        known = self.survey.shallow
+        if call.path not in known:
+            known[call.path] = self._graph(self.survey.traced.calls[call.path])
+        return known[call.path]
 
     def _graph(self, calls: list[Call]) -> ShallowGraph | Refusal:
         if self.survey.traced.device != "meta":  # values may decide, and are not compared

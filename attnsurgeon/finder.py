@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx
 
@@ -45,6 +46,7 @@ class Survey:
         nodes: site path -> the graph value.
         residuals: path of a residual addition -> what it adds.
         refused: path of every other addition of two values -> why it is not residual.
+        shallow: module path -> what tracing its forward gave; filled by the plans made of it.
     """
 
     traced: Traced
@@ -53,6 +55,7 @@ class Survey:
     nodes: Mapping[str, fx.Node]
     residuals: Mapping[str, Residual]
     refused: Mapping[str, str]
+    shallow: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def survey(traced: Traced) -> Survey:
