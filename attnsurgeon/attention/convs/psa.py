@@ -72,6 +72,7 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
     constraints=(
         "a convolution of one group, whose output channels are a multiple of the number of kernels",
         "each number of groups divides C_in and c; c >= reduction, so C >= 64 by default",
+        "the convolution pads with zeros, and alike on both sides",
     ),
     deviations=(
         "as in the authors' code, the softmax is taken of sigmoids and the convolution listed "

@@ -85,7 +85,7 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
     "2(k^2 C_in^2 / groups + 2C_in) + k^2 C_in C / groups + 2C without the split",
     count=count,
     identity=replacing(),
-    constraints=("an odd kernel",),
+    constraints=("an odd kernel", "the convolution pads with zeros, and alike on both sides"),
     deviations=(
         "in a network the channels are halved as the authors halve them: the block's first 1x1 "
         "convolution stays one, of which each half takes its part; the activation behind the "

@@ -63,7 +63,10 @@ def adopt(module: nn.Module, conv: Any) -> None:
     formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, d = max(C//r, minimum)",
     count=count,
     identity=replacing(),
-    constraints=("groups divide the convolution's input and output channels",),
+    constraints=(
+        "groups divide the convolution's input and output channels",
+        "the convolution pads with zeros, and alike on both sides",
+    ),
     deviations=(
         "the default is SK-ResNet of the authors' second code: the replaced convolution is "
         "branch one, branch two has 32 groups and the same kernel, d = C//16",

@@ -73,12 +73,12 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ),
     constraints=("C_in >= reduction",),
     deviations=(
-        "from the paper's text, as its authors have published no code: windows as adaptive "
-        "pooling cuts them, no biases, batch norms before both activations, r = 16 and one map "
-        "for all input channels of the kernel (the paper's r_C1 = C_1)",
-        "without the residual, as some descriptions have it, K * A: residual=False",
-        "it cannot be folded, and works only where batches are whole images; each image has a "
-        "weight of its own in memory",
+        "its authors have published no code, so it is built from the paper's description and "
+        "compared with no numbers of theirs: windows as adaptive pooling cuts them, no biases, "
+        "batch norms before both activations, r = 16, and one map for all input channels of the "
+        "kernel (r_C1 = C_1 there)",
+        "as other descriptions have it, without the kernel itself, K * A: residual=False",
+        "each image has a weight of its own in memory, and none can be folded",
         "the identity start takes two convolutions, so that what is added is zero to the bit",
         "rank 3 is not the authors': the map has the kernel's three axes",
         ONE_VALUE,

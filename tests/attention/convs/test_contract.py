@@ -14,7 +14,7 @@ from tests.attention.test_contract import still_after_two_steps, unsteady
 CASES = cases(
     "conv",
     sk={"": {"groups": 8, "reduction": 4}},
-    psa={"": {"groups": (1, 2, 4, 4), "reduction": 2}},
+    psa={"": {"kernels": (3, 5), "groups": (1, 4), "reduction": 2}},
     sc={"": {}, "split": {"split": True}},
 )
 each_case = each(CASES)

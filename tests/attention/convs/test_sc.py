@@ -40,7 +40,7 @@ def calibrated(sc, x, pooling, stride, **form):
     return block(sc.k4, near, stride=stride, **form)
 
 
-@pytest.mark.parametrize("size", [(9, 6), (4, 8), (2, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(7, 4), (2, 5), (1, 1)])
 @pytest.mark.parametrize(("stride", "step", "groups"), [(1, 1, 1), (2, 1, 2), (1, 2, 1)])
 def test_a_convolution_is_gated_by_its_far_view(size, stride, step, groups):
     conv = nn.Conv2d(4, 6, 3, stride, step, step, groups=groups, bias=False)
