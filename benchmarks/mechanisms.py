@@ -1,4 +1,4 @@
-"""Weighs every mechanism against a plain transcription of its equation: time and saved bytes.
+"""Weighs gates of one value against plain transcriptions of their equations: time and bytes kept.
 
     python -m benchmarks.mechanisms                      all, as a Markdown table
     python -m benchmarks.mechanisms sa triplet --threads 1 --shapes 3,4
@@ -69,6 +69,12 @@ class Result:
         ours, plain = self.saved
         if ours > plain + SMALL * self.input_bytes:
             yield f"{where}: keeps {ours / 1e6:.1f} MB, plain {plain / 1e6:.1f} MB"
+
+
+def gates() -> list[str]:
+    """Returns the names of the gates that look at one value."""
+    cards = mechanisms().values()
+    return [c.name for c in cards if c.kind == "gate" and c.inputs({}) == ("value",)]
 
 
 def pair(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
@@ -194,7 +200,7 @@ def main() -> int:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--noise", action="store_true", help="time the plain forms twice instead")
     options = parser.parse_args()
-    names = options.names or [c.name for c in mechanisms().values() if c.kind == "gate"]
+    names = options.names or gates()
     missing = [name for name in names if name not in PLAIN]
     if missing:
         print(f"no plain form of {', '.join(missing)}", file=sys.stderr)

@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from attnsurgeon.attention.registry import mechanisms
 from benchmarks.mechanisms import (
     Result,
+    gates,
     main,
     pair,
     same,
@@ -22,10 +22,8 @@ from benchmarks.mechanisms import (
 )
 from benchmarks.plain import PLAIN
 
-GATES = [card.name for card in mechanisms().values() if card.kind == "gate"]
 
-
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", gates())
 def test_every_gate_computes_what_its_plain_form_computes(name):
     ours, plain = pair(name, (256, 14, 14))
     x = torch.randn(2, 256, 14, 14, requires_grad=True)
@@ -37,7 +35,7 @@ def test_every_gate_computes_what_its_plain_form_computes(name):
 
 
 def test_there_is_no_plain_form_of_something_else():
-    assert set(PLAIN) <= set(GATES)
+    assert set(PLAIN) <= set(gates())
 
 
 def test_bytes_are_counted_once_and_without_input_and_parameters():

@@ -1,4 +1,4 @@
-"""Attention that mixes positions."""
+"""Attention that mixes positions, or the samples of a batch."""
 
 from __future__ import annotations
 
@@ -76,4 +76,34 @@ def shift(x: Tensor, first: int, second: int) -> Tensor:
     return y
 
 
-PLAIN: dict[str, type[nn.Module]] = {"crisscross": CrissCross, "s2": S2}
+class BA2M(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m = channels // 16
+        self.fc1 = nn.Linear(channels, m)
+        self.fc2 = nn.Linear(m, channels, bias=False)
+        self.bn_channel = nn.BatchNorm1d(channels)
+        self.reduce = nn.Conv2d(channels, m, 1)
+        self.near = nn.Conv2d(m, m, 3, padding=1)
+        self.point = nn.Conv2d(m, 1, 1, bias=False)
+        self.bn_local = nn.BatchNorm2d(1)
+        self.f = nn.Conv2d(channels, m, 1, bias=False)
+        self.g = nn.Conv2d(channels, m, 1, bias=False)
+        self.h = nn.Conv2d(channels, m, 1, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.relu = nn.ReLU()
+        self.softmax = nn.Softmax(dim=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        pooled = self.pool(x).view(n, -1)
+        channel = self.bn_channel(self.fc2(self.relu(self.fc1(pooled))))
+        local = self.bn_local(self.point(self.relu(self.near(self.relu(self.reduce(x))))))
+        f, g, h = (layer(x).flatten(2) for layer in (self.f, self.g, self.h))
+        whole = torch.bmm(self.softmax(torch.bmm(f.transpose(1, 2), g)), h.transpose(1, 2))
+        maxima = [z.reshape(n, -1).max(dim=1).values for z in (channel, local, whole)]
+        weights = n * torch.softmax(torch.stack(maxima).mean(0), dim=0)
+        return x * weights.view(n, 1, 1, 1)
+
+
+PLAIN: dict[str, type[nn.Module]] = {"crisscross": CrissCross, "s2": S2, "ba2m": BA2M}
