@@ -128,6 +128,8 @@ class Decider:
         draft: dict[str, Any] = {}
         if card.kind == "linked":
             facts |= self._link(request, card, value, place, draft)
+            if draft["link"] == 0:
+                facts["source_channels"] = self._channels_of_source(target)
         self._finish(request, card, action, place, value, facts, **draft)
 
     def _take_convolution(
@@ -312,6 +314,13 @@ class Decider:
         links = [cut for cut in self.cuts if cut.chain == chain]
         draft.update(scope=scope, chain=chain, link=len(links))
         return {"previous_channels": links[-1].channels if links else None}
+
+    def _channels_of_source(self, target: fx.Node) -> int | None:
+        """Channels of the value that the block around a site starts from, where there is one."""
+        try:
+            return self._value(_source_of(self.survey, target), None).channels
+        except Impossible:
+            return None
 
     def _norm_behind(self, card: Mechanism, request: Request, target: fx.Node) -> tuple[str, ...]:
         """The path of the norm behind a convolution, where the mechanism brings its own."""

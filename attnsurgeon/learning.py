@@ -33,7 +33,7 @@ def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]
 
     def watch(path: str) -> Any:
         def look(module: nn.Module, args: Any, output: Tensor) -> None:
-            if not torch.equal(_before(cuts[path], args), output):
+            if _changes(_before(cuts[path], args), output):
                 moved.add(path)
 
         return look
@@ -61,6 +61,13 @@ def _before(cut: Cut, args: tuple[Any, ...]) -> Tensor:
     return args[-1] if cut.keeps_old else args[0]
 
 
+def _changes(before: Tensor, output: Tensor | tuple[Tensor, ...]) -> bool:
+    """Whether an output is another one; of several, the first is what there was, to be added to."""
+    if isinstance(output, Tensor):
+        return not torch.equal(before, output)
+    return not torch.equal(before, output[0]) or any(bool(t.any()) for t in output[1:])
+
+
 def stuck_parameters(
     operated: nn.Module, plan: Plan, x: Tensor, notes: list[str]
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -74,7 +81,8 @@ def stuck_parameters(
     learner.train()
     links = Counter(cut.chain for cut in plan.cuts)
     alone = tuple(c.module_path for c in plan.cuts if c.chain and links[c.chain] == 1)
-    excuses = {cut.module_path: lookup(cut.attn).unmoved for cut in plan.cuts}
+    cards = {cut.module_path: lookup(cut.attn) for cut in plan.cuts}
+    excuses = {path: (*card.unmoved, *card.inert) for path, card in cards.items()}
     new = {
         f"{path}.{name}": parameter
         for path in excuses
@@ -100,7 +108,8 @@ def stuck_parameters(
         for name in new
         if name in still
         and (
-            name.startswith(tuple(f"{path}." for path in alone) or ("\0",))
+            ".idle." in name  # what a module keeps for its authors' count and never runs
+            or name.startswith(tuple(f"{path}." for path in alone) or ("\0",))
             or any(
                 name.startswith(f"{p}.") and name.endswith(e or ("\0",)) for p, e in excuses.items()
             )

@@ -138,7 +138,8 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
     _explain_failures(base, failures, notes)
     comparisons = [_compare(run, _run(base, run.x, ())) for run in runs]
     if len(runs) == 1:
-        notes.append("checked at one input size, the only one that the network takes")
+        only = ", the only one that the network takes" if failures else ""
+        notes.append(f"checked at one input size{only}")
     agreement = [c.agreement for c in comparisons if c.agreement is not None]
     return Verification(
         init=plan.init,
