@@ -199,6 +199,10 @@ def site_notes(runs: Sequence[Run[Site]], signs: Marks) -> Iterator[str]:
     paths = [site["module_path"] for run in runs for site in run.rows]
     ends = dict.fromkeys((paths[0], paths[-1]))
     yield f"{words.several(len(paths), 'new module')}: {f' {signs.to} '.join(ends)}"
+    gone = [path for run in runs for site in run.rows for path in site.get("replaced", ())]
+    if gone:
+        span = f" {signs.to} ".join(dict.fromkeys((gone[0], gone[-1])))
+        yield f"{words.several(len(gone), 'module')} replaced, their parameters go: {span}"
     for run in runs:
         if run.head["note"]:
             yield f"{_counted(run, signs)}: {run.head['note']}"
