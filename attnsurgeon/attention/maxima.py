@@ -116,6 +116,80 @@ def window_max(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return _WindowMax.apply(x, axes)
 
 
+def _halve(x: Tensor, axis: int) -> Tensor:
+    """Returns the larger of every second value and its two neighbours along an axis."""
+    even, odd = _turns(x, axis)
+    y = even.clone(memory_format=torch.contiguous_format)
+    behind, before = _neighbours(odd, y, axis)
+    behind.clamp_min_(odd)
+    before.clamp_min_(odd.narrow(axis, 0, before.shape[axis]))
+    return y
+
+
+def _turns(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Returns the views of `x` with the first, third, ... and the second, fourth, ... places."""
+    index = [slice(None)] * axis
+    return x[(*index, slice(None, None, 2))], x[(*index, slice(1, None, 2))]
+
+
+def _neighbours(odd: Tensor, y: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Returns the views of `y` with the places that have an odd one behind, and before them."""
+    return y.narrow(axis, 0, odd.shape[axis]), y.narrow(axis, 1, y.shape[axis] - 1)
+
+
+def _unhalve(grad: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
+    """Returns the gradient of `x` from that of y = _halve(x, axis); ties as in `_unslide`."""
+    even, odd = _turns(x, axis)
+    result = torch.empty_like(x)
+    to_even, to_odd = _turns(result, axis)
+    to_even.copy_(_where_equal(even, y).mul_(grad))
+    left = grad - to_even
+    _, y_before = _neighbours(odd, y, axis)
+    behind, before = _neighbours(odd, left, axis)
+    first = odd.narrow(axis, 0, before.shape[axis])
+    taken = _where_equal(first, y_before).mul_(before)
+    before.sub_(taken)
+    to_odd.copy_(behind)
+    to_odd.narrow(axis, 0, before.shape[axis]).add_(taken)
+    return result
+
+
+class _HalvedMax(torch.autograd.Function):
+    """The maximum over 3 x 3 windows around every second position, one axis after the other."""
+
+    @staticmethod
+    def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        for axis in axes:
+            x = _halve(x, axis)
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.axes = inputs
+        ctx.save_for_backward(x, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, y = ctx.saved_tensors
+        steps = [x]
+        for axis in ctx.axes[:-1]:
+            steps.append(_halve(steps[-1], axis))
+        for axis, start, end in zip(
+            reversed(ctx.axes), reversed(steps), [y, *reversed(steps[1:])], strict=True
+        ):
+            grad = _unhalve(grad, start, end, axis)
+        return grad, None
+
+
+def halved_max(x: Tensor) -> Tensor:
+    """Returns (N, C, ...) pooled by maxima of 3 x 3 windows, stride 2, centred on the first."""
+    axes = positions(x.dim() - 2)
+    if torch.compiler.is_compiling():  # a graph for all sizes may not ask whether a half is 1
+        return window_max(x, axes)[(slice(None), slice(None), *[slice(None, None, 2)] * len(axes))]
+    return _HalvedMax.apply(x, axes)
+
+
 class Largest(nn.Module):
     """The maxima over axis 1, which is kept with length 1.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attnsurgeon.attention.maxima import Largest, WindowMax, largest, window_max
+from attnsurgeon.attention.maxima import Largest, WindowMax, halved_max, largest, window_max
 
 
 def both(function, reference, x):
@@ -42,10 +42,31 @@ def test_the_window_is_a_3x3_pooling_of_stride_1(size):
     torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "size", [(7, 5), (8, 6), (1, 5), (2, 1), (1, 1), (4, 3, 5), (1, 2, 1), (5, 2, 4)]
+)
+def test_the_halved_map_is_a_3x3_pooling_of_stride_2(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    pool = POOL[len(size)]
+    ours, theirs = both(halved_max, lambda x: pool(x, 3, 2, 1), x)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=0)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-12)
+
+
+def test_equal_values_of_a_halved_map_give_each_gradient_to_one_of_them():
+    x = torch.tensor([1.0, 1.0, 0.0, 2.0, 2.0, 2.0, 0.0], requires_grad=True).reshape(1, 1, 1, 7)
+    y = halved_max(x)
+    assert y.flatten().tolist() == [1, 2, 2, 2]
+    weights = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    (grad,) = torch.autograd.grad((y.flatten() * weights).sum(), (x,))
+    # The middle of a window takes what is its own, else the one before it, else the one behind.
+    assert grad.flatten().tolist() == [1, 0, 0, 2, 4, 8, 0]
+
+
 def test_any_strides_will_do():
     x = torch.randn(2, 3, 7, 10, dtype=torch.float64)
     for view in (x.to(memory_format=torch.channels_last), x.transpose(1, 3), x[..., ::2]):
-        for function in (Largest(), WindowMax()):
+        for function in (Largest(), WindowMax(), halved_max):
             ours, theirs = both(
                 function, lambda x, f=function: f(x.contiguous()), view.detach().requires_grad_()
             )

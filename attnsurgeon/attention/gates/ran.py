@@ -22,28 +22,18 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import blend_pair
-from attnsurgeon.attention.maxima import window_max
+from attnsurgeon.attention.maxima import halved_max
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import interpolate_to
-from attnsurgeon.attention.shapes import CONV, positions
+from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.errors import MechanismError
+
+torch.fx.wrap("halved_max")  # both decide by sizes, which a trace does not know
+torch.fx.wrap("interpolate_to")
 
 Stride = int | tuple[int, ...]
 FINEST = (14, 28, 56)  # from these sides on a map is pooled once, twice, three times
-
-
-@torch.fx.wrap
-def halve(x: Tensor) -> Tensor:
-    """Returns the maxima of 3 x 3 windows around every second position."""
-    every_second = (slice(None), slice(None), *[slice(None, None, 2)] * (x.dim() - 2))
-    return window_max(x, positions(x.dim() - 2))[every_second]
-
-
-@torch.fx.wrap
-def interpolated(z: Tensor, like: Tensor) -> Tensor:
-    """Returns `z` at the size of `like`, whatever that is."""
-    return interpolate_to(z, like)
 
 
 class Unit(nn.Module):
@@ -209,11 +199,11 @@ class RAN(nn.Module):
         """Returns `x` times 1 to 2."""
         z, passed = self.enter(source), []
         for unit in self.down:
-            z = unit(halve(z))
+            z = unit(halved_max(z))
             passed.append(z)
         for unit in self.bottom:
             z = unit(z)
         for skip, up, before in zip(self.skip, self.up, reversed(passed[:-1]), strict=True):
-            z = up(interpolated(z, before) + skip(before))
-        mask = self.mask(interpolated(z, x)).sigmoid()
+            z = up(interpolate_to(z, before) + skip(before))
+        mask = self.mask(interpolate_to(z, x)).sigmoid()
         return x * (1 + mask.to(x.dtype))
