@@ -252,8 +252,9 @@ def _put_back(module: nn.Module, held: dict[str, dict[str, Any]] | None) -> None
             getattr(module, kind).update(tensors)
         return
     for kind, name, shape, dtype in form:
-        random = torch.rand(shape) if dtype.is_floating_point else torch.zeros(shape)
-        tensor = random.to(dtype)
+        # Small weights, so that a deep network of them stays finite; scales and variances near 1.
+        random = 0.02 * torch.randn(shape) if len(shape) > 1 else 0.5 + torch.rand(shape)
+        tensor = random.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
         getattr(module, kind)[name] = nn.Parameter(tensor) if kind == "_parameters" else tensor
 
 

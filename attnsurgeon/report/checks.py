@@ -59,8 +59,12 @@ def kept_keys(checked: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
         yield "bad", f"new keys that belong to no module: {_some(checked['unexpected_keys'])}"
     if checked["reordered"]:
         yield "bad", "original keys or parameters stand in another order"
+    gone = len(checked.get("replaced_keys", ()))
+    if gone:
+        yield "note", f"{words.several(gone, 'key')} went with what was replaced, as init=paper asks"
     if not (checked["missing_keys"] or checked["unexpected_keys"] or checked["reordered"]):
-        yield "good", "every original key kept, in its order; no stray key"
+        which = "every other" if gone else "every"
+        yield "good", f"{which} original key kept, in its order; no stray key"
 
 
 def _learning(checked: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:

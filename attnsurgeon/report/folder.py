@@ -112,7 +112,9 @@ def show_checkup(console: Console, record: Mapping[str, Any]) -> None:
 def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
     modules = words.several(record["modules"], "module")
     yield "good", f"loads: {modules} at the recorded sites, every sha256 as recorded"
-    if record["base_kept"] is None:
+    if record["now"].get("replaced_keys"):
+        yield "note", "what was replaced is gone: compared with random weights in its place"
+    elif record["base_kept"] is None:
         yield "note", "what the weights of the base were, the folder does not know"
     elif record["base_kept"]:
         yield "good", "the base has the weights that were operated on"

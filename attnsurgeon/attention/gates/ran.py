@@ -204,6 +204,6 @@ class RAN(nn.Module):
         for unit in self.bottom:
             z = unit(z)
         for skip, up, before in zip(self.skip, self.up, reversed(passed[:-1]), strict=True):
-            z = up(interpolate_to(z, before) + skip(before))
+            z = up(skip(before) + interpolate_to(z, before))
         mask = self.mask(interpolate_to(z, x)).sigmoid()
         return x * (1 + mask.to(x.dtype))
