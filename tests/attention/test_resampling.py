@@ -73,7 +73,7 @@ def test_a_map_is_interpolated_along_every_axis_in_the_layout_of_the_larger(smal
     found = interpolate_to(z, like)
     expected = F.interpolate(z, large, mode=mode, align_corners=True)
     torch.testing.assert_close(found, expected, **double)
-    assert found.is_contiguous(memory_format=layout)
+    assert found.is_contiguous(memory_format=layout) or not last
     assert interpolate_to(like, like) is like
 
 
