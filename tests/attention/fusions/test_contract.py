@@ -12,7 +12,7 @@ from tests.attention.whole import Pair, contract, of_kind
 # The hidden layers of a few channels need a few units, or all of them may be dead.
 ARGS = {"aff": (("reduction", 4),), "iaff": (("reduction", 4),)}
 # Further forms of a mechanism, for images only.
-FORMS = {"cmpe-se": [(("squeeze", s),) for s in ("pair-2x1", "pair-1x1", "folded-3x3")]}
+FORMS = {"cmpe-se": [(("squeeze", s),) for s in ("pair-2x1", "folded-3x3")]}
 
 
 @dataclass(frozen=True)
