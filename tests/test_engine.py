@@ -304,6 +304,7 @@ def test_a_block_that_runs_twice_shares_one_attention():
         attnsurgeon.insert(model, "se", half, input_size=SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Block, Dropping, Tokens])
 def test_operated_networks_compile_and_export(kind):
     model, x = network(kind), image()

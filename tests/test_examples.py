@@ -8,7 +8,14 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+FAST = ("several_rules", "where_to_put_it")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=() if p.stem in FAST else pytest.mark.slow) for p in EXAMPLES],
+    ids=lambda path: path.stem,
+)
 def test_example_runs_and_asserts_its_claim(path, capsys):
     assert "assert " in path.read_text()
     runpy.run_path(str(path), run_name="__main__")
@@ -16,7 +23,8 @@ def test_example_runs_and_asserts_its_claim(path, capsys):
 
 
 def test_there_are_examples_to_run():
-    assert len(EXAMPLES) >= 5
+    assert len(EXAMPLES) >= 6
+    assert {path.stem for path in EXAMPLES} >= set(FAST)
 
 
 def test_an_example_whose_claim_is_false_fails(tmp_path):

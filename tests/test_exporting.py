@@ -27,6 +27,7 @@ def test_the_attention_is_in_the_exported_program(tmp_path):
     assert "blocks.0.attn.fc1.weight" in names
 
 
+@pytest.mark.slow
 def test_an_operated_network_exports_for_every_batch_size(tmp_path):
     model = insert(net(), "cbam", init="paper", input_size=SIZE).model.eval()
     made = export(model, SIZE, tmp_path / "net.pt2", dynamic=True)

@@ -98,6 +98,7 @@ def test_a_paper_start_changes_the_outputs_and_comes_back_from_its_folder(networ
     assert list(again.state_dict()) == list(operation.model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEYOND)
 def test_copies_agree_also_after_a_forward_with_gradients(name):
     operated = insert("stages", build("stages"), name, init="paper").model
@@ -108,6 +109,7 @@ def test_copies_agree_also_after_a_forward_with_gradients(name):
         assert torch.equal(twin(x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEYOND)
 def test_an_audit_sees_every_module_run(name):
     operated = insert("stages", build("stages"), name).model
@@ -116,6 +118,7 @@ def test_an_audit_sees_every_module_run(name):
     assert audit.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEYOND)
 def test_what_is_taken_out_leaves_the_network_as_it_was(name):
     model, x = build("stages"), image("stages")

@@ -1,4 +1,4 @@
-"""Modules that share one shallow graph: the same code that has met the same things, and no others."""
+"""Modules that share one shallow graph: the same code that has met the same things."""
 
 import pytest
 import torch

@@ -10,7 +10,13 @@ import attnsurgeon
 from attnsurgeon.trace import as_taken
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        *(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float16, torch.float64)),
+    ],
+)
 def test_a_network_of_another_type_is_operated_weighed_verified_and_audited(dtype):
     single = attnsurgeon.insert(attnsurgeon.load_model("test_resnet"), "se", "residual-branch")
     model = attnsurgeon.load_model("test_resnet").to(dtype)

@@ -56,7 +56,13 @@ def test_every_mechanism_comes_back_bit_equal(spec, tmp_path, attn):
 
 
 @pytest.mark.parametrize("init", ["identity", "paper"])
-@pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet.r160_in1k",
+        pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_timm_and_torchvision_come_back(name, init, tmp_path):
     model = attnsurgeon.load_model(name, num_classes=7)
     operation = attnsurgeon.insert(model, "se", "residual-branch", init=init)

@@ -61,7 +61,8 @@ def kept_keys(checked: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
         yield "bad", "original keys or parameters stand in another order"
     gone = len(checked.get("replaced_keys", ()))
     if gone:
-        yield "note", f"{words.several(gone, 'key')} went with what was replaced, as init=paper asks"
+        keys = words.several(gone, "key")
+        yield "note", f"{keys} went with what was replaced, as init=paper asks"
     if not (checked["missing_keys"] or checked["unexpected_keys"] or checked["reordered"]):
         which = "every other" if gone else "every"
         yield "good", f"{which} original key kept, in its order; no stray key"

@@ -188,7 +188,7 @@ def test_inside_an_inserted_module_pooling_and_gating_have_a_price():
 
 
 @pytest.mark.parametrize("name", mechanisms())
-@pytest.mark.parametrize("init", ["paper", "identity"])
+@pytest.mark.parametrize("init", [pytest.param("paper", marks=pytest.mark.slow), "identity"])
 def test_every_operator_of_every_mechanism_has_a_price(name, init):
     where = "residual-branch" if name == "coord" else None  # its paper's place is in MobileNetV2
     cost = attnsurgeon.estimate(Stages(), name, where, init=init, input_size=(3, 64, 48))
