@@ -19,6 +19,38 @@ from tests.attention.cases import (
 )
 
 
+def free_axes(case):
+    """Returns the axes whose size an exported program leaves open, as torch.export wants them."""
+    axes = (0, 2, 3) if case.card.resolution_free else (0,)
+    return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+
+
+def larger(case, free):
+    """Returns a size that differs from the usual one along every free axis."""
+    return tuple(n + 2 * (axis in free) for axis, n in enumerate(SIZES[case.rank], start=2))
+
+
+def in_onnx_runtime(module, x, free, file):
+    """Exports a module to ONNX and returns what runs it there; skips where that is missing."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.onnx.export(
+        module,
+        (x,),
+        file,
+        dynamo=True,
+        dynamic_shapes=(free,),
+        external_data=False,
+        verbose=False,
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
 @each_case
 @each_init
 @each_mode
@@ -51,14 +83,21 @@ def test_it_compiles_without_a_graph_break(case, init, train):
 @each_case
 @each_init
 def test_it_exports_for_any_batch_and_resolution(case, init):
-    module = stir(case.build(init)).eval()
-    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    if not case.card.resolution_free:
-        free = {0: torch.export.Dim.DYNAMIC}
+    module, free = stir(case.build(init)).eval(), free_axes(case)
     exported = torch.export.export(module, (case.input(),), dynamic_shapes=(free,)).module()
-    size = tuple(n + 2 * (2 + axis in free) for axis, n in enumerate(SIZES[case.rank]))
-    x = case.input(3, size)
+    x = case.input(3, larger(case, free))
     torch.testing.assert_close(exported(x), module(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@each_case
+@each_init
+def test_an_onnx_runtime_gives_the_same_for_any_batch_and_resolution(case, init, tmp_path):
+    module, free = stir(case.build(init)).eval(), free_axes(case)
+    run = in_onnx_runtime(module, case.input(), free, tmp_path / "gate.onnx")
+    for x in (case.input(), case.input(3, larger(case, free))):
+        torch.testing.assert_close(run(x), module(x), rtol=0, atol=1e-4)
 
 
 @each_case

@@ -12,7 +12,7 @@ from attnsurgeon.attention.identity import Blend
 from attnsurgeon.attention.registry import lookup
 from tests.attention import test_contract as contract
 from tests.attention import test_portability as portability
-from tests.attention.cases import CHANNELS, SIZES, Case, make, params
+from tests.attention.cases import CHANNELS, SIZES, Case, make, params, stir
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,16 @@ def test_it_exports_for_any_batch(case):
     exported = torch.export.export(module, (case.input(),), dynamic_shapes=free).module()
     x = case.input(3)
     torch.testing.assert_close(exported(x), module(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@each_variant
+def test_an_onnx_runtime_gives_the_same_for_any_batch(case, tmp_path):
+    module, free = stir(case.build("identity")).eval(), {0: torch.export.Dim.DYNAMIC}
+    run = portability.in_onnx_runtime(module, case.input(), free, tmp_path / "gate.onnx")
+    for x in (case.input(), case.input(3)):
+        torch.testing.assert_close(run(x), module(x), rtol=0, atol=1e-4)
 
 
 @each_variant
