@@ -142,7 +142,9 @@ class Decider:
         _check_plain_convolution(conv)
         removes: tuple[str, ...] = ()
         if request.init == "paper":
-            removes = (place.host, *self._norm_behind(card, request, target))
+            norm, note = self._norm_behind(target) if card.swallows_norm else ((), "")
+            place = replace(place, note=note)
+            removes = (place.host, *norm)
             for path in removes:
                 self._check_own(path)
         value = self._value(target, card)
@@ -322,17 +324,17 @@ class Decider:
         except Impossible:
             return None
 
-    def _norm_behind(self, card: Mechanism, request: Request, target: fx.Node) -> tuple[str, ...]:
-        """The path of the norm behind a convolution, where the mechanism brings its own."""
-        if not card.swallows_norm:
-            return ()
+    def _norm_behind(self, target: fx.Node) -> tuple[tuple[str, ...], str]:
+        """The path of the norm that alone uses a convolution, or a note on why it stays."""
         users = list(target.users)
         norms = [u for u in users if name_of(u) in NORMS]
-        if len(users) != 1 or not norms:
-            return ()
+        if not norms:
+            return (), ""
         call: Call = norms[0].meta["call"]
         alone = makes_alone(call, norms[0]) and len(self.survey.traced.calls[call.path]) == 1
-        return (call.path,) if alone else ()
+        if len(users) == 1 and alone:
+            return (call.path,), ""
+        return (), "the norm behind it stays: it is part of a larger module"
 
     def _check_own(self, path: str) -> None:
         """Refuses to take away parameters that another module has too."""

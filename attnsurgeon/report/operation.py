@@ -199,6 +199,9 @@ def site_notes(runs: Sequence[Run[Site]], signs: Marks) -> Iterator[str]:
     paths = [site["module_path"] for run in runs for site in run.rows]
     ends = dict.fromkeys((paths[0], paths[-1]))
     yield f"{words.several(len(paths), 'new module')}: {f' {signs.to} '.join(ends)}"
+    arguments = {_attn(run.head) for run in runs if run.head["args"]}
+    if len(arguments) == 1 and len({_attn(run.head) for run in runs}) == 1:
+        yield f"built as {arguments.pop()}"
     gone = [path for run in runs for site in run.rows for path in site.get("replaced", ())]
     if gone:
         span = f" {signs.to} ".join(dict.fromkeys((gone[0], gone[-1])))
