@@ -17,6 +17,7 @@ from attnsurgeon.flow import CONVOLUTIONS, NORMS, Flow, name_of
 from attnsurgeon.layouts import layout_of
 from attnsurgeon.record import Call, Event
 from attnsurgeon.residuals import Residual
+from attnsurgeon.retype import original_class
 from attnsurgeon.steps import Cut, Refused, Request
 
 _SPATIAL_RANK = {"NCHW": 2, "NHWC": 2, "NCDHW": 3, "NDHWC": 3, "NLC": 2, "NCL": 2}
@@ -158,7 +159,7 @@ class Decider:
         call: Call = target.meta["call"]
         events = [e for e in call.events if isinstance(e, Event) and e.name in CONVOLUTIONS]
         if not isinstance(call.module, (nn.Conv2d, nn.Conv3d)) or len(events) != 1:
-            raise Impossible("its convolution is not a module of its own")
+            raise Impossible(f"it is made by {_maker(call)}, not by one convolution module")
         node = events[0].nodes[0]
         place = _possible(self.cutter.place_of_operation(node, "excite"))
         value = self._value(target, card)
@@ -203,7 +204,7 @@ class Decider:
         place = _possible(self.cutter.takeover(target))
         linear = self.survey.traced.calls[place.host][0].module
         if not isinstance(linear, nn.Linear) or place.calls > 1:
-            raise Impossible("the classifier is not one linear layer")
+            raise Impossible(f"it is made by {_maker(target.meta['call'])}, not by a linear layer")
         inputs = card.inputs(request.attn_args)
         maps = [self._value(node, card) for node in _maps(self.survey, "stages" in inputs)]
         flat = [value.layout for value in maps if value.layout not in _MAPS]
@@ -411,6 +412,10 @@ def _maps(survey: Survey, stages: bool) -> Sequence[fx.Node]:
     if stages and not ends:
         raise Impossible("the network has only one stage")
     return [survey.nodes[site.path] for site in (*ends, head[0])]
+
+
+def _maker(call: Call) -> str:
+    return f"a {original_class(call.module).__name__}"
 
 
 def _check_plain_convolution(conv: nn.Module) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attnsurgeon.attention.registry import lookup
 from attnsurgeon.cuts import Cutter
 from attnsurgeon.deciding import Decider
 from attnsurgeon.errors import MechanismError, RuleError
@@ -105,8 +106,14 @@ def plan_requests(
         raise RuleError(
             f"none of the {len(requests)} matched sites can be cut: "
             f"{refused[0].site.path}: {refused[0].reason}",
-            "`attnsurgeon inspect` lists other sites; --where chooses among them",
+            _elsewhere(requests[0].attn),
         )
     return Plan(
         tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules, _cutter=cutter
     )
+
+
+def _elsewhere(attn: str) -> str:
+    card = lookup(attn)
+    where = "`attnsurgeon inspect` lists other sites; --where chooses among them"
+    return where if card.kind == "gate" else f"{attn} is for --where {card.placement}; {where}"

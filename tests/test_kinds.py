@@ -338,3 +338,20 @@ def test_what_depends_on_the_image_or_on_changed_weights_does_not_fold():
     operated = attnsurgeon.insert(standardised, "we", where).model
     with pytest.raises(attnsurgeon.SurgeonError, match="changes its weight before"):
         attnsurgeon.fold(operated)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "reason"),
+    [
+        ("aff", "residual-branch", "no residual addition"),
+        ("sk", "residual-branch", "a BatchNorm2d, not a convolution"),
+        ("we", {"site": "norm"}, "made by a BatchNorm2d, not by one convolution"),
+        ("csra", {"site": "norm"}, "made by a BatchNorm2d, not by a linear layer"),
+        ("ran", "stem", "not the end of a residual block"),
+    ],
+)
+def test_a_site_of_the_wrong_kind_is_refused_with_the_right_one(name, where, reason):
+    with pytest.raises(attnsurgeon.SurgeonError, match=reason) as caught:
+        attnsurgeon.plan(Stages(), name, where, input_size=(3, 32, 24))
+    if mechanisms()[name].kind != "gate":
+        assert f"--where {mechanisms()[name].placement}" in caught.value.hint
