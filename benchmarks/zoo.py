@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import resource
 import statistics
 import time
@@ -132,12 +133,19 @@ def table(results: list[dict[str, Any]]) -> str:
         f"peak memory of a process {max(e['peak_mb'] for e in results)} MB.",
     ]
     for kind in ("failed", "refused"):
-        reasons = Counter(e["reason"].split(":")[0] for e in results if e["status"] == kind)
-        lines += [
-            "",
-            f"{kind}: " + (", ".join(f"{r} ({n})" for r, n in reasons.most_common(8)) or "-"),
-        ]
+        reasons = Counter(in_general(e["reason"]) for e in results if e["status"] == kind)
+        lines += ["", f"{kind}, by the first reason:" if reasons else f"{kind}: none"]
+        lines += [f"- {count} x {reason}" for reason, count in reasons.most_common(12)]
     return "\n".join(lines)
+
+
+def in_general(reason: str) -> str:
+    """Returns a reason without the paths of one network: what many of them have in common."""
+    why = re.sub(r"^none of the \d+ matched sites can be cut: \S+ ", "", reason)
+    inside = re.search(r"is inside .*?\((\w+)\), which rebuilds itself \((\w+)", why)
+    if inside:
+        return f"inside a {inside[1]}, which rebuilds itself ({inside[2]}())"
+    return re.sub(r"\S*\.\S* \((\w+)\)", r"\1", why)[:110]
 
 
 def main() -> None:
