@@ -21,7 +21,9 @@ from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
 
-EPS = 1e-12  # a trace that small is a constant map's; without it that map would be 0 / 0
+# A trace below is a constant map's, which would be 0 / 0. It is a bound and no summand: exporters
+# to ONNX drop a summand that small.
+EPS = 1e-12
 
 
 def step(a: Tensor, p: Tensor) -> Tensor:
@@ -45,15 +47,15 @@ def root_of_covariance(x: Tensor, iterations: int) -> Tensor:
         # An export for any resolution has to take the way that serves all of them.
         by_positions = not isinstance(n, torch.SymInt) and n < channels
         p = x.mT @ x if by_positions else x @ x.mT
-        trace = p.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] * (1 / n)
-        p = p * (1 / n / (trace + EPS))
+        trace = (p.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] * (1 / n)).clamp(min=EPS)
+        p = p * (1 / n / trace)
         row = (x if by_positions else p).mean(1, keepdim=True)
         for remaining in range(iterations, 0, -1):
             row = step(row, p)
             p = step(step(p, p), p) if remaining > 1 else p
         if by_positions:
-            row = row @ x.mT * (1 / n / (trace + EPS))
-        return (row * (trace + EPS).sqrt()).squeeze(1)
+            row = row @ x.mT * (1 / n / trace)
+        return (row * trace.sqrt()).squeeze(1)
 
 
 def count(channels: int, reduction: int) -> int:
@@ -75,7 +77,7 @@ def count(channels: int, reduction: int) -> int:
         "reduction is 8, the default of the authors' module; their networks set 16",
         "all positions are used, where the authors' code for super-resolution crops maps of "
         "1000 and more",
-        "1e-12 is added to the trace, so that a constant map and a map of one position have a "
+        "the trace is 1e-12 at least, so that a constant map and a map of one position have a "
         "gate, where the authors' code divides by zero",
         "a single iteration multiplies the covariance too; the authors' code forgets it there",
         "the root is computed in float32 also for half-precision values",
