@@ -3,6 +3,7 @@
     python -m benchmarks.mechanisms                      all, as a Markdown table
     python -m benchmarks.mechanisms sa triplet --threads 1 --shapes 3,4
     python -m benchmarks.mechanisms gam --noise          the plain form against itself
+    python -m benchmarks.mechanisms --keep-memory        without the time of fresh memory
 
 At the shapes of the four bottlenecks of a ResNet-50, batch 8, in training mode. Both compute the
 same, with the same parameters: that is asserted first. Time is that of a forward and a backward
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import statistics
 import sys
 import time
@@ -75,6 +77,20 @@ def gates() -> list[str]:
     """Returns the names of the gates that look at one value."""
     cards = mechanisms().values()
     return [c.name for c in cards if c.kind == "gate" and c.inputs({}) == ("value",)]
+
+
+def keep_memory() -> None:
+    """Lets the process keep all memory that it frees, where the C library is glibc.
+
+    By default large tensors go back to the system, which hands out empty pages for the next ones.
+    That takes as long as the passes over them, and strikes one form or the other by chance.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        raise SystemExit("--keep-memory needs the C library glibc")
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    mallopt(trim_threshold, -1)
+    mallopt(mmap_max, 0)
 
 
 def pair(name: str, shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
@@ -199,7 +215,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time of one block")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--noise", action="store_true", help="time the plain forms twice instead")
+    parser.add_argument("--keep-memory", action="store_true", help="let no memory go when freed")
     options = parser.parse_args()
+    if options.keep_memory:
+        keep_memory()
     names = options.names or gates()
     missing = [name for name in names if name not in PLAIN]
     if missing:

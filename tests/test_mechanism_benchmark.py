@@ -4,6 +4,7 @@ The plain forms were written from the equations for the benchmark, so they are a
 """
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_the_noise_is_that_of_the_plain_form_against_itself():
     assert result.saved[0] == result.saved[1]
     result = weigh("bam", (32, 14, 10), [1], 0.01, time.perf_counter)
     assert result.saved[0] < result.saved[1]
+
+
+def test_memory_is_kept_where_the_c_library_can(monkeypatch):
+    said = []
+    libc = SimpleNamespace(mallopt=lambda *pair: said.append(pair))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
+    keep_memory()
+    assert said == [(-1, -1), (-4, 0)]  # malloc.h: no trimming, no mapping
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    with pytest.raises(SystemExit, match="glibc"):
+        keep_memory()
 
 
 def test_a_mechanism_without_a_plain_form_fails_the_run(monkeypatch, capsys):
