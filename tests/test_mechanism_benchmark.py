@@ -12,6 +12,7 @@ import torch
 from benchmarks.mechanisms import (
     Result,
     gates,
+    keep_memory,
     main,
     pair,
     same,
