@@ -81,8 +81,9 @@ class _Max(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_max: Tensor) -> tuple[Tensor, None]:
         x, largest = (t.detach() for t in ctx.saved_tensors)
-        share = (x - largest).sign_().add_(1)  # 1 where x is the largest, 0 elsewhere
-        return share * (by_max / share.sum(ctx.axes, keepdim=True)), None
+        # One map serves for all; the zeros make it many where vmap hands over many gradients.
+        share = (x - (largest + torch.zeros_like(by_max))).sign_().add_(1)  # 1 at the largest, or 0
+        return share.mul_(by_max / share.sum(ctx.axes, keepdim=True)), None
 
 
 @torch.fx.wrap

@@ -105,3 +105,12 @@ def test_gradients_of_the_maximum(axes):
 def test_the_maximum_under_vmap():
     x = torch.randn(3, 2, 7, 5, 4)
     assert torch.equal(torch.func.vmap(Max())(x), x.amax((3, 4)))
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (1,)])
+def test_the_jacobian_of_the_maximum(axes):
+    x, pool = torch.randn(2, 3, 2, 3, dtype=torch.float64), Max(axes=axes)
+    one_by_one = torch.autograd.functional.jacobian(pool, x)
+    assert torch.equal(torch.func.jacrev(pool)(x), one_by_one)
+    assert torch.equal(torch.autograd.functional.jacobian(pool, x, vectorize=True), one_by_one)
+    assert one_by_one.sum() == one_by_one.shape[: x.dim() - len(axes)].numel()
