@@ -75,6 +75,7 @@ def test_an_identity_start_changes_no_bit_and_keeps_every_key(network, name):
     assert verification.identity
 
 
+@pytest.mark.slow
 @each_case
 def test_a_paper_start_changes_the_outputs_and_comes_back_from_its_folder(network, name, tmp_path):
     model, x = build(network), image(network)

@@ -1,4 +1,4 @@
-"""One seed for every test here, so that a failure can be run again; clips are slow tests."""
+"""One seed for every test here, so that a failure can be run again; rarer cases are slow."""
 
 import pytest
 import torch
@@ -13,8 +13,15 @@ def seed():
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items):
-    """Marks every case of rank 3 as slow: it doubles the time and seldom fails alone."""
+    """Marks as slow the cases that seldom fail alone: rank 3, and the contract's paper start.
+
+    What the paper start computes is held by the golden vectors and the loops, which stay.
+    """
     for item in items:
-        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
-        if getattr(case, "rank", 2) == 3 or item.path.name in SLOW_FILES:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        contract = item.path.name in ("test_contract.py", "test_portability.py")
+        rare = getattr(params.get("case"), "rank", 2) == 3 or (
+            contract and params.get("init") == "paper"
+        )
+        if rare or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
