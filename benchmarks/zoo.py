@@ -2,10 +2,12 @@
 
     python benchmarks/zoo.py --out zoo.jsonl            all names, resumable
     python benchmarks/zoo.py --out zoo.jsonl --table    the table of what is there
+    python benchmarks/zoo.py --library torchvision --out tv.jsonl    those of torchvision
 
 A name is `planned` when every placement that means something there can be cut somewhere,
 `refused` when a placement has matching sites but none that can be cut (the reason is kept), and
-`failed` on anything else. Networks are built on the meta device: no weights, no download.
+`failed` on anything else. Networks are built on the meta device: no weights, no download; those
+that look at values (detectors) with random weights, at a small size.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ def plan_one(name: str) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     from attnsurgeon import SurgeonError
     from attnsurgeon.analysis import analyse
-    from attnsurgeon.models import build_on_meta
+    from attnsurgeon.models import build_on_meta, load_model
     from attnsurgeon.operate import plan_rules, rules_for
 
     start = time.perf_counter()
     result: dict[str, Any] = {"name": name, "status": "planned", "placements": {}}
     try:
-        survey = analyse(build_on_meta(name))
+        survey = _survey(name, analyse, build_on_meta, load_model)
         for placement in PLACEMENTS:
             result["placements"][placement] = _place(survey, placement, plan_rules, rules_for)
         tokens = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
@@ -57,6 +59,34 @@ def plan_one(name: str) -> dict[str, Any]:
     result["seconds"] = round(time.perf_counter() - start, 3)
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return result
+
+
+def _survey(name: str, analyse: Any, build_on_meta: Any, load_model: Any) -> Any:
+    from attnsurgeon.errors import ModelError
+
+    try:
+        return analyse(build_on_meta(name))
+    except ModelError:
+        # Detectors look at values, and enlarge every image unless told otherwise.
+        if not name.startswith("torchvision:"):
+            raise
+    try:
+        return analyse(load_model(name, min_size=64, max_size=96))
+    except ModelError as error:
+        if "min_size" not in error.what:
+            raise
+    return analyse(load_model(name))
+
+
+def names_of(library: str, wanted: str = "*") -> list[str]:
+    """Returns the specs of every network of a library, as `load_model` takes them."""
+    if library == "torchvision":
+        from torchvision.models import list_models
+
+        return [f"torchvision:{name}" for name in list_models(include=wanted)]
+    import timm
+
+    return timm.list_models(wanted)
 
 
 def _place(survey: Any, placement: str, plan_rules: Any, rules_for: Any) -> dict[str, Any]:
@@ -151,15 +181,14 @@ def in_general(reason: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
-    parser.add_argument("--filter", default="*", help="names, as timm.list_models takes them")
+    parser.add_argument("--library", choices=("timm", "torchvision"), default="timm")
+    parser.add_argument("--filter", default="*", help="names, as list_models of the library has it")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     if not options.table:
-        import timm
-
         start = time.perf_counter()
-        run(timm.list_models(options.filter), options.out, options.workers)
+        run(names_of(options.library, options.filter), options.out, options.workers)
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
     print(table(list(read(options.out).values())))
 
