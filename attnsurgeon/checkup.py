@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from attnsurgeon.analysis import analyse
 from attnsurgeon.auditing import Audit, audit
 from attnsurgeon.operate import carry_out
-from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.replay import replan
 from attnsurgeon.restore import Saved, load, read_folder
 from attnsurgeon.saved.origin import measure
 from attnsurgeon.splice import remove
@@ -102,16 +99,3 @@ def _replaced(saved: Saved) -> bool:
     """Whether an operation took parameters of the base away."""
     cuts = [cut for operation in saved.operations for cut in operation["sites"]]
     return any(cut.get("replaced") for cut in cuts)
-
-
-def replan(base: nn.Module, operation: Mapping[str, Any]) -> Plan:
-    """Returns the plan of a saved operation, on the network that it was made for."""
-    survey = analyse(base, tuple(operation["input_size"]))
-    sites = {site.path: site for site in survey.sites}
-    requests = [
-        Request.again(cut, sites[path])
-        for cut in operation["sites"]
-        for path in (cut["path"], *cut["shared"])
-    ]
-    kept = {name: operation[name] for name in ("attn", "where", "init", "rules")}
-    return plan_requests(survey, requests, **kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -13,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnsurgeon.analysis import analyse
-from attnsurgeon.errors import MechanismError, ModelError, RuleError, UsageError
+from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models import Source
-from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.replay import not_repeatable, replay
 from attnsurgeon.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
@@ -24,10 +24,9 @@ from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.plain import from_plain
 from attnsurgeon.saved.schema import check_record
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
-from attnsurgeon.splice import HISTORY, history, splice
+from attnsurgeon.splice import history
 
 _MAX_BYTES = 1 << 26  # a record is some kilobytes; a larger file is something else
-_COMPARED = ("path", "shared", "channels", "layout", "module_path", "technique", "params")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ def load(
         base = _base(saved, model, checkpoint)
         if saved.mode == "adapter":
             _check_base(saved, base)
-        _replay(saved, base)
+        replay(base, saved.operations, functools.partial(_drift, saved))
     _load_weights(saved, base)
     if saved.mode == "full":
         note(base, Origin(saved.record["base"]["sha256"]))
@@ -184,46 +183,12 @@ def _check_base(saved: Saved, base: nn.Module) -> None:
         )
 
 
-def _replay(saved: Saved, base: nn.Module) -> None:
-    """Carry out the saved operations on the base network, in place."""
-    for operation in saved.operations:
-        survey = analyse(base, tuple(operation["input_size"]))
-        sites = {site.path: site for site in survey.sites}
-        wanted = [(cut, p) for cut in operation["sites"] for p in (cut["path"], *cut["shared"])]
-        gone = [path for _, path in wanted if path not in sites]
-        if gone:
-            raise _drift(saved, [f"{path}: there is no such site now" for path in gone])
-        requests = [Request.again(cut, sites[path]) for cut, path in wanted]
-        kept = {name: operation[name] for name in ("attn", "where", "init", "rules")}
-        try:
-            plan = plan_requests(survey, requests, **kept)
-        except (RuleError, MechanismError) as error:
-            raise _drift(saved, [error.what]) from error
-        if differences := _differences(operation, plan):
-            raise _drift(saved, differences)
-        splice(base, plan)
-    base.__dict__[HISTORY] = saved.operations
-
-
-def _differences(operation: Mapping[str, Any], plan: Plan) -> list[str]:
-    """Say how a replayed plan differs from the saved one."""
-    if plan.refused:
-        return [f"{refused.site.path}: {refused.reason}" for refused in plan.refused]
-    return [
-        f"{cut['path']}: {name} was {cut[name]}, is {now[name]}"
-        for cut, now in zip(operation["sites"], plan.record()["sites"], strict=True)
-        for name in _COMPARED
-        if cut[name] != now[name]
-    ]
-
-
 def _drift(saved: Saved, differences: list[str]) -> ModelError:
-    shown = "\n  ".join(differences[:5])
-    more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
     made = ", ".join(f"{name} {version}" for name, version in saved.record["versions"].items())
-    return ModelError(
-        f"the surgery of {saved.path} cannot be repeated on this network:\n  {shown}{more}",
-        f"the network has changed since; it was saved with {made}",
+    return not_repeatable(
+        differences,
+        what=f"the surgery of {saved.path}",
+        hint=f"the network has changed since; it was saved with {made}",
     )
 
 

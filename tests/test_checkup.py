@@ -6,7 +6,8 @@ import pytest
 
 from attnsurgeon import insert, load_model
 from attnsurgeon.auditing import Audit
-from attnsurgeon.checkup import check_folder, replan
+from attnsurgeon.checkup import check_folder
+from attnsurgeon.replay import replan
 from attnsurgeon.restore import read_folder
 from tests.cli.command import TINY
 

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
     version errors attention sites
-    randomness meta models record trace flow layouts residuals trunk finder analysis
+    randomness caches meta models record trace flow layouts residuals trunk finder analysis
     retype alignment proxies symbolic shallow likeness cuts steps deciding
     rules selection planning parts splice
     cost auditing learning verify saved save depth
-    operate restore folding finetune exporting checkup
+    operate replay restore folding finetune exporting checkup
     report cli __init__ __main__
 """
 FLOORS: list[str] = [*_LAYERS.split()]
