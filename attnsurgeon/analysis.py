@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.finder import Survey, survey
-from attnsurgeon.models import guess_input_sizes
+from attnsurgeon.models import build_on_meta, guess_input_sizes, load_model
 from attnsurgeon.record import Traced
 from attnsurgeon.trace import trace
 
+_LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
 BATCH = 2  # so that the batch axis can be told from windows and heads folded into it
 
 
@@ -26,6 +29,35 @@ def analyse(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Surv
         ModelError: the network cannot be run on the input, or on any that could be guessed.
     """
     return survey(record(model, input_size))
+
+
+def sketch(
+    spec: str, input_size: tuple[int, ...] | None = None, **model_args: Any
+) -> tuple[nn.Module, Survey]:
+    """Builds a network without weights and finds its sites.
+
+    A network that looks at values (a detector keeps the boxes that score) cannot be run on meta;
+    it is built again, with random weights, and run once. Nothing is downloaded either way.
+
+    Args:
+        spec: as for `load_model`.
+        input_size: as for `analyse`.
+        model_args: as for `load_model`.
+
+    Returns:
+        The network, on meta but for such a one, and its sites.
+
+    Raises:
+        ModelError: the network is unknown, cannot be built or cannot be run.
+    """
+    model = build_on_meta(spec, **model_args)
+    try:
+        return model, analyse(model, input_size)
+    except ModelError:
+        if sum(p.numel() for p in model.parameters()) > _LARGE:
+            raise
+    model = load_model(spec, **model_args)
+    return model, analyse(model, input_size)
 
 
 def record(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Traced:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnsurgeon.analysis import analyse, example
+from attnsurgeon.analysis import analyse, example, sketch
 from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
@@ -21,7 +21,6 @@ from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.finder import Survey
 from attnsurgeon.meta import full_twin
-from attnsurgeon.models import build_on_meta
 from attnsurgeon.planning import Plan, Request, plan_requests
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
@@ -174,22 +173,25 @@ def estimate(
 ) -> Cost:
     """Tells what attention would cost, on the meta device: no weights, no download, no memory.
 
+    A network that looks at values (a detector) is run on random ones instead, with random weights
+    where it is named by a spec; `notes` of the cost says so.
+
     Args:
         spec_or_model: what `load_model` takes, or a network.
         attn, where, rules, attn_args, init, input_size: as for `plan`.
         **model_args: arguments of the network, with a spec.
     """
-    model = spec_or_model
-    if isinstance(model, str):
-        model = build_on_meta(model, **model_args)
+    file = rules_for(attn, where, rules, attn_args, init)
+    if isinstance(spec_or_model, str):
+        _, survey = sketch(spec_or_model, input_size, **model_args)
     elif model_args:
         raise UsageError(
             f"{', '.join(model_args)}: arguments of a network need a spec, not a network"
         )
-    made = plan(
-        model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
-    )
-    return weigh_plan(made)
+    else:
+        survey = analyse(spec_or_model, input_size)
+    spelled = _spell(where if rules is None else rules)
+    return weigh_plan(plan_rules(survey, file, init=init, where=spelled))
 
 
 def weigh_plan(made: Plan) -> Cost:

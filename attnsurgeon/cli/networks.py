@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnsurgeon.cli.options import Network, Selection
-from attnsurgeon.errors import ModelError
 from attnsurgeon.report.streams import note, step
 
 if TYPE_CHECKING:
@@ -18,28 +17,17 @@ if TYPE_CHECKING:
     from attnsurgeon.planning import Plan
     from attnsurgeon.rules.schema import RuleFile
 
-_LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
-
 
 def sketch(network: Network) -> tuple[nn.Module, Survey]:
-    """Builds a network without weights and finds its sites.
-
-    A network that looks at values (a detector keeps the boxes that score) cannot be run on meta;
-    it is built again, with random weights.
+    """Builds a network without weights, or where it looks at values with random ones, and finds
+    its sites.
     """
     with step(f"looking at {network.spec}"):
-        from attnsurgeon.analysis import analyse
-        from attnsurgeon.models import build_on_meta, load_model
+        from attnsurgeon.analysis import sketch
 
-        model = build_on_meta(network.spec, **network.args)
-        try:
-            return model, analyse(model, network.input_size)
-        except ModelError:
-            if sum(p.numel() for p in model.parameters()) > _LARGE:
-                raise
-        model = load_model(network.spec, **network.args)
-        found = analyse(model, network.input_size)
-    note(f"note: {network.spec} looks at values, so it was built with random weights")
+        model, found = sketch(network.spec, network.input_size, **network.args)
+    if found.traced.why_real:
+        note(f"note: {network.spec} looks at values, so it was built with random weights")
     return model, found
 
 
