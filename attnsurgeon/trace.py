@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from attnsurgeon.caches import caches_as_they_were
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import full_twin, meta_twin
 from attnsurgeon.randomness import dice_as_they_were
@@ -240,7 +241,15 @@ def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
         recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
     place = torch.device("meta") if device == "meta" else contextlib.nullcontext()
     still = torch.inference_mode(False)  # its tensors would not count their changes in place
-    with dice_as_they_were(), still, torch.no_grad(), place, _module_calls(recorder), recorder:
+    with (
+        caches_as_they_were(twin),
+        dice_as_they_were(),
+        still,
+        torch.no_grad(),
+        place,
+        _module_calls(recorder),
+        recorder,
+    ):
         twin(*example)
     if recorder.caught is not None and device == "meta":
         raise recorder.caught  # with values, the forward may not have had to catch anything

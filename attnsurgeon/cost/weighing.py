@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnsurgeon.caches import caches_as_they_were
 from attnsurgeon.cost.scale import Scale
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
@@ -70,7 +71,7 @@ def weigh_twin(twin: nn.Module, inputs: tuple[Any, ...], *, notes: tuple[str, ..
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
-    with torch.inference_mode(), device, scale.watching(), scale:
+    with caches_as_they_were(twin), torch.inference_mode(), device, scale.watching(), scale:
         twin(*inputs)
     return scale.weight(notes)
 
