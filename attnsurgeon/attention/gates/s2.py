@@ -12,6 +12,9 @@ https://arxiv.org/abs/2108.01072
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -26,29 +29,71 @@ from attnsurgeon.errors import MechanismError
 torch.fx.wrap("untoken")  # it decides by strides, which a trace does not know
 
 
-def shift(z: Tensor, axis: int, *, forward: bool) -> Tensor:
-    """Returns `z` moved by one place along an axis; the place that is left keeps its value."""
+def shift(z: Tensor, into: Tensor, axis: int, *, forward: bool) -> None:
+    """Writes `z` moved by one place along an axis; the place that is left keeps its value."""
     last = z.shape[axis] - 1
-    if forward:
-        return torch.cat((z.narrow(axis, 0, 1), z.narrow(axis, 0, last)), dim=axis)
-    return torch.cat((z.narrow(axis, 1, last), z.narrow(axis, last, 1)), dim=axis)
+    start, left = (1, 0) if forward else (0, last)
+    into.narrow(axis, start, last).copy_(z.narrow(axis, 1 - start, last))
+    into.narrow(axis, left, 1).copy_(z.narrow(axis, left, 1))
+
+
+def unshift(g: Tensor, into: Tensor, axis: int, *, forward: bool) -> None:
+    """Writes the gradient of what was shifted: what went to two places gets the sum of both."""
+    last = g.shape[axis] - 1
+    start, left = (1, 0) if forward else (0, last)
+    into.narrow(axis, last - left, 1).zero_()  # what was shifted out
+    into.narrow(axis, 1 - start, last).copy_(g.narrow(axis, start, last))
+    into.narrow(axis, left, 1).add_(g.narrow(axis, left, 1))
+
+
+def moves(channels: int, rank: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Yields each group of channels, by start and length, with its axis and direction.
+
+    The first of `rank` copies moves its groups along the axes in order, forth and back; each
+    further one begins with the next axis.
+    """
+    size, rest = divmod(channels, 2 * rank)
+    start = 0
+    for copy in range(rank):
+        for group in range(2 * rank):
+            length = size + (group < rest)
+            yield start, length, 1 + (copy + group // 2) % rank, group % 2 == 0
+            start += length
+
+
+def moved(x: Tensor, move: Callable[..., None]) -> Tensor:
+    """Returns `x` (N, ..., (rank + 1) C), the groups of each of its copies but the last moved."""
+    rank = x.dim() - 2
+    y, channels = torch.empty_like(x), x.shape[-1] // (rank + 1)
+    for start, length, axis, forward in moves(channels, rank):
+        group, into = (z.narrow(-1, start, length) for z in (x, y))
+        move(group, into, axis, forward=forward)
+    y.narrow(-1, rank * channels, channels).copy_(x.narrow(-1, rank * channels, channels))
+    return y
+
+
+class _Shifted(torch.autograd.Function):
+    """The shifts, and their gradient, in one pass each; slices and cat make three of them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return moved(x, shift)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return moved(gradient, unshift)
 
 
 @torch.fx.wrap
 def shifted(x: Tensor) -> Tensor:
-    """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted.
-
-    The first copy moves its groups of channels along the axes in order, forth and back; each
-    further one begins with the next axis.
-    """
-    rank = x.dim() - 2
-    axes, copies = tuple(range(1, rank + 1)), x.chunk(rank + 1, dim=-1)
-    groups = []
-    for turn, part in enumerate(copies[:-1]):
-        order = axes[turn:] + axes[:turn]
-        for place, group in enumerate(part.tensor_split(2 * rank, dim=-1)):
-            groups.append(shift(group, order[place // 2], forward=place % 2 == 0))
-    return torch.cat((*groups, copies[-1]), dim=-1)
+    """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted."""
+    return _Shifted.apply(x)
 
 
 @torch.fx.wrap

@@ -13,10 +13,21 @@ from tests.attention.cases import make, stir
 
 
 def test_a_shift_moves_every_place_once_and_keeps_the_one_that_is_left():
-    z = torch.tensor([1.0, 2.0, 3.0, 4.0])[None, None, None]
-    assert shift(z, 3, forward=True).flatten().tolist() == [1, 1, 2, 3]
-    assert shift(z, 3, forward=False).flatten().tolist() == [2, 3, 4, 4]
-    assert torch.equal(shift(z, 2, forward=True), z)
+    z, into = torch.tensor([1.0, 2.0, 3.0, 4.0])[None, None, None], torch.empty(1, 1, 1, 4)
+    for axis, forward, expected in [
+        (3, True, [1, 1, 2, 3]),
+        (3, False, [2, 3, 4, 4]),
+        (2, True, [1, 2, 3, 4]),
+    ]:
+        shift(z, into, axis, forward=forward)
+        assert into.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 3), (1, 1), (2, 3, 1)])
+def test_the_gradient_of_the_shifts_is_theirs(size):
+    x = torch.randn(2, *size, (len(size) + 1) * 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(shifted, (x,))
+    assert torch.autograd.gradgradcheck(shifted, (x,))
 
 
 def test_quarters_go_down_up_right_left_and_then_right_left_down_up():
@@ -26,7 +37,7 @@ def test_quarters_go_down_up_right_left_and_then_right_left_down_up():
     def rows(c):
         return x[0, c].tolist()
 
-    down = lambda m: [m[0], m[0]]  # noqa: E731 -- four pictures of what a shift does
+    down = lambda m: [m[0], m[0]]  # noqa: E731 -- pictures of what a shift does
     up = lambda m: [m[1], m[1]]  # noqa: E731
     right = lambda m: [[r[0], r[0], r[1]] for r in m]  # noqa: E731
     left = lambda m: [[r[1], r[2], r[2]] for r in m]  # noqa: E731
