@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, fx, nn
 
@@ -23,6 +24,7 @@ from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import Flow
 from attnsurgeon.likeness import likeness
+from attnsurgeon.passing import handed_on
 from attnsurgeon.record import Call, Event, Key, key_of
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import ShallowGraph, shallow_graph
@@ -149,7 +151,8 @@ class Cutter:
         """Finds a module at whose boundary a value can be looked at."""
         _, shown = _outside_rebuilders(node)
         reasons: list[str] = []
-        if shown is not None and (place := self._hook(node, shown, reasons)):
+        place = None if shown is None else self._hook(node, shown, reasons)
+        if place is not None and place.calls == 1:
             return place
         return Refusal("; ".join(reasons) or "no module boundary shows the feature map")
 
@@ -207,26 +210,30 @@ class Cutter:
         return norm
 
     def _hook(self, node: fx.Node, first: Call, reasons: list[str]) -> Place | None:
-        """The best hook: on a maker that is no norm, on the one taker, on a norm."""
+        """The best hook: on a maker that is no norm, on the one taker, on a maker that runs
+        several times, on a norm.
+        """
         makers = [c for c in _makers(node, first) if not isinstance(c.module, _CONTAINERS)]
-        once = [c for c in makers if len(self.survey.traced.calls[c.path]) == 1]
-        if makers and not once:
-            reasons.append(f"{makers[0].path} runs several times in one forward")
-        for call in [c for c in once if self._leaks(c, node)]:
+        for call in [c for c in makers if self._leaks(c, node)]:
             reasons.append(f"{call.path} works in place, and others may go on with its argument")
-            once.remove(call)
-        for call in once:
-            if not _is_norm(call.module):
-                return Place("output-hook", call.path, None, False, 1)
+            makers.remove(call)
+        makers.sort(key=self._runs)
+        plain = [c for c in makers if not _is_norm(c.module)]
+        if plain and self._runs(plain[0]) == 1:
+            return Place("output-hook", plain[0].path, None, False, 1)
         taker = self._taker(node)
         if taker is not None:
             return Place("input-hook", taker.path, None, True, 1)
-        for call in once:
-            return Place("output-hook", call.path, None, False, 1, _norm_note(call))
+        for call in (*plain, *makers):
+            note = _norm_note(call) if _is_norm(call.module) else ""
+            return Place("output-hook", call.path, None, False, self._runs(call), note)
         taker = self._taker(node, norms=True)
         if taker is not None:
             return Place("input-hook", taker.path, None, True, 1, _norm_note(taker))
         return None
+
+    def _runs(self, call: Call) -> int:
+        return len(self.survey.traced.calls[call.path])
 
     def _taker(self, node: fx.Node, norms: bool = False) -> Call | None:
         """The only module that takes the value, as its only tensor, and is called once."""
@@ -238,10 +245,18 @@ class Cutter:
                 continue
             if _is_norm(call.module) and not norms:
                 continue
+            if call.returns(node):
+                if call.path in self._handed_on:
+                    return call
+                continue
             inside = all(_within(call, user) for user in node.users)
             if inside and not any(node in outer.outputs for outer in call.chain()):
                 return call if self._keeps(call, node) else None
         return None
+
+    @cached_property
+    def _handed_on(self) -> frozenset[str]:
+        return handed_on(self.survey.traced)
 
     def _input_hook_of(self, target: fx.Node, node: fx.Node) -> Place | None:
         call: Call = target.meta["call"]

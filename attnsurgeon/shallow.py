@@ -19,7 +19,7 @@ from attnsurgeon.errors import SurgeonError
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Key, keyed_events
 from attnsurgeon.retype import method_of
-from attnsurgeon.symbolic import ShallowTracer
+from attnsurgeon.symbolic import ShallowTracer, Variadic
 from attnsurgeon.trace import PATCHING
 
 
@@ -75,8 +75,8 @@ def shallow_graph(calls: list[Call]) -> ShallowGraph:
     except Untraceable as plain:
         try:
             return _both_modes(call, structured=True)
-        except Untraceable:
-            raise plain from None
+        except Untraceable as flat:  # *args alone would have been no reason
+            raise (flat if isinstance(plain, Variadic) else plain) from None
 
 
 def _both_modes(call: Call, structured: bool) -> ShallowGraph:

@@ -13,14 +13,16 @@ import inspect
 import operator
 import sys
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from types import CodeType
 from typing import Any
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
@@ -33,6 +35,10 @@ Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code
 
 _TRACE = fx.Tracer.trace.__code__
 _CHECKPOINT = torch.utils.checkpoint.__file__
+
+
+class Variadic(Untraceable):
+    """A forward takes *args or **kwargs: only a trace on flattened arguments can follow it."""
 
 
 class ShallowTracer(fx.Tracer):
@@ -101,7 +107,7 @@ class ShallowTracer(fx.Tracer):
             return self._flat_args(root_fn)
         plain = inspect.signature(root_fn).parameters.values()
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in plain):
-            raise Untraceable("its forward takes *args or **kwargs")
+            raise Variadic("its forward takes *args or **kwargs")
         bound = inspect.signature(root_fn).bind(self.root, *self.call.args, **self.call.kwargs)
         bound.apply_defaults()
         fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
@@ -126,6 +132,19 @@ class ShallowTracer(fx.Tracer):
             return root_fn(root, *args, **kwargs)
 
         return flat, [self.root]
+
+    def create_arg(self, a: Any) -> Any:
+        """Writes down a dict of a class of its own as a call of it; fx would make a plain dict."""
+        kind = type(a)
+        if not isinstance(a, dict) or kind in (dict, immutable_dict):
+            return super().create_arg(a)
+        if is_dataclass(a):  # Hugging Face's outputs are dicts, too
+            held = {field.name: self.create_arg(getattr(a, field.name)) for field in fields(a)}
+            return self.create_node("call_function", kind, (), held)
+        if kind is not OrderedDict:
+            raise Untraceable(f"its forward makes a {kind.__name__}, a dict of its own kind")
+        pairs = [(key, self.create_arg(value)) for key, value in a.items()]
+        return self.create_node("call_function", kind, (pairs,), {})
 
     def create_node(self, kind, target, args, kwargs, name=None, type_expr=None):
         """Adds a node to the graph and runs it."""
@@ -303,7 +322,9 @@ def _executed(node: fx.Node, args: tuple, kwargs: dict) -> Any:
 
 
 def _plain_name(node: fx.Node, args: tuple) -> str | None:
-    """The operation's name in the record; None for taking a value out of a tuple or object."""
+    """The operation's name in the record; None for putting values into an object or taking one out."""
+    if isinstance(node.target, type) and not issubclass(node.target, Tensor):
+        return None
     name = operation_name(node.target)
     if name in ("getitem", "getattr") and not isinstance(args[0], Tensor):
         return None

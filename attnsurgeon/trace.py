@@ -298,6 +298,11 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     return traced
 
 
+def run_again(twin: nn.Module, traced: Traced) -> Traced:
+    """Records a forward of a changed copy of a recorded network, on the same input."""
+    return _record(twin, traced.example, traced.device)
+
+
 def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
     """Returns an input in the floating-point type that the network's weights have."""
     weights = (p.dtype for p in model.parameters() if p.is_floating_point() and p.dim() > 1)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
     version errors attention sites
-    randomness caches meta models record trace flow layouts residuals trunk finder analysis
+    randomness caches meta models record trace passing flow layouts residuals trunk finder analysis
     retype alignment proxies symbolic shallow likeness cuts steps deciding
     rules selection planning parts splice
     cost auditing learning verify saved save depth
