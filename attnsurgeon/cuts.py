@@ -210,26 +210,24 @@ class Cutter:
         return norm
 
     def _hook(self, node: fx.Node, first: Call, reasons: list[str]) -> Place | None:
-        """The best hook: on a maker that is no norm, on the one taker, on a maker that runs
-        several times, on a norm.
+        """The best hook: on a maker that is no norm, on the one taker, on a norm; the same of
+        what runs several times, where it serves all of its runs.
         """
         makers = [c for c in _makers(node, first) if not isinstance(c.module, _CONTAINERS)]
         for call in [c for c in makers if self._leaks(c, node)]:
             reasons.append(f"{call.path} works in place, and others may go on with its argument")
             makers.remove(call)
-        makers.sort(key=self._runs)
-        plain = [c for c in makers if not _is_norm(c.module)]
-        if plain and self._runs(plain[0]) == 1:
-            return Place("output-hook", plain[0].path, None, False, 1)
-        taker = self._taker(node)
-        if taker is not None:
-            return Place("input-hook", taker.path, None, True, 1)
-        for call in (*plain, *makers):
-            note = _norm_note(call) if _is_norm(call.module) else ""
-            return Place("output-hook", call.path, None, False, self._runs(call), note)
-        taker = self._taker(node, norms=True)
-        if taker is not None:
-            return Place("input-hook", taker.path, None, True, 1, _norm_note(taker))
+        once = [c for c in makers if self._runs(c) == 1]
+        several = [c for c in makers if self._runs(c) > 1]
+        for group, norms in ((once, False), (once, True), (several, False), (several, True)):
+            for call in group:
+                if _is_norm(call.module) == norms:
+                    note = _norm_note(call) if norms else ""
+                    return Place("output-hook", call.path, None, False, self._runs(call), note)
+            taker = self._taker(node, norms) if group is once else None
+            if taker is not None:
+                note = _norm_note(taker) if norms else ""
+                return Place("input-hook", taker.path, None, True, 1, note)
         return None
 
     def _runs(self, call: Call) -> int:

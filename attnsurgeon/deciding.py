@@ -58,6 +58,7 @@ class Decider:
     cutter: Cutter
     cuts: list[Cut] = field(default_factory=list)
     _names: set[tuple[str, str]] = field(default_factory=set)
+    _torn: dict[str, str] = field(default_factory=dict)  # host -> why its runs cannot share
 
     def add(self, request: Request) -> str | None:
         """Adds the cut of one request; returns the reason where there can be none.
@@ -87,16 +88,18 @@ class Decider:
         return None
 
     def half_shared(self) -> list[Refused]:
-        """Takes back cuts in hosts that run more often than they were asked for."""
+        """Takes back cuts in hosts that run more often than they serve."""
         taken: list[Refused] = []
         for cut in list(self.cuts):
-            if cut.place.calls > 1 + len(cut.shared):
+            served = 1 + len(cut.shared)
+            if cut.place.calls > served:
                 self.cuts.remove(cut)
-                reason = (
+                reason = self._torn.get(cut.place.host) or (
                     f"{cut.place.host} runs {cut.place.calls} times in one forward and only "
-                    f"{1 + len(cut.shared)} of its runs was matched; one cut serves all of them"
+                    f"{served} of its runs was matched; one cut serves all of them, so match "
+                    f"{cut.site.path.partition('#')[0]!r} and its later runs, '...#2' and on"
                 )
-                taken.append(Refused(cut.site, cut.rule, reason))
+                taken += [Refused(site, cut.rule, reason) for site in (cut.site, *cut.shared)]
         return taken
 
     def check_apart(self) -> None:
@@ -271,19 +274,28 @@ class Decider:
         for i, cut in enumerate(self.cuts):
             if cut.place != place or cut.rule != request.rule or cut.attn != card.name:
                 continue
-            if cut.channels != value.channels:
-                raise Impossible(
-                    f"{place.host} is shared and has {cut.channels} channels in another run"
-                )
-            first = self.survey.nodes[cut.site.path].meta["shape"]
-            several = first[1:] != value.node.meta["shape"][1:] and not card.resolution_free
-            if several or cut.attn_args != args:
-                raise Impossible(
-                    f"{place.host} runs at several resolutions and {card.name} is tied to one"
-                )
+            if why := self._apart(cut, card, value, args):
+                self._torn[place.host] = why
+                raise Impossible(why)
             self.cuts[i] = replace(cut, shared=(*cut.shared, request.site))
             return True
         return False
+
+    def _apart(self, cut: Cut, card: Mechanism, value: _Value, args: Mapping[str, Any]) -> str:
+        """Why a cut cannot serve one more run of its host; "" if it can."""
+        host = cut.place.host
+        if cut.channels != value.channels:
+            return f"{host} is shared and has {cut.channels} channels in another run"
+        first = self.survey.nodes[cut.site.path].meta["shape"]
+        tied = [name for name in args if args[name] != cut.attn_args.get(name)]
+        if tied or (first[1:] != value.node.meta["shape"][1:] and not card.resolution_free):
+            names = f", by its {' and '.join(tied)}" if tied else ""
+            free = " and ".join(n for n in ("eca", "se") if n != card.name)
+            return (
+                f"{host} runs {cut.place.calls} times in one forward, at several resolutions, and "
+                f"{card.name} is tied to one{names}; {free} are tied to none"
+            )
+        return ""
 
     def _value(self, node: fx.Node, card: Mechanism | None) -> _Value:
         layout, why = layout_of(node, self.survey.traced.batch)

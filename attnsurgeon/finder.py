@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,9 @@ from attnsurgeon.flow import (
     name_of,
 )
 from attnsurgeon.layouts import find_axes, layout_of
-from attnsurgeon.record import Call, Event, Traced
+from attnsurgeon.record import Call, Event, Traced, key_of, keyed_events
 from attnsurgeon.residuals import Residual, branch_kinds, find_residuals
-from attnsurgeon.sites import ModuleRef, Site
+from attnsurgeon.sites import ModuleRef, Site, size_in
 from attnsurgeon.trunk import find_trunk, level_of, stride_of
 
 # The roles that are operations, by the names the operation goes by.
@@ -232,7 +232,34 @@ class _Describer:
             follows=tuple(_nearby(node, self.paths, forward=False)),
             precedes=tuple(_nearby(node, self.paths, forward=True)),
             index=node.meta["order"],
+            runs=len(self.traced.calls[owner.path]),
+            sizes=self.sizes(owner, node, layout),
         )
+
+    def sizes(self, owner: Call, node: fx.Node, layout: str | None) -> tuple[tuple[int, ...], ...]:
+        """The resolutions that the value has in the runs of its owner, each once."""
+        if layout is None:
+            return ()
+        nodes = [node, *_in_other_runs(owner, node, self.traced.calls[owner.path])]
+        same = [n.meta["shape"] for n in nodes if len(n.meta["shape"]) == len(layout)]
+        return tuple(dict.fromkeys(size_in(layout, shape) for shape in same))
+
+
+def _in_other_runs(owner: Call, node: fx.Node, runs: list[Call]) -> Iterator[fx.Node]:
+    """What the same operation of a forward makes in its other runs."""
+    if len(runs) == 1:
+        return
+    call: Call = node.meta["call"]
+    event: Event | Call = node.meta["event"] if owner is call else call
+    key, made = key_of(owner, event), _made(event)
+    for run in runs:
+        other = dict(keyed_events(run)).get(key) if run is not owner else None
+        if other is not None and len(_made(other)) == len(made):
+            yield _made(other)[made.index(node)]
+
+
+def _made(event: Event | Call) -> tuple[fx.Node, ...]:
+    return event.outputs if isinstance(event, Call) else event.nodes
 
 
 def _stage(level: int | None, stages: tuple[int, ...]) -> int | None:

@@ -48,6 +48,8 @@ class Site:
         stage: 1-based by resolution, counted from the stem's output; 0 before it; None unknown.
         block: path of the innermost enclosing residual or repeated block, or None.
         calls: how often the producer runs in one forward.
+        runs: how often the owner does; a cut in it serves all of them.
+        sizes: the resolutions of the value in these runs, each once.
         kernel, conv_stride, groups, depthwise: of convolutions, else None.
         branch: of residual branches, the kinds of the convolutions along it in order, such as
             ("1x1", "3x3", "1x1"); a depthwise one is "dw3x3", a linear layer "linear". Else None.
@@ -79,10 +81,15 @@ class Site:
     follows: tuple[str, ...] = ()
     precedes: tuple[str, ...] = ()
     index: int = 0
+    runs: int = 1
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def resolution(self) -> tuple[int, ...] | None:
         """Spatial sizes: (H, W), (D, H, W) or (L,) for tokens; None without a known layout."""
-        if self.layout is None:
-            return None
-        return tuple(n for n, axis in zip(self.shape, self.layout, strict=True) if axis in "DHWL")
+        return None if self.layout is None else size_in(self.layout, self.shape)
+
+
+def size_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the spatial sizes of a value."""
+    return tuple(n for n, axis in zip(shape, layout, strict=True) if axis in "DHWL")

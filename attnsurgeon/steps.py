@@ -86,6 +86,12 @@ class Cut:
     conv: nn.Module | None = None
 
     @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The resolutions that the module sees in one forward, each once."""
+        seen = (site.resolution for site in (self.site, *self.shared))
+        return tuple(dict.fromkeys(size for size in seen if size is not None))
+
+    @property
     def module_path(self) -> str:
         """The path of the inserted module in the operated network."""
         return f"{self.place.host}.{self.name}" if self.place.host else self.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -141,6 +141,7 @@ def _played(site: Site) -> str:
 
 def _footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> None:
     signs = marks(console)
+    said += _repeated(record["sites"], signs)
     if record["refused"]:
         refused = fold(record["refused"], lambda one: one["path"], lambda one: one["reason"])
         said += [f"no residual addition: {_spelled(r, signs)}: {r.head['reason']}" for r in refused]
@@ -149,6 +150,21 @@ def _footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> 
     if said:
         console.print()
         show_notes(console, said)
+
+
+def _repeated(sites: Iterable[Site], signs: Marks) -> Iterator[str]:
+    """Yields what runs several times, grouped by how often."""
+    first = [site for site in sites if site.get("runs", 1) > 1 and "#" not in site["path"]]
+    groups: dict[str, list[str]] = {}
+    for run in fold(first, lambda site: site["path"], _ran):
+        groups.setdefault(_ran(run.head), []).append(_spelled(run, signs))
+    for ran, paths in groups.items():
+        tied = "; attention there must be tied to no resolution" if "sizes" in ran else ""
+        yield f"{ran}, which one cut serves{tied}: {words.listed(paths)}"
+
+
+def _ran(site: Site) -> str:
+    return words.runs(site["runs"], site["sizes"])
 
 
 class _Branch:

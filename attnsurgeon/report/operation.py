@@ -70,6 +70,7 @@ def site_rows(runs: Sequence[Run[Site]], signs: Marks) -> tuple[list[str], list[
     several = len({_attn(site) for site in sites}) > 1
     measured = any(site.get("resolution") for site in sites)
     before = any(site["action"] != "insert-after" for site in sites)
+    again = any(site.get("runs", 1) > 1 for site in sites)
     columns: list[tuple[str, list[str]]] = [
         ("site", [run.spelled(signs.to) for run in runs]),
         (">", [f"{signs.times}{len(run)}" if len(run) > 1 else "" for run in runs]),
@@ -78,6 +79,8 @@ def site_rows(runs: Sequence[Run[Site]], signs: Marks) -> tuple[list[str], list[
     if measured:
         sizes = [words.size(site.get("resolution"), signs.times) for site in sites]
         columns.append((f">H{signs.times}W", sizes))
+    if again:
+        columns.append(("runs", [_runs(site) for site in sites]))
     columns.append(("!cut", [site["technique"] for site in sites]))
     columns.append((">params each", [words.change(site["params"]) for site in sites]))
     if several:
@@ -184,7 +187,14 @@ def _facts(record: Mapping[str, Any], signs: Marks) -> Iterator[tuple[str, str |
 
 def _sameness(site: Site) -> tuple[Any, ...]:
     keys = ("channels", "params", "technique", "action", "note")
-    return (*(site[key] for key in keys), _attn(site), tuple(site.get("resolution", ())))
+    size = tuple(site.get("resolution", ()))
+    return (*(site[key] for key in keys), _attn(site), size, _runs(site), len(site["shared"]))
+
+
+def _runs(site: Site) -> str:
+    """Returns `5 runs at 4 sizes`; nothing for one run."""
+    number = site.get("runs", 1)
+    return words.runs(number, site["sizes"]) if number > 1 else ""
 
 
 def _attn(site: Site) -> str:
@@ -209,6 +219,10 @@ def site_notes(runs: Sequence[Run[Site]], signs: Marks) -> Iterator[str]:
     for run in runs:
         if run.head["note"]:
             yield f"{_counted(run, signs)}: {run.head['note']}"
+        if len(run) > 1 and run.head["shared"]:
+            each = f"each serves all {_runs(run.head)} of its module"
+            yield f"{_counted(run, signs)}: {each}; its parameters count once, its MACs each time"
+            continue
         for site in run.rows:
             if site["shared"]:
                 yield f"{site['module_path']} also serves {words.listed(site['shared'])}"

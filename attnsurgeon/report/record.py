@@ -50,6 +50,7 @@ def operation_record(
         site["resolution"] = list(cut.site.resolution or ())
         site["macs"] = prices[site["path"]].macs
         site["activations"] = prices[site["path"]].activations
+        site["runs"], site["sizes"] = cut.place.calls, [list(size) for size in cut.sizes]
     return {
         **model,
         "attn": made["attn"],

@@ -54,5 +54,10 @@ def several(number: int, noun: str) -> str:
 def listed(items: Iterable[Any], at_most: int = 6) -> str:
     """Returns the first items, and how many more there are."""
     words = [str(item) for item in items]
+def runs(number: int, sizes: Sequence[Any]) -> str:
+    """Returns `5 runs`, `5 runs at 4 sizes`."""
+    return several(number, "run") + (f" at {len(sizes)} sizes" if len(sizes) > 1 else "")
+
+
     more = [f"and {len(words) - at_most:,} more"] if len(words) > at_most else []
     return ", ".join(words[:at_most] + more)
