@@ -1,0 +1,326 @@
+"""Operates one real network of every architecture of timm and checks what it is afterwards.
+
+    python benchmarks/zoo_operate.py --out zoo-operate.jsonl            all modules, resumable
+    python benchmarks/zoo_operate.py --out zoo-operate.jsonl --table    the table of what is there
+
+Of every module of timm the smallest network is built with random weights, at the smallest of a few
+input sizes that it takes, with every norm and scale randomised. `eca`, `se` and `cbam` go to the
+residual branches, or to the nearest placement that the network has, and are checked: everything
+`Operation.verify` checks, the methods of timm, activation checkpointing, saving and loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+MECHANISMS = ("eca", "se", "cbam")
+PLACEMENTS = ("residual-branch", "residual-block", "stage", "head", "conv")
+SIDES = (96, 64, 128, 160, 192, 224, 256, 384, 512)
+LARGE = 60_000_000  # parameters; a network above is built shallower where it can be
+
+
+def operate_module(module: str) -> dict[str, Any]:
+    """Operates the smallest network of one of timm's modules."""
+    import timm
+
+    start = time.perf_counter()
+    try:
+        result = {"module": module, "members": len(timm.list_models(module=module))}
+        result |= operate_network(smallest(module))
+    except Exception as error:  # a benchmark reports every failure and goes on
+        result = {"module": module, "error": f"{type(error).__name__}: {error}"[:300]}
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return result
+
+
+def smallest(module: str) -> str:
+    """The network of a module with the fewest parameters, timm's toys for its own tests aside."""
+    import timm
+
+    names = timm.list_models(module=module)
+    return min([n for n in names if not n.startswith("test_")] or names, key=_size)
+
+
+def _size(name: str, **args: Any) -> int:
+    import timm
+    import torch
+
+    with torch.device("meta"):  # the few whose constructors compute with tensors are no small ones
+        try:
+            model = timm.create_model(name, **args)
+        except (NotImplementedError, RuntimeError):
+            return sys.maxsize
+    return sum(p.numel() for p in model.parameters())
+
+
+def operate_network(name: str) -> dict[str, Any]:
+    """Operates one network with every mechanism; `name` is one that timm knows."""
+    import torch
+
+    from attnsurgeon import load_model
+    from attnsurgeon.analysis import analyse
+    from attnsurgeon.verify import randomise_norms
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    args = shallower(name)
+    size, args = smallest_input(name, args)
+    model = load_model(name, **args).eval()
+    randomise_norms(model)
+    x = torch.randn(2, *size)
+    survey = analyse(model, size)
+    before = observed(model, x)
+    finite = all(t.isfinite().all() for t in before["forward"] if hasattr(t, "isfinite"))
+    places: set[str] = set()
+    return {
+        "member": name,
+        "args": args,
+        "input": size,
+        "params": sum(p.numel() for p in model.parameters()),
+        "finite": bool(finite),
+        "mechanisms": {a: operate_with(a, model, survey, x, before, places) for a in MECHANISMS},
+    }
+
+
+def shallower(name: str) -> dict[str, Any]:
+    """Arguments that make a large network small, where it has any."""
+    if _size(name) <= LARGE:
+        return {}
+    try:
+        return {"depth": 2} if _size(name, depth=2) <= LARGE else {}
+    except TypeError:  # it takes no such argument
+        return {}
+
+
+def smallest_input(name: str, args: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The first of a few input sizes that the network runs on, and the arguments for it."""
+    from attnsurgeon.analysis import example
+    from attnsurgeon.errors import ModelError
+    from attnsurgeon.models import build_on_meta, input_size_of
+    from attnsurgeon.trace import trace
+
+    own = input_size_of(build_on_meta(name, **args)) or (3, 224, 224)
+    for side in (*(s for s in SIDES if s <= own[1]), own[1]):
+        size = (own[0], side, side)
+        for further in ({"img_size": side}, {}):
+            try:
+                trace(build_on_meta(name, **args, **further), example(size))
+            except ModelError:
+                continue
+            return size, {**args, **further}
+    raise RuntimeError(f"{name} takes no input size that was tried")
+
+
+def operate_with(
+    attn: str, model: Any, survey: Any, x: Any, before: dict[str, Any], places: set[str]
+) -> dict[str, Any]:
+    """Inserts one mechanism at the nearest placement and checks what comes out.
+
+    What depends on the place more than on the mechanism (methods, saving, loading) is checked for
+    the first mechanism at each placement; `places` holds those that have had their check.
+    """
+    from attnsurgeon import SurgeonError
+    from attnsurgeon.meta import full_twin
+    from attnsurgeon.operate import carry_out, plan_rules, rules_for
+    from attnsurgeon.rules.match import match_rules
+
+    why = ""
+    for placement in PLACEMENTS:
+        file = rules_for(attn, placement, None, None, "identity")
+        matched = len(match_rules(file, survey.sites)[0].sites)
+        if not matched:
+            continue
+        try:
+            plan = plan_rules(survey, file, init="identity", where=placement)
+        except SurgeonError as error:
+            why = why or error.what
+            continue
+        try:
+            operation = carry_out(full_twin(model), plan)
+            problems = verified(operation)
+            if placement not in places:
+                problems += changed_answers(operation, x, before)
+        except Exception as error:  # a benchmark reports every failure and goes on
+            problems = [f"{type(error).__name__}: {error}"[:300]]
+        places.add(placement)
+        return {
+            "status": "failed" if problems else "ok",
+            "placement": placement,
+            "matched": matched,
+            "cut": sum(1 + len(c.shared) for c in plan.cuts),
+            "techniques": dict(Counter(c.place.technique for c in plan.cuts)),
+            "refused": [f"{r.site.path}: {r.reason}" for r in plan.refused][:3],
+            "elsewhere": why,
+            "problems": problems,
+        }
+    return {"status": "refused", "reason": why or "no such place in this network"}
+
+
+def verified(operation: Any) -> list[str]:
+    """What `verify` finds wrong with an operated network, and what it could not try."""
+    verification = operation.verify()
+    untried = [n for n in verification.notes if "learning" in n or "refuses the network" in n]
+    return [*verification.problems, *untried]
+
+
+def changed_answers(operation: Any, x: Any, before: dict[str, Any]) -> list[str]:
+    """What an operated network answers otherwise than before, also after saving and loading."""
+    import torch
+
+    import attnsurgeon
+
+    problems = differing(before, observed(operation.model, x))
+    with tempfile.TemporaryDirectory() as folder:
+        operation.save(Path(folder) / "saved")
+        loaded = attnsurgeon.load(Path(folder) / "saved").eval()
+    with torch.no_grad():  # with gradients, torch may choose another kernel
+        answer = _answer(lambda net: _run(net, x), loaded)
+    if not equal(answer, before["forward"]):
+        problems.append("saved and loaded, it computes something else")
+    return problems
+
+
+def observed(model: Any, x: Any) -> dict[str, list[Any]]:
+    """What a network of timm answers: tensors, plain values, or the type of what it raises."""
+    import torch
+    from torch import nn
+
+    from attnsurgeon.splice import inserted
+
+    def classified(net: Any) -> Any:
+        net.reset_classifier(7)
+        return _run(net, x)
+
+    def trained(net: Any) -> Any:
+        net.train().set_grad_checkpointing(True)
+        made = _run(net, x)
+        sum(t.square().mean() for t in made if t.requires_grad).backward()
+        new = tuple(f"{path}." for path, _ in inserted(net)) or ("\0",)
+        reached = {name: p.grad is not None for name, p in net.named_parameters()}
+        missed = [name for name in reached if name.startswith(new) and not reached[name]]
+        return [*made, *(r for name, r in reached.items() if not name.startswith(new)), *missed]
+
+    def shown(value: Any) -> Any:
+        return repr(value) if isinstance(value, nn.Module) else value
+
+    questions: dict[str, Callable[[Any], Any]] = {
+        "forward": lambda net: _run(net, x),
+        "forward_features": lambda net: _tensors(net.forward_features(x)),
+        "forward_head": lambda net: _tensors(net.forward_head(net.forward_features(x))),
+        "forward_intermediates": lambda net: _tensors(net.forward_intermediates(x)),
+        "get_classifier": lambda net: [shown(net.get_classifier())],
+        "group_matcher": lambda net: [repr(net.group_matcher(coarse=c)) for c in (False, True)],
+        "no_weight_decay": lambda net: sorted(net.no_weight_decay()),
+    }
+    changing = {"reset_classifier": classified, "training, checkpointed": trained}
+    answers: dict[str, list[Any]] = {}
+    with torch.no_grad():
+        for name, ask in questions.items():
+            answers[name] = _answer(ask, model)
+        answers["reset_classifier"] = _answer(changing["reset_classifier"], copy.deepcopy(model))
+    answers["training, checkpointed"] = _answer(
+        changing["training, checkpointed"], copy.deepcopy(model)
+    )
+    return answers
+
+
+def _answer(ask: Callable[[Any], Any], net: Any) -> list[Any]:
+    from attnsurgeon.randomness import loaded_dice
+
+    try:
+        with loaded_dice(0):
+            return list(ask(net))
+    except Exception as error:  # what it raises is its answer
+        return [type(error).__name__]
+
+
+def _run(net: Any, x: Any) -> list[Any]:
+    from attnsurgeon.randomness import loaded_dice
+
+    with loaded_dice(0):
+        return _tensors(net(x))
+
+
+def _tensors(value: Any) -> list[Any]:
+    from attnsurgeon.record import tensors_in
+
+    return list(tensors_in(value))
+
+
+def differing(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> list[str]:
+    """The questions that are answered in another way than before."""
+    return [f"{name} answers otherwise" for name in before if not equal(before[name], after[name])]
+
+
+def equal(a: list[Any], b: list[Any]) -> bool:
+    """Whether two answers are equal to the bit; NaN in the same place is equal."""
+    import torch
+
+    def same(one: Any, other: Any) -> bool:
+        if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+            return type(one) is type(other) and one == other
+        both = one.shape == other.shape
+        return both and bool(((one == other) | ((one != one) & (other != other))).all())
+
+    return len(a) == len(b) and all(map(same, a, b))
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The results so far, by module."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {entry["module"]: entry for entry in map(json.loads, lines)}
+
+
+def run(modules: Iterable[str], path: Path, workers: int) -> None:
+    """Operates the modules that are not in the file yet, and appends what comes out."""
+    from rich.progress import Progress
+
+    done = read(path)
+    todo = [module for module in modules if module not in done]
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(workers, maxtasksperchild=8) as pool,
+        path.open("a") as file,
+        Progress() as progress,
+    ):
+        made = pool.imap_unordered(operate_module, todo)
+        for result in progress.track(made, total=len(todo), description="operating"):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+
+
+def main() -> None:
+    """The command line."""
+    import timm
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("zoo-operate.jsonl"))
+    parser.add_argument("--modules", nargs="*", default=None, help="of timm; default: all")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    if not options.table:
+        start = time.perf_counter()
+        run(options.modules or timm.list_modules(), options.out, options.workers)
+        print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
+    print(table(list(read(options.out).values())))
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    return ""
+
+
+if __name__ == "__main__":
+    main()
