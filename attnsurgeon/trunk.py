@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
-from attnsurgeon.flow import ACTIVATIONS, Flow, is_weighted, name_of
+from attnsurgeon.flow import ACTIVATIONS, UPSAMPLING, Flow, bends, is_weighted, name_of
 from attnsurgeon.layouts import layout_of
 from attnsurgeon.record import Call, Event, Traced
+from attnsurgeon.residuals import Residual
+
+_ATTENDING = ("scaled_dot_product_attention", "matmul", "bmm", "einsum", "baddbmm")
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ def level_of(node: fx.Node, traced: Traced) -> int | None:
     return None if stride is None or _positions(node) <= 1 else round(math.log2(stride))
 
 
-def find_trunk(traced: Traced, flow: Flow) -> Trunk:
+def find_trunk(traced: Traced, flow: Flow, residuals: Sequence[Residual] = ()) -> Trunk:
     """Finds stem, stages and head."""
-    head = _head(traced, flow)
+    head = _head(traced, flow, residuals)
     if head is None:
         return Trunk((), None, (), (), ())
     chain = [n for n in flow.dominators(head) if n.op != "placeholder"]
@@ -99,7 +103,7 @@ def _positions(node: fx.Node) -> int:
     return math.prod(shape) // shape[axis - 1]
 
 
-def _head(traced: Traced, flow: Flow) -> fx.Node | None:
+def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node | None:
     """The last feature map: before global pooling, or the deepest one where outputs are maps."""
     outputs = [n for n in traced.root.outputs if n in flow.rank]
     if not outputs:
@@ -109,9 +113,35 @@ def _head(traced: Traced, flow: Flow) -> fx.Node | None:
     maps = [n for n in chain if n.op != "placeholder" and level_of(n, traced) is not None]
     if all(level_of(n, traced) is None for n in outputs):
         return maps[-1] if maps else None
-    lowest = max((level_of(n, traced) or 0 for n in flow.nodes), default=0)
-    deep = [n for n in flow.nodes if n.op != "placeholder" and level_of(n, traced) == lowest]
+    aside = _pooled(flow) | _attending(flow, residuals)
+    on_way = [n for n in flow.nodes if n.op != "placeholder" and n not in aside]
+    lowest = max((level_of(n, traced) or 0 for n in on_way), default=0)
+    deep = [n for n in on_way if level_of(n, traced) == lowest]
     return deep[-1] if deep and lowest > 0 else (maps[-1] if maps else None)
+
+
+def _pooled(flow: Flow) -> set[fx.Node]:
+    """What is made of a map pooled to a size of its own (a pyramid of poolings), up to where it
+    meets another value again: no resolution of the network.
+    """
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        if "adaptive" in name_of(node):
+            found.add(node)
+        elif name_of(node) not in UPSAMPLING and (inputs := Flow.inputs(node)):
+            found.update([node] if found.issuperset(inputs) else [])
+    return found
+
+
+def _attending(flow: Flow, residuals: Sequence[Residual]) -> set[fx.Node]:
+    """What is inside the branches that attend: keys and values may be pooled, maps be heads."""
+    branches = [flow.between(r.source, branch) for r in residuals for branch in r.branches]
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        if name_of(node) in _ATTENDING and bends(node):
+            around = [branch for branch in branches if node in branch]
+            found.update(min(around, key=len, default=()))
+    return found
 
 
 def _stem(traced: Traced, values: list[fx.Node]) -> fx.Node:
