@@ -8,18 +8,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
-    version errors attention sites
+    version errors sizes attention sites
     randomness caches meta models record trace passing flow layouts residuals trunk finder analysis
     retype alignment proxies symbolic shallow likeness cuts steps deciding
     rules selection planning parts splice
     cost auditing learning verify saved save depth
-    operate replay restore folding finetune exporting checkup
+    operate replay restore integrations folding finetune exporting checkup
     report cli __init__ __main__
 """
 FLOORS: list[str] = [*_LAYERS.split()]
 DOORS = {
     "timm": "models",
     "torchvision": "models",
+    "ultralytics": ("models", "integrations"),
     "yaml": "rules",
     "pydantic": "rules",
     "fvcore": "cost",

@@ -1,6 +1,7 @@
 """Spec and checkpoint -> nn.Module, and what is known of its origin and its input.
 
-The only door to timm and torchvision; neither is imported before a spec asks for it.
+The only door to timm and torchvision; neither, nor any extra, is imported before a spec asks for
+it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from attnsurgeon.models.provenance import Source, stamp
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
 from attnsurgeon.models.torchvision_names import torchvision_recipe
+from attnsurgeon.models.ultralytics_names import ultralytics_recipe
 from attnsurgeon.models.user_code import file_recipe, missing_factory, module_recipe
 
 _FAMILIES = {
@@ -28,6 +29,7 @@ _FAMILIES = {
     "torchvision": torchvision_recipe,
     "hf-hub": hub_recipe,
     "hf_hub": hub_recipe,  # timm's older spelling
+    "ultralytics": ultralytics_recipe,
 }
 
 
@@ -46,8 +48,9 @@ def load_model(
 
     Args:
         spec: `resnet50` (timm), `timm:NAME`, `torchvision:NAME`, `hf-hub:ORG/NAME`,
-            `path/file.py:factory` or `package.module:factory`, where the factory is a function
-            that returns an nn.Module, an nn.Module class, or a network already built.
+            `ultralytics:NAME` or `ultralytics:path/file.yaml`, `path/file.py:factory` or
+            `package.module:factory`, where the factory is a function that returns an nn.Module,
+            an nn.Module class, or a network already built.
         pretrained: fetch the weights that timm, torchvision or the hub offer for this name; of
             your own factory, call it with `pretrained=True`.
         checkpoint: a `.safetensors` or `torch.save` file to load instead. It must fit.
@@ -75,6 +78,7 @@ def load_model(
         origin = "pretrained" if pretrained else recipe.weights
         return stamp(model, Source(spec, dict(model_args), origin))
     prefixes = fit_checkpoint(model, weights, what=spec)
+    recipe.adopt(model, weights.attributes)
     stripped = (*weights.unwrapped, *prefixes)
     return stamp(model, Source(spec, dict(model_args), weights.description, stripped))
 

@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError
+from attnsurgeon.models.allowed import Husk, is_allowed, stand_ins
 from attnsurgeon.models.foreign import guarded
 from attnsurgeon.models.suggestions import nearest_file
 
 # In order of preference: like timm, the moving average where a checkpoint has one.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_AVERAGES = ("state_dict_ema", "model_ema")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _AGAIN = (
     "it may be incomplete: compare its size with the original and copy or download it again; read"
     " are .safetensors files and those of torch.save"
@@ -38,11 +39,13 @@ class Checkpoint:
         name: of the file.
         state: its tensors by key.
         unwrapped: the entries and objects that were opened to reach them, outermost first.
+        attributes: of a whole pickled network, all that was saved of the object itself.
     """
 
     name: str
     state: dict[str, Any]
     unwrapped: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def description(self) -> str:
@@ -54,9 +57,12 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str], unsafe_pickle: bool = False) -> Checkpoint:
     """Read a `.safetensors` or `torch.save` file; what it is, its first bytes decide.
 
+    Of a whole pickled network of torch, timm, torchvision, transformers or ultralytics the weights
+    are read without building it; see `allowed.py`.
+
     Args:
         path: of the file.
-        unsafe_pickle: let the file execute code, and accept a whole pickled network.
+        unsafe_pickle: let the file execute code, and accept any whole pickled network.
 
     Raises:
         ModelError: there is no such file, it is something else, it is truncated, or it would
@@ -74,8 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str], unsafe_pickle: bool = False) -
         loaded = _torch_load(file, head, unsafe_pickle)
     else:
         raise _foreign_file(file, head)
-    state, unwrapped = _unwrap(loaded, file.name)
-    return Checkpoint(file.name, state, unwrapped)
+    return _unwrap(loaded, file.name)
 
 
 def _refuse_missing(file: Path, given: str) -> None:
@@ -121,9 +126,19 @@ def _torch_load(file: Path, head: bytes, unsafe_pickle: bool) -> Any:
             return guarded(run, partial(_unreadable, file.name))
         # timm's and many papers' training scripts leave their parsed arguments beside the
         # weights; a Namespace only holds attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        wanted = _wanted(file) if zipped else []
+        with torch.serialization.safe_globals([argparse.Namespace, *stand_ins(wanted)]):
             run = partial(load, source, weights_only=True)
-            return guarded(run, partial(_refused, file, zipped))
+            return guarded(run, partial(_refused, file.name, wanted))
+
+
+def _wanted(file: Path) -> list[str]:
+    """Name the functions and classes that the pickle in a zip file asks for; none is imported."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return guarded(
+            lambda: torch.serialization.get_unsafe_globals_in_checkpoint(file),
+            partial(_unreadable, file.name),
+        )
 
 
 def _refuse_other_archives(file: Path) -> None:
@@ -153,39 +168,29 @@ def _unreadable(name: str, error: BaseException) -> ModelError:
     return ModelError(f"checkpoint {name} cannot be read: {type(error).__name__}: {reason}", hint)
 
 
-def _refused(file: Path, zipped: bool, error: BaseException) -> ModelError:
-    """Tell code that would be executed from a file that is broken."""
-    wanted = _code_wanted(file, zipped, error) if isinstance(error, pickle.UnpicklingError) else []
-    if not wanted:
-        return _unreadable(file.name, error)
-    if any(name.startswith("torch.nn.modules.") for name in wanted):
-        own = [name for name in wanted if not name.startswith("torch.")] or wanted
+def _refused(name: str, wanted: list[str], error: BaseException) -> ModelError:
+    """Tell code that would be executed from a file that is broken.
+
+    torch's message names the first, of a pickled network its own class; the others are known of a
+    zip file alone.
+    """
+    first = re.findall(r"(?<=GLOBAL )\S+(?= was not an allowed| whose module)", str(error))
+    if not isinstance(error, pickle.UnpicklingError) or not first:
+        return _unreadable(name, error)
+    others = sorted(other for other in wanted if other not in first and not is_allowed(other))
+    refused = _some([*first, *others])
+    if any(other.startswith("torch.nn.modules.") for other in wanted):
         return ModelError(
-            f"{file.name} is a whole pickled network ({_some(own)}), and unpickling it runs code",
+            f"{name} is a whole pickled network, and unpickling it runs code that is no layer of a"
+            f" known library: {refused}; nothing was run",
             "save its weights where it was made: torch.save(model.state_dict(), FILE); or, if you"
             " trust the file, unsafe_pickle=True (--unsafe-pickle)",
         )
     return ModelError(
-        f"{file.name} wants to run code while it is read: {_some(wanted)}; nothing was run",
+        f"{name} wants to run code while it is read: {refused}; nothing was run",
         "save the state dict alone: torch.save(model.state_dict(), FILE); unsafe_pickle=True"
         " (--unsafe-pickle) runs it, so only for a file you trust",
     )
-
-
-def _code_wanted(file: Path, zipped: bool, error: BaseException) -> list[str]:
-    """Name the functions and classes that the pickle asks for, without importing them.
-
-    torch's message names the first, of a pickled network its own class; of a zip file it can
-    list the others as well.
-    """
-    first = re.findall(r"(?<=GLOBAL )\S+(?= was not an allowed)", str(error))
-    if not zipped:
-        return first
-    listed = guarded(
-        lambda: torch.serialization.get_unsafe_globals_in_checkpoint(file),
-        partial(_unreadable, file.name),
-    )
-    return [*first, *sorted(set(listed) - set(first))]
 
 
 def _foreign_file(file: Path, head: bytes) -> ModelError:
@@ -206,30 +211,40 @@ def _foreign_file(file: Path, head: bytes) -> ModelError:
     return ModelError(f"checkpoint {file.name} {what}", hint)
 
 
-def _unwrap(loaded: Any, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _unwrap(loaded: Any, name: str) -> Checkpoint:
     """Open wrappers, nested ones too, until the state dict itself is reached."""
     opened: list[str] = []
+    attributes: Mapping[str, Any] = {}
     while True:
-        if isinstance(loaded, nn.Module):
-            opened.append(f"pickled {type(loaded).__name__}")
-            loaded = loaded.state_dict()
+        if _is_network(loaded):
+            kind = type(loaded).__name__
+            opened.append(f"pickled {kind}")
+            attributes = loaded.attributes if isinstance(loaded, Husk) else vars(loaded)
+            loaded = guarded(loaded.state_dict, partial(_unreadable, name))
         if not isinstance(loaded, Mapping):
+            kind = loaded.called if isinstance(loaded, Husk) else type(loaded).__name__
             raise ModelError(
-                f"{name} holds a {type(loaded).__name__}, not a state dict",
+                f"{name} holds a {kind}, not a state dict",
                 "save the weights by name: torch.save(model.state_dict(), FILE)",
             )
         key = next((key for key in _WRAPPERS if _opens(loaded.get(key))), None)
+        if _is_network(loaded.get("ema")):  # ultralytics, while it trains
+            key = "ema"
         if key is None:
             break
         opened.append(key)
         loaded = loaded[key]
     if not all(isinstance(key, str) for key in loaded) or not _has_tensors(loaded):
         raise _no_weights_inside(loaded, name)
-    return dict(loaded), tuple(opened)
+    return Checkpoint(name, dict(loaded), tuple(opened), attributes)
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, nn.Module) or (isinstance(value, Husk) and value.is_network)
 
 
 def _opens(value: Any) -> bool:
-    return isinstance(value, nn.Module) or (isinstance(value, Mapping) and len(value) > 0)
+    return _is_network(value) or (isinstance(value, Mapping) and len(value) > 0)
 
 
 def _has_tensors(value: Any) -> bool:

@@ -18,9 +18,9 @@ from attnsurgeon.models.suggestions import close_to
 
 FORMS = (
     "a network is named as 'resnet50' (timm), 'timm:NAME', 'torchvision:NAME', 'hf-hub:ORG/NAME',"
-    " 'path/file.py:factory' or 'package.module:factory'"
+    " 'ultralytics:NAME', 'path/file.py:factory' or 'package.module:factory'"
 )
-_FAMILIES = ("timm", "torchvision", "hf-hub")
+_FAMILIES = ("timm", "torchvision", "hf-hub", "ultralytics")
 _VERSION = "__attnsurgeon_file_version__"
 
 

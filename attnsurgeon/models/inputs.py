@@ -19,7 +19,7 @@ def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
 
     timm's networks carry the size of their weights' training in `pretrained_cfg`; arguments such
     as `in_chans` and `img_size` may have changed it since. `image_size` is how torchvision's and
-    Hugging Face's transformers say it.
+    Hugging Face's transformers say it, `imgsz` among their `args` how YOLOs of ultralytics do.
     """
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = _read(config, "input_size")
@@ -28,6 +28,7 @@ def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
     sides = _pair(getattr(model, "image_size", None)) or _pair(
         _read(getattr(model, "config", None), "image_size")
     )
+    sides = sides or _pair(_read(getattr(model, "args", None), "imgsz"))
     return None if sides is None else (_first_convolution(model)[0] or 3, *sides)
 
 

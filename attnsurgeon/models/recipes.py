@@ -16,7 +16,10 @@ class Recipe:
     Attributes:
         build: called as `build(pretrained, model_args)`.
         weights: `random`, or `as built` where only the user's code knows.
+        adopt: called as `adopt(model, attributes)` after the weights of a whole pickled network
+            have been loaded, with what was saved of that network beside its weights.
     """
 
     build: Callable[[bool, Mapping[str, Any]], nn.Module]
     weights: str = "random"
+    adopt: Callable[[nn.Module, Mapping[str, Any]], None] = lambda model, attributes: None

@@ -2,8 +2,9 @@
 
 A folder may come from anywhere, and a spec names something to import and call: `subprocess:call`
 is a spec, too, and so is `own.py:torch.load`. No list of dangerous functions is complete, so the
-rule is about whose code it is: names of timm, torchvision and the hub are no code; a class of
-networks may be built, and a function of your own code may be called; nothing else.
+rule is about whose code it is: names of timm, torchvision, ultralytics and the hub are no code; a
+class of networks may be built, and a function of your own code may be called; nothing else. The
+description of a YOLO is code, too: ultralytics evaluates what it says of activations.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.models.imports import import_file, import_name
 
 GIVE_THE_BASE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
-_NAMES = ("timm", "torchvision", "hf-hub", "hf_hub")
+_NAMES = ("timm", "torchvision", "hf-hub", "hf_hub", "ultralytics")
 _NEVER = {*sys.stdlib_module_names, "attnsurgeon"}
 
 
@@ -37,13 +38,14 @@ def refuse_foreign_code(spec: str, folder: Path) -> None:
     Raises:
         ModelError: saying why it is refused, or that the code cannot be imported.
     """
-    if ":" not in spec or spec.partition(":")[0] in _NAMES:
+    family, colon, name = spec.partition(":")
+    if not colon or (family in _NAMES and not _is_description_in(name, folder)):
         return
     left, _, factory = spec.rpartition(":")
     file = Path(left).expanduser() if left.endswith(".py") else None
     home = file.resolve() if file is not None else _home(left)
     why = None
-    if home is not None and home.is_relative_to(folder.resolve()):
+    if family in _NAMES or (home is not None and home.is_relative_to(folder.resolve())):
         why = "that code came with the folder"
     elif file is None and left.partition(".")[0] in _NEVER:
         why = "that is no network"
@@ -55,6 +57,11 @@ def refuse_foreign_code(spec: str, folder: Path) -> None:
         raise ModelError(
             f"{folder} says that its base network is built by {spec}; {why}", GIVE_THE_BASE
         )
+
+
+def _is_description_in(name: str, folder: Path) -> bool:
+    file = Path(name).expanduser()
+    return file.suffix in (".yaml", ".yml") and file.resolve().is_relative_to(folder.resolve())
 
 
 def _home(module: str) -> Path | None:

@@ -121,7 +121,13 @@ def test_code_that_came_with_the_folder_is_refused_without_being_imported(own):
         with pytest.raises(ModelError, match="came with the folder"):
             refuse_foreign_code(spec, Path("saved"))
     os.chdir(folder)
-    for spec in ("evil.py:make", "evil:make", "../saved/deeper/../evil.py:make"):
+    for spec in (
+        "evil.py:make",
+        "evil:make",
+        "../saved/deeper/../evil.py:make",
+        "ultralytics:evil.yaml",  # it may hold code for its activation
+        "ultralytics:deeper/evil8n.yml",
+    ):
         with pytest.raises(ModelError, match="came with the folder"):
             refuse_foreign_code(spec, Path())
 
