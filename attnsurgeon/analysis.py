@@ -11,19 +11,20 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.finder import Survey, survey
 from attnsurgeon.models import build_on_meta, guess_input_sizes, load_model
 from attnsurgeon.record import Traced
+from attnsurgeon.sizes import InputSize, checked, each
 from attnsurgeon.trace import trace
 
 _LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
 BATCH = 2  # so that the batch axis can be told from windows and heads folded into it
 
 
-def analyse(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Survey:
+def analyse(model: nn.Module, input_size: InputSize | None = None) -> Survey:
     """Finds every site of `model`, which is not changed.
 
     Args:
         model: the network, on any device.
-        input_size: (C, H, W) or (C, D, H, W); None for the network's own, else a guess from its
-            first convolution.
+        input_size: (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
+            these; None for the network's own, else a guess from its first convolution.
 
     Raises:
         ModelError: the network cannot be run on the input, or on any that could be guessed.
@@ -32,7 +33,7 @@ def analyse(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Surv
 
 
 def sketch(
-    spec: str, input_size: tuple[int, ...] | None = None, **model_args: Any
+    spec: str, input_size: InputSize | None = None, **model_args: Any
 ) -> tuple[nn.Module, Survey]:
     """Builds a network without weights and finds its sites.
 
@@ -60,10 +61,10 @@ def sketch(
     return model, analyse(model, input_size)
 
 
-def record(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Traced:
+def record(model: nn.Module, input_size: InputSize | None = None) -> Traced:
     """Records one forward on an input of the given size, or of the first size that works."""
     if input_size is not None:
-        return trace(model, example(check_size(input_size)))
+        return trace(model, example(checked(input_size)))
     first_error: ModelError | None = None
     for size in guess_input_sizes(model):
         try:
@@ -74,17 +75,6 @@ def record(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Trace
     raise first_error
 
 
-def example(size: tuple[int, ...], batch: int = BATCH) -> tuple[Tensor, ...]:
+def example(size: InputSize, batch: int = BATCH) -> tuple[Tensor, ...]:
     """Returns the inputs of a size, on meta."""
-    return (torch.empty(batch, *size, device="meta"),)
-
-
-def check_size(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the size as a tuple of positive ints, or raises ModelError."""
-    fine = isinstance(size, (tuple, list)) and len(size) >= 2
-    if not fine or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ModelError(
-            f"input_size={size!r} is not a size",
-            "channels first, without the batch: (3, 224, 224), --input-size 3,224,224",
-        )
-    return tuple(size)
+    return tuple(torch.empty(batch, *one, device="meta") for one in each(size))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from attnsurgeon.analysis import record as record_forward
+from attnsurgeon.sizes import InputSize
 from attnsurgeon.splice import history, inserted
 
 
@@ -30,7 +31,7 @@ class Audit:
         return not self.dead
 
 
-def audit(model: nn.Module, *, input_size: tuple[int, ...] | None = None) -> Audit:
+def audit(model: nn.Module, *, input_size: InputSize | None = None) -> Audit:
     """Counts the calls that every inserted module receives in one forward.
 
     Attention can be lost without an error, by `fuse()`, `switch_to_deploy()`, a SyncBatchNorm

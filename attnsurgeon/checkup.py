@@ -85,12 +85,11 @@ def check_folder(
         plan = replan(base, operation)
         afresh.append(carry_out(base, plan).verify(full=True))
     assert plan is not None, "a folder is saved after an operation"
-    size = plan.record()["input_size"]
     return Checkup(
         saved,
         verify(network, plan, full=False),
         tuple(afresh),
-        audit(network, input_size=tuple(size)),
+        audit(network, input_size=plan.survey.traced.input_size),
         None if known is None or _replaced(saved) else measure(network).sha256 == known,
     )
 

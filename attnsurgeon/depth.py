@@ -11,6 +11,7 @@ from attnsurgeon.analysis import analyse
 from attnsurgeon.finder import Survey
 from attnsurgeon.models.layering import timm_layers
 from attnsurgeon.retype import original_class
+from attnsurgeon.sizes import each, together
 from attnsurgeon.splice import history
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -33,7 +34,7 @@ def layers_of(model: nn.Module) -> dict[str, int]:
 def recorded_layers(model: nn.Module) -> dict[str, int]:
     """Return the layers of a network that does not say itself what they are."""
     records = history(model)
-    survey = analyse(model, tuple(records[-1]["input_size"]) if records else None)
+    survey = analyse(model, together(each(records[-1]["input_size"])) if records else None)
     units = _Units(survey)
     names: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():

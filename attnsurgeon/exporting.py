@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.record import tensors_in
+from attnsurgeon.sizes import InputSize, each
 
 FORMATS = ("torch-export", "onnx")
 _TOLERANCE = {"torch-export": 1e-5, "onnx": 1e-4}  # of the largest output
@@ -22,7 +23,7 @@ _SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}  # torch.export warns of any
 _BATCHES = (1, 3)
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
-Run = Callable[[Tensor], Sequence[Tensor]]
+Run = Callable[[tuple[Tensor, ...]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Exported:
 
 def export(
     model: nn.Module,
-    input_size: tuple[int, ...],
+    input_size: InputSize,
     path: str | os.PathLike[str],
     *,
     form: str = "torch-export",
@@ -57,7 +58,7 @@ def export(
 
     Args:
         model: the network; it is left in the mode it was in.
-        input_size: (C, H, W) or (C, D, H, W).
+        input_size: (C, H, W) or (C, D, H, W), or a tuple of one for each input.
         path: of the file, written only if the comparison holds.
         form: "torch-export" (read by `torch.export.load`) or "onnx".
         dynamic: let the file take every batch size; else a batch of one.
@@ -127,32 +128,44 @@ def _refusal(error: BaseException, model: nn.Module, form: str) -> ModelError:
     )
 
 
-def _write_program(model: nn.Module, size: tuple[int, ...], file: Path, dynamic: bool) -> Run:
-    example = (torch.rand(2 if dynamic else 1, *size),)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+def _write_program(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
+    example = _images(size, 2 if dynamic else 1)
+    batch = {0: torch.export.Dim("batch")}
+    shapes = tuple(batch for _ in example) if dynamic else None
     program = torch.export.export(model, example, dynamic_shapes=shapes)
     torch.export.save(program, file)
     read = torch.export.load(file).module()
-    return lambda x: list(tensors_in(read(x)))
+    return lambda inputs: list(tensors_in(read(*inputs)))
 
 
-def _write_onnx(model: nn.Module, size: tuple[int, ...], file: Path, dynamic: bool) -> Run:
+def _write_onnx(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    example = (torch.rand(2 if dynamic else 1, *size),)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    example = _images(size, 2 if dynamic else 1)
+    batch = {0: torch.export.Dim("batch")}
+    shapes = tuple(batch for _ in example) if dynamic else None
     torch.onnx.export(
         model, example, file, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
     )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: [torch.from_numpy(y) for y in session.run(None, {name: x.numpy()})]
+    names = [given.name for given in session.get_inputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(y) for y in session.run(None, feed)]
+
+    return run
 
 
-def _difference(model: nn.Module, run: Run, size: tuple[int, ...], batch: int) -> float:
+def _images(size: InputSize, batch: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(batch)
+    return tuple(torch.randn(batch, *one, generator=generator) for one in each(size))
+
+
+def _difference(model: nn.Module, run: Run, size: InputSize, batch: int) -> float:
     """The largest difference of any output, over the largest output."""
-    x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
+    inputs = _images(size, batch)
     with torch.no_grad():
-        pairs = list(zip(tensors_in(model(x)), run(x), strict=True))
+        pairs = list(zip(tensors_in(model(*inputs)), run(inputs), strict=True))
     moved = max(float((a - b).abs().max()) for a, b in pairs)
     return moved / max(float(a.abs().max()) for a, b in pairs) if moved else 0.0

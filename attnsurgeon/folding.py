@@ -10,6 +10,7 @@ from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import UsageError
 from attnsurgeon.record import MARK, Call
 from attnsurgeon.retype import original_class
+from attnsurgeon.sizes import each, together
 from attnsurgeon.splice import forget, history, inserted
 
 
@@ -35,7 +36,7 @@ def fold(model: nn.Module) -> tuple[str, ...]:
             "the network has no weight excitation to fold",
             "only attention on the weights of convolutions folds: we",
         )
-    calls = record_forward(model, tuple(history(model)[-1]["input_size"])).calls
+    calls = record_forward(model, together(each(history(model)[-1]["input_size"]))).calls
     for path, part in found.items():
         _check(path, part, calls.get(path, []))
     for path, part in found.items():

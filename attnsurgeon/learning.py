@@ -19,7 +19,7 @@ from attnsurgeon.record import tensors_in
 _ATTEMPTS = 8
 
 
-def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]:
+def still_modules(operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
     """Inserted modules that change nothing even after their parameters are randomised.
 
     A gate whose one hidden ReLU is off for these images would look so: several draws are made.
@@ -45,7 +45,7 @@ def still_modules(operated: nn.Module, plan: Plan, x: Tensor) -> tuple[str, ...]
         for path in still:
             _shake(start[path], generator, 0.3)
         with torch.no_grad():
-            active(x)
+            active(*inputs)
         still = dict.fromkeys(path for path in still if path not in moved)
         if not still:
             break
@@ -69,7 +69,7 @@ def _changes(before: Tensor, output: Tensor | tuple[Tensor, ...]) -> bool:
 
 
 def stuck_parameters(
-    operated: nn.Module, plan: Plan, x: Tensor, notes: list[str]
+    operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], notes: list[str]
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """New parameters that two optimiser steps do not move, on a copy in training mode.
 
@@ -96,7 +96,9 @@ def stuck_parameters(
             _shake(begun, generator)
         start = {name: new[name].detach().clone() for name in still}
         try:
-            _two_steps(learner, list(dict.fromkeys(new.values())), x, generator)  # some are tied
+            _two_steps(
+                learner, list(dict.fromkeys(new.values())), inputs, generator
+            )  # some are tied
         except Exception as error:  # a stranger's training forward may need targets
             notes.append(f"learning not tried: {type(error).__name__} in training mode")
             return None, ()
@@ -119,14 +121,17 @@ def stuck_parameters(
 
 
 def _two_steps(
-    learner: nn.Module, parameters: list[nn.Parameter], x: Tensor, generator: torch.Generator
+    learner: nn.Module,
+    parameters: list[nn.Parameter],
+    inputs: tuple[Tensor, ...],
+    generator: torch.Generator,
 ) -> None:
     if not parameters:
         return
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
     for _ in range(2):
         optimiser.zero_grad()
-        outputs = [t for t in tensors_in(learner(x)) if t.requires_grad]
+        outputs = [t for t in tensors_in(learner(*inputs)) if t.requires_grad]
         weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
         loss = torch.stack([(t * w).sum() for t, w in zip(outputs, weights, strict=True)]).sum()
         loss.backward()
@@ -148,7 +153,7 @@ def _shake(
             parameter.copy_(value + scale * noise)
 
 
-def copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | None:
+def copies_agree(operated: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> bool | None:
     """Whether a deep copy and an unpickled copy give bit-equal outputs."""
     with torch.no_grad():
         copies: list[nn.Module] = []
@@ -157,14 +162,14 @@ def copies_agree(operated: nn.Module, x: Tensor, notes: list[str]) -> bool | Non
                 copies.append(copied(operated))
             except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
                 notes.append(f"{way} refuses the network: {error}".split("\n")[0])
-        reference = _outputs(operated, x)
-        return all(all(map(torch.equal, _outputs(twin, x), reference)) for twin in copies)
+        reference = _outputs(operated, inputs)
+        return all(all(map(torch.equal, _outputs(twin, inputs), reference)) for twin in copies)
 
 
 def _pickled(module: nn.Module) -> nn.Module:
     return pickle.loads(pickle.dumps(module))
 
 
-def _outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
+def _outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with loaded_dice(0):
-        return list(tensors_in(module(x)))
+        return list(tensors_in(module(*inputs)))

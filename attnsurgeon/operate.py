@@ -30,10 +30,9 @@ from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, resolve_where
 from attnsurgeon.save import Origin, check_output, save_operation
 from attnsurgeon.selection import Sites
+from attnsurgeon.sizes import InputSize
 from attnsurgeon.splice import Removed, splice
 from attnsurgeon.verify import Verification, verify
-
-InputSize = tuple[int, ...] | None
 
 
 @dataclass(eq=False)
@@ -79,12 +78,13 @@ class Operation:
         )
 
 
-def find_sites(model: nn.Module, *, input_size: InputSize = None) -> Sites:
+def find_sites(model: nn.Module, *, input_size: InputSize | None = None) -> Sites:
     """Finds every place of a network where surgery can happen; the network is not changed.
 
     Args:
         model: any network, on any device, the meta device included.
-        input_size: (C, H, W) or (C, D, H, W); default: the network's own, or a guess.
+        input_size: (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
+            these; default: the network's own, or a guess.
 
     Raises:
         ModelError: the network cannot be run.
@@ -101,7 +101,7 @@ def plan(
     rules: str | Path | RuleFile | None = None,
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
-    input_size: InputSize = None,
+    input_size: InputSize | None = None,
 ) -> Plan:
     """Decides what would be cut where; the dry run of `insert`.
 
@@ -131,7 +131,7 @@ def insert(
     rules: str | Path | RuleFile | None = None,
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
-    input_size: InputSize = None,
+    input_size: InputSize | None = None,
     inplace: bool = False,
 ) -> Operation:
     """Puts attention into a network.
@@ -168,7 +168,7 @@ def estimate(
     rules: str | Path | RuleFile | None = None,
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
-    input_size: InputSize = None,
+    input_size: InputSize | None = None,
     **model_args: Any,
 ) -> Cost:
     """Tells what attention would cost, on the meta device: no weights, no download, no memory.
@@ -208,7 +208,7 @@ def weigh_plan(made: Plan) -> Cost:
 def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     """Weighs the planned network as it is, and with the plan carried out on a copy."""
     traced = made.survey.traced
-    inputs = example(input_size_of_plan(made), batch=1)
+    inputs = example(made.survey.traced.input_size, batch=1)
     copied = copy.deepcopy(traced.twin)
     if traced.device != "meta":  # it looks at values, and on meta there are none
         before = weigh(traced.twin, inputs)
@@ -217,11 +217,6 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     before = weigh_twin(copied, inputs)
     splice(copied, made)
     return before, weigh_twin(copied, inputs)
-
-
-def input_size_of_plan(made: Plan) -> tuple[int, ...]:
-    """The input size, without the batch, at which the network was analysed."""
-    return made.survey.traced.root.inputs[0].meta["shape"][1:]
 
 
 def matches_of(survey: Survey, file: RuleFile) -> list[RuleMatches]:

@@ -12,6 +12,7 @@ from attnsurgeon.deciding import Decider
 from attnsurgeon.errors import MechanismError, RuleError
 from attnsurgeon.finder import Survey
 from attnsurgeon.shallow import ShallowGraph
+from attnsurgeon.sizes import to_lists
 from attnsurgeon.steps import Cut, Refused, Request
 
 __all__ = ["Cut", "Plan", "Refused", "Request", "plan_requests"]
@@ -56,7 +57,7 @@ class Plan:
             "where": self.where,
             "init": self.init,
             "rules": self.rules,
-            "input_size": list(self.survey.traced.root.inputs[0].meta["shape"][1:]),
+            "input_size": to_lists(self.survey.traced.input_size),
             "sites": [cut.record() for cut in self.cuts],
             "refused": [
                 {"path": r.site.path, "rule": r.rule, "reason": r.reason} for r in self.refused

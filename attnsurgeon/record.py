@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from attnsurgeon.sizes import InputSize, together
+
 Key = tuple[str, str, int]  # ("module", child path, n-th call) or ("function", name, n-th use)
 
 # Methods and operators that are one operation under several names.
@@ -112,6 +114,11 @@ class Traced:
     def batch(self) -> int:
         """The batch size of the example."""
         return self.root.inputs[0].meta["shape"][0]
+
+    @property
+    def input_size(self) -> InputSize:
+        """The size of the example, without the batch; of several inputs, the size of each."""
+        return together(node.meta["shape"][1:] for node in self.root.inputs)
 
 
 def operation_name(func: Any) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from attnsurgeon.analysis import analyse
 from attnsurgeon.errors import MechanismError, ModelError, RuleError
 from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.sizes import each, together
 from attnsurgeon.splice import HISTORY, splice
 
 Record = Mapping[str, Any]
@@ -55,7 +56,7 @@ def replan(network: nn.Module, operation: Record, explain: Explain = not_repeata
     Raises:
         ModelError: as `explain` made it, where the network has no longer what was operated on.
     """
-    survey = analyse(network, tuple(operation["input_size"]))
+    survey = analyse(network, together(each(operation["input_size"])))
     sites = {site.path: site for site in survey.sites}
     wanted = [(cut, p) for cut in operation["sites"] for p in (cut["path"], *cut["shared"])]
     if gone := [path for _, path in wanted if path not in sites]:

@@ -310,5 +310,6 @@ def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
 
 
 _SIZE_HINT = (
-    "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224))"
+    "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224)); "
+    "of several inputs each: --input-size 3,64,64 --input-size 1,64,64"
 )

@@ -21,6 +21,7 @@ from attnsurgeon.meta import full_twin, twin_around
 from attnsurgeon.planning import Plan
 from attnsurgeon.randomness import dice_as_they_were, loaded_dice
 from attnsurgeon.record import tensors_in
+from attnsurgeon.sizes import InputSize, Size, each, together
 from attnsurgeon.splice import Removed, undo
 
 
@@ -35,7 +36,7 @@ class Verification:
         relative_diff: the same, over the largest output.
         top1_agreement: share of samples whose largest logit stayed the same.
         values_checked, values_equal: intermediate values compared between the two networks.
-        sizes: input shapes that were run.
+        sizes: input shapes that were run; of several inputs, the shape of each.
         missing_keys: original state-dict keys that are gone, but for those replaced.
         replaced_keys: keys of what attention under init="paper" took the place of.
         unexpected_keys: new keys that belong to no inserted module.
@@ -56,7 +57,7 @@ class Verification:
     top1_agreement: float
     values_checked: int
     values_equal: int
-    sizes: tuple[tuple[int, ...], ...]
+    sizes: tuple[InputSize, ...]
     missing_keys: tuple[str, ...] = ()
     replaced_keys: tuple[str, ...] = ()
     unexpected_keys: tuple[str, ...] = ()
@@ -129,14 +130,14 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
     runs, failures = _run_sizes(operated, plan)
     extra: dict[str, Any] = {}
     if full and runs:
-        x = runs[-1].x
+        x = runs[-1].inputs
         still = still_modules(operated, plan, x)
         stuck, excused = stuck_parameters(operated, plan, x, notes)
         extra = {"still": still, "stuck": stuck, "excused": excused}
         extra["round_trip"] = copies_agree(operated, x, notes)
     base = undo(operated, plan, removed)  # the same copy: what it computed is kept in `runs`
     _explain_failures(base, failures, notes)
-    comparisons = [_compare(run, _run(base, run.x, ())) for run in runs]
+    comparisons = [_compare(run, _run(base, run.inputs, ())) for run in runs]
     if len(runs) == 1:
         only = ", the only one that the network takes" if failures else ""
         notes.append(f"checked at one input size{only}")
@@ -149,7 +150,7 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
         top1_agreement=sum(agreement) / len(agreement) if agreement else 1.0,
         values_checked=sum(c.checked for c in comparisons),
         values_equal=sum(c.equal for c in comparisons),
-        sizes=tuple(tuple(run.x.shape) for run in runs),
+        sizes=tuple(together(tuple(x.shape) for x in run.inputs) for run in runs),
         missing_keys=tuple(name for name in missing if name not in replaced),
         replaced_keys=replaced,
         unexpected_keys=unexpected,
@@ -188,9 +189,9 @@ def randomise_norms(model: nn.Module, plan: Plan | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """One forward: the input, the outputs, what the modules made, which new modules ran."""
+    """One forward: the inputs, the outputs, what the modules made, which new modules ran."""
 
-    x: Tensor
+    inputs: tuple[Tensor, ...]
     outputs: list[Tensor]
     taps: dict[str, list[Tensor]]
     called: Counter[str]
@@ -200,7 +201,7 @@ class _Run:
 class _Failure:
     """A forward that raised."""
 
-    x: Tensor
+    inputs: tuple[Tensor, ...]
     error: Exception
 
 
@@ -250,14 +251,13 @@ def _is_matrix(tensor: Tensor) -> bool:
 
 def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failure]]:
     """Runs the operated network at two sizes, smaller than its own where it takes them."""
-    own = plan.survey.traced.root.inputs[0].meta["shape"][1:]
     generator = torch.Generator().manual_seed(1)
     like = next((p for p in operated.parameters() if p.is_floating_point()), torch.empty(0))
     new = tuple(cut.module_path for cut in plan.cuts)
     runs: list[_Run] = []
     failures: list[_Failure] = []
-    for size in _sizes(own):
-        x = torch.randn(2, *size, generator=generator).to(like.dtype)
+    for sizes in _sizes(each(plan.survey.traced.input_size)):
+        x = tuple(torch.randn(2, *size, generator=generator).to(like.dtype) for size in sizes)
         try:
             runs.append(_run(operated, x, new))
         except Exception as error:  # a stranger's forward refuses a size in its own way
@@ -276,10 +276,10 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         CheckFailed: it takes one that the operated network does not.
     """
     for failure in failures:
-        size = "x".join(map(str, failure.x.shape))
+        size = " and ".join("x".join(map(str, x.shape)) for x in failure.inputs)
         try:
             with torch.no_grad():
-                base(failure.x)
+                base(*failure.inputs)
         except Exception as error:  # the network itself refuses the size: nothing was lost
             notes.append(f"not checked at {size}: {type(error).__name__}")
             continue
@@ -289,13 +289,12 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         ) from failure.error
 
 
-def _sizes(own: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Two small uneven sizes, then the network's own."""
-    if len(own) >= 3:
-        *front, h, w = own
-        for height, width in [(96, 64), (64, 128)]:
-            if height <= h and width <= w:
-                yield (*front, height, width)
+def _sizes(own: tuple[Size, ...]) -> Iterator[tuple[Size, ...]]:
+    """Two small uneven sizes of all images, where these have one size; then the network's own."""
+    images = {size[-2:] for size in own if len(size) >= 3}
+    for height, width in [(96, 64), (64, 128)] if len(images) == 1 else []:
+        if all(height <= h and width <= w for h, w in images):
+            yield tuple((*s[:-2], height, width) if len(s) >= 3 else s for s in own)
     yield own
 
 
@@ -330,9 +329,9 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a.to(wide) - b.to(wide)).abs()[moved].nan_to_num(nan=math.inf).max())
 
 
-def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
+def _run(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> _Run:
     """Runs a network and keeps what each module with weights of its own made."""
-    run = _Run(x, [], {}, Counter())
+    run = _Run(inputs, [], {}, Counter())
     inside = {id(m) for path in new for m in model.get_submodule(path).modules()}
     handles = []
 
@@ -352,7 +351,7 @@ def _run(model: nn.Module, x: Tensor, new: tuple[str, ...]) -> _Run:
             handles.append(module.register_forward_hook(tap(name)))
     try:
         with torch.no_grad(), loaded_dice(0):  # some networks throw dice in eval mode too
-            run.outputs.extend(tensors_in(model(x)))
+            run.outputs.extend(tensors_in(model(*inputs)))
     finally:
         for handle in handles:
             handle.remove()

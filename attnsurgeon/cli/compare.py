@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import size_of, sketch, source_noted
+from attnsurgeon.cli.networks import sketch, source_noted
 from attnsurgeon.cli.options import chosen_network, init_option, json_flag, network
 from attnsurgeon.cli.values import Names, complete_attn, complete_where
 from attnsurgeon.errors import SurgeonError
@@ -39,7 +39,7 @@ _ALL = "all"
 def command(
     model: str,
     model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[int, ...] | None,
+    input_size: tuple[tuple[int, ...], ...],
     attn: tuple[str, ...],
     where: str | None,
     init: str,
@@ -55,7 +55,7 @@ def command(
         from attnsurgeon.report.record import comparison_record, model_record
 
         priced = [_priced(found, name, file, where, init) for name, file in files.items()]
-        before = weigh(found.traced.twin, example(size_of(found), batch=1))
+        before = weigh(found.traced.twin, example(found.traced.input_size, batch=1))
         record = comparison_record(model_record(source_noted(built)), init, before, priced)
     if as_json:
         write_json(record)

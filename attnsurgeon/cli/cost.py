@@ -10,7 +10,6 @@ from attnsurgeon.cli.networks import (
     load,
     plan_on,
     read_selection,
-    size_of,
     sketch,
     source_noted,
     timed,
@@ -36,7 +35,7 @@ from attnsurgeon.report.streams import out, step, write_json
 def command(
     model: str,
     model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[int, ...] | None,
+    input_size: tuple[tuple[int, ...], ...],
     attn: str | None,
     where: str | None,
     rules: str | None,
@@ -60,7 +59,7 @@ def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
         from attnsurgeon.cost.weighing import weigh
         from attnsurgeon.report.record import model_record, network_weight_record
 
-        size = size_of(found)
+        size = found.traced.input_size
         weight = weigh(found.traced.twin, example(size, batch=1))
         parts = [name for name, _ in found.traced.twin.named_children()]
     measured = None
@@ -87,7 +86,7 @@ def _show_difference(network: Network, chosen: Selection, latency: bool, as_json
         cost = weigh_plan(made)
     measured = None
     if latency:
-        size = size_of(found)
+        size = found.traced.input_size
         model = load(network)
         after = insert(model, rules=file, init=chosen.init, input_size=size).model
         measured = timed(model, after, size)

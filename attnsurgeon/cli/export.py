@@ -42,9 +42,10 @@ def command(
     with step(f"loading {folder}"):
         from attnsurgeon.exporting import check_file, export
         from attnsurgeon.restore import load, read_folder
+        from attnsurgeon.sizes import each, to_lists, together
 
         check_file(output, overwrite)
-        size = tuple(read_folder(folder).operations[-1]["input_size"])
+        size = together(each(read_folder(folder).operations[-1]["input_size"]))
         model = base_network(base, base_args, checkpoint)
         network = load(folder, model=model, checkpoint=None if model else checkpoint)
     folded: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ def command(
     record = {
         "output": str(made.path),
         "format": made.form,
-        "input_size": list(size),
+        "input_size": to_lists(size),
         "batches": list(made.batches),
         "dynamic_batch": made.dynamic,
         "relative_diff": made.relative_diff,

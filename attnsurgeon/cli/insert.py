@@ -85,7 +85,7 @@ class Wishes:
 def command(
     model: str,
     model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[int, ...] | None,
+    input_size: tuple[tuple[int, ...], ...],
     attn: str | None,
     where: str | None,
     rules: str | None,
@@ -170,7 +170,7 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
         cost = operation.cost
     measured = None
     if before is not None:
-        measured = timed(before, operation.model, tuple(made.record()["input_size"]))
+        measured = timed(before, operation.model, made.survey.traced.input_size)
     checked = _verify(operation, wishes.verify)
     refusal = _refusal(operation, budget, measured, checked)
     saved = None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[int, ...] | None,
+    input_size: tuple[tuple[int, ...], ...],
     role: str | None,
     where: str | None,
     every: bool,

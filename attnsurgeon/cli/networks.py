@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnsurgeon.models import Source
     from attnsurgeon.planning import Plan
     from attnsurgeon.rules.schema import RuleFile
+    from attnsurgeon.sizes import InputSize
 
 
 def sketch(network: Network) -> tuple[nn.Module, Survey]:
@@ -29,11 +30,6 @@ def sketch(network: Network) -> tuple[nn.Module, Survey]:
     if found.traced.why_real:
         note(f"note: {network.spec} looks at values, so it was built with random weights")
     return model, found
-
-
-def size_of(found: Survey) -> tuple[int, ...]:
-    """Returns the input size, without the batch, at which a network was analysed."""
-    return found.traced.root.inputs[0].meta["shape"][1:]
 
 
 def source_noted(model: nn.Module) -> Source:
@@ -53,14 +49,15 @@ def load(network: Network) -> nn.Module:
         return load_model(network.spec, **network.args)
 
 
-def timed(before: nn.Module, after: nn.Module, input_size: tuple[int, ...]) -> Latency:
+def timed(before: nn.Module, after: nn.Module, input_size: InputSize) -> Latency:
     """Measures two networks side by side on one random image."""
     with step("measuring latency"):
         import torch
 
         from attnsurgeon.cost.timing import latency
+        from attnsurgeon.sizes import each
 
-        return latency(before, after, (torch.rand(1, *input_size),))
+        return latency(before, after, tuple(torch.rand(1, *size) for size in each(input_size)))
 
 
 def read_selection(chosen: Selection) -> RuleFile:

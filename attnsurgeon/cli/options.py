@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from attnsurgeon.cli.values import Pair, Size, as_mapping, complete_attn, complete_where
+from attnsurgeon.sizes import InputSize
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -22,7 +23,7 @@ class Network:
 
     spec: str
     args: dict[str, Any]
-    input_size: tuple[int, ...] | None
+    input_size: InputSize | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def network(function: Function) -> Function:
         click.option(
             "--input-size",
             type=Size(),
-            help="Input to analyse the network with, channels first.",
+            multiple=True,
+            help="Input to analyse the network with, channels first. Once for each input.",
         ),
         click.option(
             "--model-arg",
@@ -135,10 +137,11 @@ def budgets(function: Function) -> Function:
 
 
 def chosen_network(
-    spec: str, model_args: tuple[tuple[str, Any], ...], input_size: tuple[int, ...] | None
+    spec: str, model_args: tuple[tuple[str, Any], ...], input_size: tuple[tuple[int, ...], ...]
 ) -> Network:
     """Returns the network that the options of `network` name."""
-    return Network(spec, as_mapping(model_args, "--model-arg"), input_size)
+    sizes = (input_size[0] if len(input_size) == 1 else input_size) or None
+    return Network(spec, as_mapping(model_args, "--model-arg"), sizes)
 
 
 def chosen_sites(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[int, ...] | None,
+    input_size: tuple[tuple[int, ...], ...],
     attn: str | None,
     where: str | None,
     rules: str | None,

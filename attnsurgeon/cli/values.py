@@ -39,7 +39,7 @@ class Pair(click.ParamType):
 
 
 class Size(click.ParamType):
-    """`3,224,224` or `3x224x224`: channels first, without the batch."""
+    """`3,224,224` or `3x224x224`: channels first, without the batch; of a vector `10,`."""
 
     name = "C,H,W"
 
@@ -50,7 +50,10 @@ class Size(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = re.split(r"\s*[,x\u00d7]\s*", value.strip())
-        if len(parts) < 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        vector = len(parts) == 2 and not parts[1]
+        parts = parts[:1] if vector else parts
+        whole = all(part.isdecimal() and int(part) > 0 for part in parts)
+        if not whole or (len(parts) < 2 and not vector):
             self.fail(f"{value!r} is not a size; channels first: 3,224,224", param, ctx)
         return tuple(int(part) for part in parts)
 

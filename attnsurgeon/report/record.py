@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
+from attnsurgeon.sizes import InputSize, to_lists
+
 if TYPE_CHECKING:
     from attnsurgeon.attention.registry import Mechanism
     from attnsurgeon.auditing import Audit
@@ -48,9 +50,9 @@ def operation_record(
     prices = {price.site: price for price in cost.per_site}
     for site, cut in zip(made["sites"], plan.cuts, strict=True):
         site["resolution"] = list(cut.site.resolution or ())
+        site["runs"], site["sizes"] = cut.place.calls, [list(size) for size in cut.sizes]
         site["macs"] = prices[site["path"]].macs
         site["activations"] = prices[site["path"]].activations
-        site["runs"], site["sizes"] = cut.place.calls, [list(size) for size in cut.sizes]
     return {
         **model,
         "attn": made["attn"],
@@ -92,7 +94,7 @@ def cost_record(cost: Cost) -> Record:
 
 def network_weight_record(
     about: Mapping[str, Any],
-    input_size: Iterable[int],
+    input_size: InputSize,
     weight: Weight,
     parts: Iterable[str],
     latency: Latency | None,
@@ -100,7 +102,7 @@ def network_weight_record(
     """Returns what one network weighs, and what the modules named in `parts` do."""
     return {
         **about,
-        "input_size": list(input_size),
+        "input_size": to_lists(input_size),
         "cost": _alone(weight),
         "parts": [{"path": path, **weight_record(weight.by_module[path])} for path in parts],
         "latency": None if latency is None else dataclasses.asdict(latency),
@@ -181,7 +183,7 @@ def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
     """Returns sites of an analysed network."""
     return {
         "model": model,
-        "input_size": list(found.traced.root.inputs[0].meta["shape"][1:]),
+        "input_size": to_lists(found.traced.input_size),
         "why_real": found.traced.why_real,
         "sites": [site_record(site) for site in sites],
         "refused": [{"path": path, "reason": why} for path, why in found.refused.items()],

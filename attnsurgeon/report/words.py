@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from attnsurgeon.sizes import each
+
 
 def count(number: int | None) -> str:
     """Returns 25,557,032; a dash for what was not counted."""
@@ -41,9 +43,10 @@ def memory(size: int) -> str:
     return f"{size} bytes"
 
 
-def size(sides: Sequence[int] | None, times: str) -> str:
-    """Returns 3x224x224; a dash for none."""
-    return times.join(str(side) for side in sides) if sides else "-"
+def size(sides: Sequence[Any] | None, times: str) -> str:
+    """Returns 3x224x224; of several sizes each; a dash for none."""
+    found = each(sides) if sides else ()
+    return " + ".join(times.join(map(str, one)) for one in found) or "-"
 
 
 def several(number: int, noun: str) -> str:
@@ -51,13 +54,13 @@ def several(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def listed(items: Iterable[Any], at_most: int = 6) -> str:
-    """Returns the first items, and how many more there are."""
-    words = [str(item) for item in items]
 def runs(number: int, sizes: Sequence[Any]) -> str:
     """Returns `5 runs`, `5 runs at 4 sizes`."""
     return several(number, "run") + (f" at {len(sizes)} sizes" if len(sizes) > 1 else "")
 
 
+def listed(items: Iterable[Any], at_most: int = 6) -> str:
+    """Returns the first items, and how many more there are."""
+    words = [str(item) for item in items]
     more = [f"and {len(words) - at_most:,} more"] if len(words) > at_most else []
     return ", ".join(words[:at_most] + more)

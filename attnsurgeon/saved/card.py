@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from attnsurgeon.sizes import each
+
 _TAGS = ("attnsurgeon", "attention", "computer-vision")
 
 
@@ -94,7 +96,7 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _sites(operation: Mapping[str, Any]) -> str:
-    size = " x ".join(map(str, operation["input_size"]))
+    size = " and ".join(" x ".join(map(str, size)) for size in each(operation["input_size"]))
     rows = [
         (
             f"`{site['path']}`",

@@ -84,6 +84,15 @@ def _size(value: Any) -> bool:
     return isinstance(value, int) and 0 < value <= 1 << 16 and not isinstance(value, bool)
 
 
+def _input_size(value: Any) -> bool:
+    """Whether a value is the size of one input, or a list of these."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(map(_size, value)) or all(
+        isinstance(one, list) and one and all(map(_size, one)) for one in value
+    )
+
+
 def _digest(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
@@ -138,7 +147,7 @@ _OPERATION = {
     "where": _text,
     "init": _text,
     "rules": _text,
-    "input_size": [_size],
+    "input_size": _input_size,
     "sites": [_SITE],
 }
 _FIGURES = {"params": _number, "macs": _number, "activations": _number}

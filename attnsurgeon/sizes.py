@@ -1,0 +1,51 @@
+"""The size of a network's input, without the batch; of several inputs, the size of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Union
+
+from attnsurgeon.errors import ModelError
+
+Size = tuple[int, ...]
+InputSize = Union[Size, tuple[Size, ...]]  # noqa: UP007 -- evaluated, also by Python 3.10
+
+
+def each(size: InputSize | Sequence[Any]) -> tuple[Size, ...]:
+    """Returns the size of each positional input: ((3, 224, 224),) for (3, 224, 224)."""
+    if size and isinstance(size[0], Sequence):
+        return tuple(tuple(one) for one in size)  # pyright: ignore[reportArgumentType]
+    return (tuple(size),)  # pyright: ignore[reportReturnType]
+
+
+def together(sizes: Iterable[Size]) -> InputSize:
+    """Returns the sizes of all inputs as users write them: the one, or a tuple of several."""
+    found = tuple(tuple(size) for size in sizes)
+    return found[0] if len(found) == 1 else found
+
+
+def to_lists(size: InputSize) -> list[Any]:
+    """Returns the same as lists, as JSON has it."""
+    return [list(n) if isinstance(n, tuple) else n for n in size]
+
+
+def checked(size: Any) -> InputSize:
+    """Returns what a user gave as tuples of positive ints.
+
+    Raises:
+        ModelError: it is no size, and no sequence of sizes.
+    """
+    fine = isinstance(size, (tuple, list)) and len(size) > 0
+    sizes = each(size) if fine else ()
+    if not all(map(_is_size, sizes)) or sum(map(len, sizes)) < 2:
+        raise ModelError(
+            f"input_size={size!r} is not a size",
+            "channels first, without the batch: (3, 224, 224), --input-size 3,224,224; of a "
+            "network with several inputs one size for each",
+        )
+    return together(sizes)
+
+
+def _is_size(size: Size) -> bool:
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
+    return len(size) > 0 and whole
