@@ -16,12 +16,12 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models import Source
+from attnsurgeon.plain import from_plain
 from attnsurgeon.replay import not_repeatable, replay
 from attnsurgeon.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.origin import Origin, measure, note
-from attnsurgeon.saved.plain import from_plain
 from attnsurgeon.saved.schema import check_record
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splice import history

@@ -16,6 +16,7 @@ from torch import nn
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models import Source
+from attnsurgeon.plain import to_plain
 from attnsurgeon.planning import Plan
 from attnsurgeon.retype import original_class
 from attnsurgeon.saved.base import (
@@ -27,7 +28,6 @@ from attnsurgeon.saved.base import (
 from attnsurgeon.saved.card import write_card
 from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
 from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
-from attnsurgeon.saved.plain import to_plain
 from attnsurgeon.saved.trust import refuse_foreign_code
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
 from attnsurgeon.splice import history, inserted

@@ -14,8 +14,8 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import meta_twin
 from attnsurgeon.models import Source, identify, load_model, source_of
 from attnsurgeon.models.provenance import stamp
+from attnsurgeon.plain import from_plain, to_plain
 from attnsurgeon.saved.origin import base_tensors
-from attnsurgeon.saved.plain import from_plain, to_plain
 from attnsurgeon.saved.trust import GIVE_THE_BASE, refuse_foreign_code
 from attnsurgeon.saved.weights import cast_to, strides_of
 from attnsurgeon.splice import remove

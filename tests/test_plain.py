@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attnsurgeon.saved.plain import from_plain, to_plain
+from attnsurgeon.plain import from_plain, to_plain
 
 
 @pytest.mark.parametrize(
