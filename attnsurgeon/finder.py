@@ -79,14 +79,14 @@ def survey(traced: Traced) -> Survey:
 def value_path(node: fx.Node) -> str:
     """Names a value: `layer1.0.bn3` for a module's, `layer1.0:add` for a functional operation's.
 
-    The n-th call of a module, the n-th operation of a name in one forward, carries `#n`.
+    The n-th call of a module, the n-th operation of a name in one forward, carries `#n`. A module
+    that stands at several places is named by the place that it is called from.
     """
     call: Call = node.meta["call"]
     event: Event = node.meta["event"]
-    place = call.path if call.index == 0 else f"{call.path}#{call.index + 1}"
     if makes_alone(call, node):
-        return place
-    path = f"{place}:{event.name}" + (f"#{event.ordinal + 1}" if event.ordinal else "")
+        return call.name
+    path = f"{call.name}:{event.name}" + (f"#{event.ordinal + 1}" if event.ordinal else "")
     return path if len(event.nodes) == 1 else f"{path}[{event.nodes.index(node)}]"
 
 
@@ -147,7 +147,7 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
             if branch.meta.get("event") is not None:
                 roles.setdefault(branch, set()).add("residual-branch")
                 branches[branch] = branch_kinds(residual, branch, flow)
-    trunk = find_trunk(traced, flow)
+    trunk = find_trunk(traced, flow, residuals)
     last = _classifier(traced, flow)
     if last is not None:
         roles.setdefault(_representative(last), set()).add("classifier")

@@ -52,6 +52,8 @@ class Call:
         inputs, outputs: the values of the tensors among the arguments and in the output.
         inputs_after: the arguments' values when it ended; others where it changed them in place.
         start, end: the orders of the values made inside are in this range.
+        name: the path under which the caller holds the module, which for one that stands at
+            several places may be another than `path`; a second call carries `#2`.
         events: the operations and calls of its own forward, in order.
     """
 
@@ -67,6 +69,7 @@ class Call:
     outputs: tuple[fx.Node, ...] = ()
     inputs_after: tuple[fx.Node, ...] = ()
     end: int = 0
+    name: str = ""
     events: list[Event | Call] = field(default_factory=list)
 
     def returns(self, node: fx.Node) -> bool:
@@ -184,6 +187,16 @@ def _name_of(event: Event | Call, call: Call) -> tuple[str, str] | None:
     if not any(n.meta["data"] for n in event.nodes):
         return None
     return "function", event.name
+
+
+def name_of_call(call: Call, used: Counter[str]) -> str:
+    """The name of a new call; `used` counts the names given so far."""
+    name, parent = call.path, call.parent
+    if parent is not None and parent.path and not name.startswith(f"{parent.path}."):
+        inside = child_name(parent, call)
+        name = name if inside.startswith("<") else f"{parent.name.partition('#')[0]}.{inside}"
+    used[name] += 1
+    return name if used[name] == 1 else f"{name}#{used[name]}"
 
 
 def child_name(call: Call, child: Call) -> str:

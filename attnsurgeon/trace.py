@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,16 @@ from attnsurgeon.caches import caches_as_they_were
 from attnsurgeon.errors import ModelError
 from attnsurgeon.meta import full_twin, meta_twin
 from attnsurgeon.randomness import dice_as_they_were
-from attnsurgeon.record import MARK, Call, Event, Traced, map_tensors, operation_name, tensors_in
+from attnsurgeon.record import (
+    MARK,
+    Call,
+    Event,
+    Traced,
+    map_tensors,
+    name_of_call,
+    operation_name,
+    tensors_in,
+)
 
 # Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
 PATCHING = threading.RLock()
@@ -42,6 +52,7 @@ class _Recorder(TorchFunctionMode):
         self.nodes: dict[int, fx.Node] = {}
         self.kept: list[Tensor] = []  # ids must not be used again while we look values up by them
         self.count = 0
+        self.names: Counter[str] = Counter()
         self.stack: list[Call] = []
         self.root: Call | None = None
         self.closed = False  # an inserted attention is running: it is one operation
@@ -134,6 +145,7 @@ class _Recorder(TorchFunctionMode):
         parent = self.stack[-1] if self.stack else None
         earlier = self.calls.setdefault(path, [])
         call = Call(path, module, len(earlier), parent, args, kwargs, self.count)
+        call.name = name_of_call(call, self.names)
         call.inputs = tuple(self.node_of(t) for t in tensors_in((args, kwargs)))
         earlier.append(call)
         if parent is None:

@@ -7,7 +7,7 @@ from torch import nn
 from attnsurgeon.sites import ROLES, ModuleRef, Site
 from tests.nets.blocks import C, ChannelsLast, Net, Plain, SharedRelu
 from tests.nets.cases import CASES
-from tests.nets.whole import Alone, Twice
+from tests.nets.whole import Alone, Detector, Twice
 from tests.surgery import paths, surveyed
 
 
@@ -128,3 +128,11 @@ def test_a_layer_on_constants_is_no_site():
             return self.conv(x) * self.fc(self.prompt)[:, None, None]
 
     assert paths(surveyed(Prompted()), "linear") == []
+
+
+def test_a_module_that_stands_at_several_places_is_named_by_the_place_that_calls_it():
+    net = Detector()
+    assert net.down1.act is net.again.act
+    found = surveyed(net, (3, 64, 48))
+    units = ("down1", "down2", "down3", "mixed", "again")
+    assert paths(found, "act") == [f"{unit}.act" for unit in units]

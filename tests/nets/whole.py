@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -251,3 +253,46 @@ class Borrowed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         return self.fc((self.block(x) + x).mean((2, 3)))
+
+
+class Detector(nn.Module):
+    """Goes down, up again and down a second time; returns a list of boxes beside its maps.
+
+    Its one activation stands in every unit.
+    """
+
+    class Unit(nn.Module):
+        one = nn.SiLU()
+
+        def __init__(self, ins: int, outs: int, stride: int = 1) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(ins, outs, 3, stride, 1)
+            self.act = self.one
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.conv(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        unit = Detector.Unit
+        self.down1, self.down2, self.down3 = unit(3, 4, 2), unit(4, 6, 2), unit(6, 8, 2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.mixed, self.again = unit(14, 6), unit(6, 8, 2)
+        self.boxes = nn.ModuleList([nn.Conv2d(6, 16, 1), nn.Conv2d(8, 16, 1)])
+        self.weigh = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(x, dict):  # a batch with labels, in training
+            return self.forward(x["image"])["boxes"].mean()
+        return self.predict(x, *args, **kwargs)
+
+    def predict(self, x: Tensor, embed: bool = False) -> Any:
+        low = self.down2(self.down1(x))
+        deep = self.down3(low)
+        if embed:
+            return deep
+        mixed = self.mixed(torch.cat([self.up(deep), low], 1))
+        maps = [mixed, self.again(mixed)]
+        sides = [box(m).flatten(2) for box, m in zip(self.boxes, maps, strict=True)]
+        boxes = torch.cat(sides, 2).view(len(x), 4, 4, -1).softmax(1)  # 4 sides x all positions
+        return {"maps": maps, "boxes": self.weigh(boxes)}
