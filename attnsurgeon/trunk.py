@@ -55,9 +55,27 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
 
 
 def level_of(node: fx.Node, traced: Traced) -> int | None:
-    """The rounded base-2 logarithm of the stride; None for pooled vectors and unknown layouts."""
+    """The rounded base-2 logarithm of the stride; None for what is no map: pooled vectors, lists
+    of boxes, unknown layouts.
+    """
     stride = stride_of(node, traced)
-    return None if stride is None or _positions(node) <= 1 else round(math.log2(stride))
+    if stride is None or _positions(node) <= 1 or _is_list(node, traced):
+        return None
+    return round(math.log2(stride))
+
+
+def _is_list(node: fx.Node, traced: Traced) -> bool:
+    """Whether the two axes are no height and width: one is longer than the image's, one shorter.
+
+    A detector lays the positions of all its maps side by side: 4 x 8400 of 640 x 640 pixels.
+    """
+    image = traced.root.inputs[0].meta["shape"]
+    layout, _ = layout_of(node, traced.batch)
+    if layout not in ("NCHW", "NHWC") or len(image) != 4:
+        return False
+    shape = node.meta["shape"]
+    longer = [shape[layout.index(axis)] > side for axis, side in zip("HW", image[2:], strict=True)]
+    return longer[0] != longer[1]
 
 
 def find_trunk(traced: Traced, flow: Flow, residuals: Sequence[Residual] = ()) -> Trunk:
@@ -117,7 +135,19 @@ def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node 
     on_way = [n for n in flow.nodes if n.op != "placeholder" and n not in aside]
     lowest = max((level_of(n, traced) or 0 for n in on_way), default=0)
     deep = [n for n in on_way if level_of(n, traced) == lowest]
-    return deep[-1] if deep and lowest > 0 else (maps[-1] if maps else None)
+    if not deep or lowest <= 0:
+        return maps[-1] if maps else None
+    risen = _risen(flow)  # a detector comes down a second time, beside its backbone
+    return next((n for n in reversed(deep) if n not in risen), deep[-1])
+
+
+def _risen(flow: Flow) -> set[fx.Node]:
+    """What depends on a map that was upsampled."""
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        if name_of(node) in UPSAMPLING or not found.isdisjoint(Flow.inputs(node)):
+            found.add(node)
+    return found
 
 
 def _pooled(flow: Flow) -> set[fx.Node]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.nets.blocks import C, Net, Plain
 from tests.nets.tokens import Token, Tokens
-from tests.nets.whole import AdditiveUNet, Line, Volume
+from tests.nets.whole import AdditiveUNet, Detector, Line, Volume
 from tests.surgery import paths, surveyed
 
 ROLES = ("stem", "stage", "downsample", "head")
@@ -122,3 +122,16 @@ def test_networks_that_everyone_knows(name, expected):
     with torch.device("meta"):
         net = timm.create_model(name)
     assert trunk(net, (3, 224, 224)) == expected
+
+
+def test_a_detectors_trunk_is_its_backbone_and_a_list_of_boxes_is_no_map():
+    assert trunk(Detector(), (3, 64, 48)) == {
+        "stem": ["down1.act"],
+        "stage": ["down2.act", "down3.act"],
+        "downsample": ["down2.act"],
+        "head": ["down3.act"],
+    }
+    found = surveyed(Detector(), (3, 64, 48))
+    boxes = next(s for s in found.sites if s.path == "weigh")
+    assert boxes.resolution == (4, 240)
+    assert boxes.stage is None
