@@ -203,6 +203,8 @@ class Cutter:
             method = graph.methods.get(key, "forward")
             if method != "forward" and not method.startswith("_"):
                 note = f"only forward() of {_where(call)} carries it, not {method}() alone"
+            elif graph.structured and call.parent is None:
+                note = f"{_where(call)} can then only be called as it was here"
             calls = len(self.survey.traced.calls[call.path])
             if not _is_norm(call.module):
                 return Place("retype", call.path, key, before, calls, note)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import attnsurgeon
 from attnsurgeon.splice import inserted, undo
 from attnsurgeon.verify import randomise_norms
+from tests.nets.whole import Detector
 
 C = 16
 SIZE = (3, 20, 28)
@@ -314,3 +315,18 @@ def test_operated_networks_compile_and_export(kind):
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
         torch.testing.assert_close(exported(x), model(x))
+
+
+def test_a_network_called_in_several_ways_is_cut_at_the_boundary_of_a_module():
+    """A forward with *args would be traced for the one call that was recorded."""
+    net = Detector().eval()
+    x = torch.randn(2, 3, 64, 48)
+    where = {"site": "concat", "name": ":cat"}
+    operation = attnsurgeon.insert(net, "eca", where, input_size=(3, 64, 48))
+    assert [cut.place.technique for cut in operation.plan] == ["input-hook"]
+    operated: Any = operation.model
+    assert type(operated) is Detector
+    with torch.no_grad():
+        assert torch.equal(operated(x)["boxes"], net(x)["boxes"])
+        assert torch.equal(operated(x, True), net(x, True))
+        assert torch.equal(operated({"image": x}), net({"image": x}))
