@@ -11,7 +11,7 @@ from attnsurgeon.analysis import analyse
 from attnsurgeon.errors import MechanismError, ModelError, RuleError
 from attnsurgeon.planning import Plan, Request, plan_requests
 from attnsurgeon.sizes import each, together
-from attnsurgeon.splice import HISTORY, splice
+from attnsurgeon.splice import remember, splice
 
 Record = Mapping[str, Any]
 Explain = Callable[[list[str]], ModelError]
@@ -47,7 +47,7 @@ def replay(
     operations = tuple(operations)
     for operation in operations:
         splice(network, _same(network, operation, explain))
-    network.__dict__[HISTORY] = operations
+    remember(network, operations)
 
 
 def replan(network: nn.Module, operation: Record, explain: Explain = not_repeatable) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from attnsurgeon.attention.heads.tapped import InputTap, OutputTap, Tapped
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.attention.weights.each import convolve_each
+from attnsurgeon.configs import write_config
 from attnsurgeon.errors import ModelError
 from attnsurgeon.parts import CHANNELS_FIRST, Parts
 from attnsurgeon.record import MARK, Call
@@ -140,7 +141,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
         for path in cut.removes:
             if path != cut.place.host:
                 retyped(modules[path], _PASS_ON, ())
-    model.__dict__[HISTORY] = (*history(model), plan.record())
+    remember(model, (*history(model), plan.record()))
     return removed
 
 
@@ -163,10 +164,7 @@ def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Mod
         host = model.get_submodule(cut.place.host)
         _drop_hooks(host, lambda hook, name=cut.name: hook.name == name)
         _drop_taps(model, host._modules.pop(cut.name, None))
-    earlier = history(model)[:-1]
-    model.__dict__.pop(HISTORY, None)
-    if earlier:
-        model.__dict__[HISTORY] = earlier
+    remember(model, history(model)[:-1])
     return model
 
 
@@ -194,7 +192,8 @@ def remove(model: nn.Module, *, refill: bool = False) -> None:
         for name, child in list(module._modules.items()):
             if child is not None and child.__dict__.get(MARK) is not None:
                 del module._modules[name]
-        module.__dict__.pop(HISTORY, None)  # of the network, wherever it stands now
+        if history(module):  # of the network, wherever it stands now
+            remember(module, ())
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [k for k, h in hooks.items() if isinstance(h, (OutputTap, InputTap))]:
                 del hooks[key]
@@ -269,10 +268,15 @@ def forget(model: nn.Module, paths: set[str]) -> None:
         {**record, "sites": [s for s in record["sites"] if s["module_path"] not in paths]}
         for record in history(model)
     ]
-    left = tuple(record for record in kept if record["sites"])
+    remember(model, [record for record in kept if record["sites"]])
+
+
+def remember(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
+    """Makes these records the history of a network, and of the config it is saved with."""
     model.__dict__.pop(HISTORY, None)
-    if left:
-        model.__dict__[HISTORY] = left
+    if records:
+        model.__dict__[HISTORY] = tuple(records)
+    write_config(model, records)
 
 
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
-    version errors sizes attention sites
+    version errors plain sizes attention sites
     randomness caches meta models record trace passing flow layouts residuals trunk finder analysis
     retype alignment proxies symbolic shallow likeness cuts steps deciding
-    rules selection planning parts splice
+    rules selection planning parts configs splice
     cost auditing learning verify saved save depth
     operate replay restore integrations folding finetune exporting checkup
     report cli __init__ __main__
@@ -21,6 +21,7 @@ DOORS = {
     "timm": "models",
     "torchvision": "models",
     "ultralytics": ("models", "integrations"),
+    "transformers": ("models", "integrations"),
     "yaml": "rules",
     "pydantic": "rules",
     "fvcore": "cost",

@@ -1,0 +1,81 @@
+"""The history of a network <-> the config that the network's own `save_pretrained` writes.
+
+Hugging Face's networks are saved as weights and a config, and built from the config again:
+attention of which the config knows nothing would be left out with a line in a log. So the record
+stands in two of its fields. `quantization_config` is where the library lets others change a network
+before its weights are loaded (`integrations/transformers.py` does). And nobody knows a fusion of
+our name: where nobody repeats the surgery, `fusion_config` makes loading an error, not a warning.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from attnsurgeon.plain import from_plain, to_plain
+from attnsurgeon.version import __version__
+
+METHOD = "attnsurgeon"
+
+
+def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a network's history into its config, or strikes it out; other networks are left alone.
+
+    Where the weights are really quantised, that field is taken: then only the guard is set.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(type(model), "save_pretrained") or not hasattr(config, "to_json_file"):
+        return
+    if records and recorded(config) is None:
+        config = _own_config(model, config)
+    fusions = _other_fusions(config) | ({METHOD: True} if records else {})
+    _set(config, "fusion_config", fusions or None)
+    if getattr(config, "quantization_config", None) is None or recorded(config) is not None:
+        made = {"quant_method": METHOD, "version": __version__, "operations": _plain(records)}
+        _set(config, "quantization_config", made if records else None)
+
+
+def _own_config(model: nn.Module, config: Any) -> Any:
+    """Gives the network a config that no other network shares."""
+    own = copy.deepcopy(config)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if value is config:
+                module.__dict__[name] = own
+    return own
+
+
+def recorded(config: Any) -> tuple[dict[str, Any], ...] | None:
+    """Returns the history that a config holds, oldest first; None where it holds none."""
+    found = getattr(config, "quantization_config", None)
+    found = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+    if found.get("quant_method") != METHOD:
+        return None
+    return tuple(from_plain(record) for record in found.get("operations") or ())
+
+
+def without_guard(config: Any) -> None:
+    """Lets a config be loaded, by who repeats the surgery."""
+    _set(config, "fusion_config", _other_fusions(config) or None)
+
+
+def _other_fusions(config: Any) -> dict[str, Any]:
+    found = getattr(config, "fusion_config", None) or {}
+    return {name: on for name, on in found.items() if name != METHOD}
+
+
+def _set(config: Any, name: str, value: Any) -> None:
+    if value is not None:
+        setattr(config, name, value)
+    elif name in vars(config):
+        delattr(config, name)
+
+
+def _plain(records: Sequence[Mapping[str, Any]]) -> list[Any]:
+    try:
+        return [to_plain(record) for record in records]
+    except TypeError:  # a function among the arguments: nothing is recorded, and loading says so
+        return []

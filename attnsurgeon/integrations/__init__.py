@@ -1,0 +1,1 @@
+"""Doors to the training libraries of others; each module is imported by who needs it."""
