@@ -101,7 +101,13 @@ def _cloned(tensor: Tensor) -> Tensor:
 
 
 def _like(tensor: Tensor, twin: Tensor) -> Tensor:
-    twin = twin.as_subclass(type(tensor)).requires_grad_(tensor.requires_grad)
+    if type(tensor) is nn.Parameter:
+        # as_subclass() would make a view, for which torch adds up a product in another order.
+        twin = nn.Parameter(twin, tensor.requires_grad)
+    else:
+        kind = type(tensor)
+        twin = twin if type(twin) is kind else twin.as_subclass(kind)
+        twin.requires_grad_(tensor.requires_grad)
     # Marks set by hand, `param.no_weight_decay = True`, live in the instance dict.
     vars(twin).update(vars(tensor))
     return twin

@@ -148,3 +148,16 @@ def test_a_twin_around_some_tensors_shares_these_alone():
     twin = twin_around(model, [model.first.weight])
     assert twin.second.weight is model.second.weight
     assert twin.norm.weight is not model.norm.weight
+
+
+@pytest.mark.parametrize("twin_of", [full_twin, meta_twin])
+def test_parameters_of_a_twin_are_leaves_that_are_views_of_nothing(twin_of):
+    twin = twin_of(Tied())
+    assert all(p.is_leaf and not p._is_view() for p in twin.parameters())
+
+
+def test_a_twin_computes_bit_for_bit_what_the_model_does():
+    """torch adds up the product with a weight in another order where that is a view."""
+    model, x = nn.Linear(6, 18), torch.randn(2, 130, 6).transpose(0, 1)
+    with torch.no_grad():
+        assert torch.equal(full_twin(model)(x), model(x))
