@@ -140,6 +140,8 @@ def branch_kinds(residual: Residual, branch: fx.Node, flow: Flow) -> tuple[str, 
 
 def _positions(node: fx.Node) -> int:
     total = 1
+    if node.meta["shape"] is None:  # one result of several (nn.MultiheadAttention's) tells
+        return max((_positions(n) for n in node.users), default=0)
     for axis, size in enumerate(node.meta["shape"][1:], start=1):
         total *= 1 if axis in node.meta["axes"] else size
     return total

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from attnsurgeon.residuals import branch_kinds
 from tests.nets.blocks import (
     Assigning,
+    C,
     ChannelsLast,
     Excited,
     Net,
@@ -164,3 +166,20 @@ def test_source_and_shortcut_are_those_of_the_block():
     assert (residual.source, residual.shortcut) == (stem, down)
     assert residual.branches == (found.nodes["blocks.0.bn2"],)
     assert branch_kinds(residual, down, found.flow) == ("1x1",)
+
+
+def test_a_branch_may_hold_an_operation_of_several_results():
+    """nn.MultiheadAttention makes a tuple: its values and its weights."""
+
+    class Attended(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend, self.fc = nn.MultiheadAttention(C, 1, batch_first=True), nn.Linear(C, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            made = F.gelu(self.fc(self.attend(tokens, tokens, tokens)[0]))
+            return x + made.transpose(1, 2).reshape(x.shape)
+
+    found = surveyed(Net(Attended()))
+    assert [site.branch for site in found.sites if site.branch] == [("linear", "linear")]
