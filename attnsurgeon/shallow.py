@@ -16,6 +16,7 @@ from torch.fx.graph import PythonCode
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.errors import SurgeonError
+from attnsurgeon.modes import changes_form
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Key, keyed_events
 from attnsurgeon.retype import method_of
@@ -92,6 +93,9 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
             m.training = training
     code, train_code = evaluate.python_code("self"), train.python_code("self")
     _check_code(code)
+    for event in call.events:
+        if isinstance(event, Call) and (changed := changes_form(event)) is not None:
+            raise Untraceable(f"{changed} returns something of another form in training mode")
     if code.src == train_code.src:
         return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
     _check_code(train_code)

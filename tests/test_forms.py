@@ -1,0 +1,106 @@
+"""What modules hand on besides plain tensors keeps its type, in both modes."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import attnsurgeon
+from attnsurgeon.modes import changes_form
+from attnsurgeon.trace import trace
+from tests.nets.blocks import C, Net, Plain
+from tests.surgery import outputs, ready, same
+
+SIZE = (3, 13, 11)
+
+
+class Pair(NamedTuple):
+    map: Tensor
+    size: int
+
+
+@dataclass
+class Record:
+    map: Tensor
+    note: str = "map"
+
+
+class Answer(OrderedDict):
+    """A dict of a kind that nobody else knows."""
+
+
+class Returning(Plain):
+    """Ends with a value that is put into something."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + x)
+        if self.kind in (dict, OrderedDict, Answer):
+            return self.kind(map=out)
+        return self.kind([out]) if self.kind in (list, tuple) else self.kind(out, 3)
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, list, tuple, Pair, Record])
+def test_what_a_rewritten_forward_returns_has_the_type_it_had(kind):
+    net, x = ready(Returning(kind)), torch.randn(2, C, 13, 11)
+    operation = attnsurgeon.insert(net, "eca", {"site": "residual-branch"}, input_size=(C, 13, 11))
+    assert [cut.place.technique for cut in operation.plan] == ["retype"]
+    expected, found = net(x), operation.model(x)
+    assert type(found) is type(expected) is kind
+    assert same(outputs(operation.model, x), outputs(net, x))
+
+
+def test_a_dict_of_an_unknown_kind_is_not_made_plain():
+    net = ready(Returning(Answer))
+    plan = attnsurgeon.plan(net, "eca", {"site": "residual-branch"}, input_size=(C, 13, 11))
+    assert [cut.place.technique for cut in plan] == ["output-hook"]
+    with pytest.raises(attnsurgeon.SurgeonError, match="makes a Answer, a dict of its own kind"):
+        attnsurgeon.plan(net, "eca", {"site": "residual-block"}, input_size=(C, 13, 11))
+
+
+class Auxiliary(Plain):
+    """Returns a second value, but only while it learns."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return (out, out.mean()) if self.training else out
+
+
+class Careful(Plain):
+    """Takes from such a child what it needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.child = Auxiliary()
+
+    def forward(self, x):
+        out = self.child(x)
+        if isinstance(out, tuple):
+            out = out[0] + 0 * out[1]
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out))))) + out)
+
+
+def test_a_child_that_returns_more_in_training_is_not_taken_for_what_it_is_in_eval_mode():
+    net, x = ready(Net(Careful())), torch.randn(2, *SIZE)
+    operation = attnsurgeon.insert(net, "eca", {"site": "residual-branch"}, input_size=SIZE)
+    ways = {cut.site.path: cut.place.technique for cut in operation.plan}
+    assert ways == {"blocks.0.child.bn2": "retype", "blocks.0.bn2": "output-hook"}
+    for train in (False, True):
+        assert same(outputs(operation.model, x, train=train), outputs(net, x, train=train))
+
+
+def test_only_children_that_return_another_form_are_named():
+    def changing(block):
+        traced = trace(Net(block), (torch.empty(2, *SIZE),))
+        return changes_form(traced.calls["blocks"][0])
+
+    assert changing(Careful()) == "blocks.0.child"
+    assert changing(Plain()) is None
+    assert changing(Auxiliary()) == "blocks.0"
