@@ -21,6 +21,7 @@ from attnsurgeon.models.provenance import Source, stamp
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
 from attnsurgeon.models.torchvision_names import torchvision_recipe
+from attnsurgeon.models.transformers_names import transformers_recipe
 from attnsurgeon.models.ultralytics_names import ultralytics_recipe
 from attnsurgeon.models.user_code import file_recipe, missing_factory, module_recipe
 
@@ -30,6 +31,7 @@ _FAMILIES = {
     "hf-hub": hub_recipe,
     "hf_hub": hub_recipe,  # timm's older spelling
     "ultralytics": ultralytics_recipe,
+    "transformers": transformers_recipe,
 }
 
 
@@ -48,7 +50,8 @@ def load_model(
 
     Args:
         spec: `resnet50` (timm), `timm:NAME`, `torchvision:NAME`, `hf-hub:ORG/NAME`,
-            `ultralytics:NAME` or `ultralytics:path/file.yaml`, `path/file.py:factory` or
+            `ultralytics:NAME` or `ultralytics:path/file.yaml`, `transformers:ORG/NAME`,
+            `transformers:path/to/folder` or `transformers:Class`, `path/file.py:factory` or
             `package.module:factory`, where the factory is a function that returns an nn.Module,
             an nn.Module class, or a network already built.
         pretrained: fetch the weights that timm, torchvision or the hub offer for this name; of

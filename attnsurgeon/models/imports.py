@@ -18,9 +18,10 @@ from attnsurgeon.models.suggestions import close_to
 
 FORMS = (
     "a network is named as 'resnet50' (timm), 'timm:NAME', 'torchvision:NAME', 'hf-hub:ORG/NAME',"
-    " 'ultralytics:NAME', 'path/file.py:factory' or 'package.module:factory'"
+    " 'ultralytics:NAME', 'transformers:ORG/NAME', 'path/file.py:factory' or"
+    " 'package.module:factory'"
 )
-_FAMILIES = ("timm", "torchvision", "hf-hub", "ultralytics")
+_FAMILIES = ("timm", "torchvision", "hf-hub", "ultralytics", "transformers")
 _VERSION = "__attnsurgeon_file_version__"
 
 

@@ -12,6 +12,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models.build import build_on_meta
 from attnsurgeon.models.inputs import input_size_of
 from attnsurgeon.models.provenance import Source, source_of
+from attnsurgeon.models.transformers_names import class_and_config
 
 
 def identify(model: nn.Module) -> Source | None:
@@ -44,6 +45,9 @@ def _origins(model: nn.Module) -> Iterator[Source]:
     noted = source_of(model)
     if noted is not None:
         yield noted
+    of_transformers = class_and_config(model)
+    if of_transformers is not None:
+        yield of_transformers
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config.get("architecture"):
         architecture = config["architecture"]

@@ -52,7 +52,7 @@ def _without_note(twin: nn.Module) -> nn.Module:
 
 
 def _at_the_hub(spec: str) -> bool:
-    return spec.startswith(("hf-hub:", "hf_hub:"))
+    return spec.startswith(("hf-hub:", "hf_hub:", "transformers:"))
 
 
 def _writable(source: Source) -> bool:

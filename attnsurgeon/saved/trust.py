@@ -28,7 +28,7 @@ from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.models.imports import import_file, import_name
 
 GIVE_THE_BASE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
-_NAMES = ("timm", "torchvision", "hf-hub", "hf_hub", "ultralytics")
+_NAMES = ("timm", "torchvision", "hf-hub", "hf_hub", "ultralytics", "transformers")
 _NEVER = {*sys.stdlib_module_names, "attnsurgeon"}
 
 
