@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from attnsurgeon.attention.pooling import leave_out
 from attnsurgeon.attention.registry import ACTIONS, Mechanism, create_part, lookup
 from attnsurgeon.cuts import Cutter, Place, Refusal, input_of
 from attnsurgeon.errors import RuleError
@@ -18,11 +19,17 @@ from attnsurgeon.layouts import layout_of
 from attnsurgeon.record import Call, Event
 from attnsurgeon.residuals import Residual
 from attnsurgeon.retype import original_class
+from attnsurgeon.sites import size_in
 from attnsurgeon.steps import Cut, Refused, Request
+from attnsurgeon.tokens import Tokens, map_is_used, tokens_at
 
 _SPATIAL_RANK = {"NCHW": 2, "NHWC": 2, "NCDHW": 3, "NDHWC": 3, "NLC": 2, "NCL": 2}
 _MAPS = ("NCHW", "NHWC", "NCDHW", "NDHWC")
 _INSERTIONS = ("insert-after", "insert-before")
+
+
+def _beside(tokens: Tokens | None) -> tuple[int, int]:
+    return (tokens.before, tokens.after) if tokens is not None else (0, 0)
 
 
 class Impossible(Exception):
@@ -35,6 +42,8 @@ class _Value:
 
     node: fx.Node
     layout: str
+    tokens: Tokens | None = None
+    as_map: bool = False
 
     @property
     def channels(self) -> int:
@@ -42,11 +51,14 @@ class _Value:
 
     @property
     def size(self) -> tuple[int, ...]:
-        shape = self.node.meta["shape"]
-        return tuple(n for n, axis in zip(shape, self.layout, strict=True) if axis in "DHWL")
+        if self.as_map and self.tokens is not None:
+            return self.tokens.sides
+        return size_in(self.layout, self.node.meta["shape"])
 
     @property
     def rank(self) -> int:
+        if self.as_map and self.tokens is not None:
+            return len(self.tokens.sides)
         return _SPATIAL_RANK[self.layout]
 
 
@@ -248,6 +260,7 @@ class Decider:
             part = create_part(
                 card.name, source or value.channels, rank=value.rank, init=request.init, **args
             )
+        value = self._placed(value, card, part)
         params = sum(p.numel() for p in part.parameters())
         if card.tied and draft.get("link", 0) > 0:
             params = 0
@@ -258,7 +271,7 @@ class Decider:
             Cut(
                 request.site, card.name, args, request.init, action, request.rule, place,
                 self._name(place.host), value.channels, value.rank, value.layout, params,
-                conv=source, **draft,
+                tokens=value.tokens, as_map=value.as_map, conv=source, **draft,
             )
         )  # fmt: skip
 
@@ -287,6 +300,10 @@ class Decider:
         if cut.channels != value.channels:
             return f"{host} is shared and has {cut.channels} channels in another run"
         first = self.survey.nodes[cut.site.path].meta["shape"]
+        if cut.tokens != value.tokens and (
+            cut.as_map or _beside(cut.tokens) != _beside(value.tokens)
+        ):
+            return f"{host} is shared, and in another run its tokens stand otherwise"
         tied = [name for name in args if args[name] != cut.attn_args.get(name)]
         if tied or (first[1:] != value.node.meta["shape"][1:] and not card.resolution_free):
             names = f", by its {' and '.join(tied)}" if tied else ""
@@ -301,10 +318,36 @@ class Decider:
         layout, why = layout_of(node, self.survey.traced.batch)
         if layout is None:
             raise Impossible(why)
-        if layout == "NC" or (layout in ("NLC", "NCL") and card is not None and card.spatial):
-            name = card.name if card is not None else "it"
+        tokens = tokens_at(node, layout)
+        if layout not in ("NC", "NLC", "NCL"):
+            return _Value(node, layout)
+        name = card.name if card is not None else "it"
+        if layout == "NC":
             raise Impossible(f"{name} needs a map of positions, and here the layout is {layout}")
-        return _Value(node, layout)
+        if card is None or not card.spatial:
+            return _Value(node, layout, tokens)
+        if tokens is None:
+            raise Impossible(
+                f"{name} needs a map of positions, and how the tokens here ({layout}) stand in one "
+                "is not known"
+            )
+        if len(tokens.sides) not in card.ranks:
+            raise Impossible(f"{name} is not for maps of rank {len(tokens.sides)}")
+        return _Value(node, layout, tokens, as_map=True)
+
+    def _placed(self, value: _Value, card: Mechanism, part: nn.Module) -> _Value:
+        """Decides what becomes of tokens of no position: gated, too, or passed by."""
+        tokens = value.tokens
+        if tokens is None or not tokens.beside:
+            return value
+        if not value.as_map and leave_out(part, tokens.before, tokens.after):
+            return value
+        if not map_is_used(value.node, self.survey.traced):
+            raise Impossible(
+                f"from here on only the {tokens.beside} tokens of no position (class, registers) "
+                f"are used, and {card.name} works on the others"
+            )
+        return replace(value, as_map=True)
 
     def _link(
         self,

@@ -22,6 +22,7 @@ from attnsurgeon.layouts import find_axes, layout_of
 from attnsurgeon.record import Call, Event, Traced, key_of, keyed_events
 from attnsurgeon.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites import ModuleRef, Site, size_in
+from attnsurgeon.tokens import find_tokens, tokens_at
 from attnsurgeon.trunk import find_trunk, level_of, stride_of
 
 # The roles that are operations, by the names the operation goes by.
@@ -61,6 +62,7 @@ class Survey:
 def survey(traced: Traced) -> Survey:
     """Finds all sites of a recorded network."""
     find_axes(traced)
+    find_tokens(traced)
     flow = Flow(traced)
     roles = _roles(traced, flow)
     paths = {node: value_path(node) for node in roles.of}
@@ -205,6 +207,7 @@ class _Describer:
         owner = _owner_of(node)
         layout, _ = layout_of(node, self.traced.batch)
         shape = node.meta["shape"]
+        tokens = tokens_at(node, layout)
         channels = None if layout is None else shape[layout.index("C")]
         chain = list(call.chain())
         alone = owner is not call
@@ -234,6 +237,8 @@ class _Describer:
             index=node.meta["order"],
             runs=len(self.traced.calls[owner.path]),
             sizes=self.sizes(owner, node, layout),
+            grid=tokens.sides if tokens else None,
+            beside=(tokens.before, tokens.after) if tokens else (0, 0),
         )
 
     def sizes(self, owner: Call, node: fx.Node, layout: str | None) -> tuple[tuple[int, ...], ...]:

@@ -115,19 +115,10 @@ def _source(node: fx.Node) -> fx.Node | None:
 def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes | None:
     """Returns the axes after an operation that moves axes, None for one that does not."""
     new = node.meta["shape"]
-    args = [a for a in (*node.args, *node.kwargs.values()) if not isinstance(a, fx.Node)]
     ndim = len(old)
-    if name == "permute":
-        order = [int(d) % ndim for d in _flat(args)]
+    order = permuted(node, name, ndim)
+    if order is not None:
         return frozenset(order.index(a) for a in axes)
-    if name in ("transpose", "swapaxes", "swapdims", "t", "T", "mT", "adjoint"):
-        a, b = [int(d) % ndim for d in _flat(args)] if args else (ndim - 2, ndim - 1)
-        return frozenset({a: b, b: a}.get(x, x) for x in axes)
-    if name in ("movedim", "moveaxis"):
-        places = dict(zip(*([int(d) % ndim for d in _flat(a)] for a in args), strict=True))
-        left = iter(d for d in range(ndim) if d not in places.values())
-        places |= {d: next(left) for d in range(ndim) if d not in places}
-        return frozenset(places[a] for a in axes)
     if name in ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze",
                 "unsqueeze"):  # fmt: skip
         return _regrouped(old, new, axes)
@@ -144,9 +135,27 @@ def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes |
     return None
 
 
-def _regrouped(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> Axes:
-    """Carries axes through a row-major reshape by matching runs of equal products."""
-    result: set[int] = set()
+def permuted(node: fx.Node, name: str, ndim: int) -> list[int] | None:
+    """The order in which an operation puts the axes; None for one that does something else."""
+    args = [a for a in (*node.args, *node.kwargs.values()) if not isinstance(a, fx.Node)]
+    order = list(range(ndim))
+    if name == "permute":
+        return [int(d) % ndim for d in _flat(args)]
+    if name in ("transpose", "swapaxes", "swapdims", "t", "T", "mT", "adjoint"):
+        a, b = [int(d) % ndim for d in _flat(args)] if args else (ndim - 2, ndim - 1)
+        order[a], order[b] = b, a
+        return order
+    if name in ("movedim", "moveaxis"):
+        places = dict(zip(*([int(d) % ndim for d in _flat(a)] for a in args), strict=True))
+        left = iter(d for d in order if d not in places.values())
+        places |= {d: next(left) for d in order if d not in places}
+        return sorted(order, key=places.__getitem__)
+    return None
+
+
+def runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]] | None:
+    """The runs of axes of equal product that a row-major reshape maps on one another."""
+    found: list[tuple[range, range]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         first_i, first_j = i, j
@@ -157,13 +166,20 @@ def _regrouped(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> Axes:
             elif j < len(new):
                 j += 1
             else:
-                return _NONE
-        left = {d for d in range(first_i, i) if old[d] != 1 or d in axes}
+                return None
+        found.append((range(first_i, i), range(first_j, j)))
+    return found
+
+
+def _regrouped(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> Axes:
+    """Carries axes through a reshape."""
+    result: set[int] = set()
+    for before, after in runs(old, new) or []:
+        left = {d for d in before if old[d] != 1 or d in axes}
         if left & axes:
             if not left <= axes:
                 return _NONE  # channels merged with positions
-            right = {d for d in range(first_j, j) if new[d] != 1} or set(range(first_j, j))
-            result |= right
+            result |= {d for d in after if new[d] != 1} or set(after)
     return frozenset(result)
 
 

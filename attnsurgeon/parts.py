@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.heads.tapped import InputTap, Mailbox, OutputTap, Tapped
 from attnsurgeon.attention.linked.chain import Chain, Link, Linked
+from attnsurgeon.attention.pooling import leave_out
 from attnsurgeon.attention.registry import REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.steps import Cut
 
@@ -58,6 +59,8 @@ class Parts:
             assert cut.conv is not None
             source = cut.conv
         made = create_part(card.name, source, rank=cut.rank, init=cut.init, **cut.attn_args)
+        if cut.tokens is not None and not cut.as_map:
+            leave_out(made, cut.tokens.before, cut.tokens.after)
         if card.adopt is not None and replaced is not None:
             inner = made.get_submodule("inner") if card.within and cut.keeps_old else made
             card.adopt(inner, replaced)

@@ -50,6 +50,9 @@ class Site:
         calls: how often the producer runs in one forward.
         runs: how often the owner does; a cut in it serves all of them.
         sizes: the resolutions of the value in these runs, each once.
+        grid: of tokens, the sides of the map that they form row by row, or None where that is
+            not known; of other layouts None.
+        beside: how many tokens of no position (class, registers) stand ahead of it and behind it.
         kernel, conv_stride, groups, depthwise: of convolutions, else None.
         branch: of residual branches, the kinds of the convolutions along it in order, such as
             ("1x1", "3x3", "1x1"); a depthwise one is "dw3x3", a linear layer "linear". Else None.
@@ -83,10 +86,16 @@ class Site:
     index: int = 0
     runs: int = 1
     sizes: tuple[tuple[int, ...], ...] = ()
+    grid: tuple[int, ...] | None = None
+    beside: tuple[int, int] = (0, 0)
 
     @property
     def resolution(self) -> tuple[int, ...] | None:
-        """Spatial sizes: (H, W), (D, H, W) or (L,) for tokens; None without a known layout."""
+        """Spatial sizes: (H, W), (D, H, W), also of tokens in a known grid, else (L,); None without
+        a known layout.
+        """
+        if self.grid is not None:
+            return self.grid
         return None if self.layout is None else size_in(self.layout, self.shape)
 
 

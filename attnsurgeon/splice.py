@@ -16,7 +16,8 @@ from attnsurgeon.attention.registry import lookup
 from attnsurgeon.attention.weights.each import convolve_each
 from attnsurgeon.configs import write_config
 from attnsurgeon.errors import ModelError
-from attnsurgeon.parts import CHANNELS_FIRST, Parts
+from attnsurgeon.parts import Parts
+from attnsurgeon.passage import InputHook, OutputHook, call_through, through
 from attnsurgeon.record import MARK, Call
 from attnsurgeon.retype import Reference, flat_call, form_of, original_class, retyped, source_of
 from attnsurgeon.shallow import ShallowGraph, name_in
@@ -32,8 +33,6 @@ _PASS_ON = (
     # A batch norm would add a counter to a state dict in which it finds none.
     "def _load_from_state_dict(self, state_dict, prefix, *args):\n    pass\n",
 )
-_TO_NCHW = CHANNELS_FIRST
-_FROM_NCHW = {"NHWC": (0, 2, 3, 1), "NDHWC": (0, 2, 3, 4, 1)}
 
 
 @dataclass(frozen=True)
@@ -43,58 +42,6 @@ class Mark:
     site: str
     attn: str
     technique: str
-
-
-def through(attention: nn.Module, layout: str, *values: Tensor) -> Tensor:
-    """Runs an attention, which expects channels on axis 1, on values of any layout."""
-    ahead, back = _steps(layout)
-    for name, args in ahead:
-        values = tuple(getattr(value, name)(*args) for value in values)
-    made = attention(*values)
-    for name, args in back:
-        made = getattr(made, name)(*args)
-    return made
-
-
-Steps = list[tuple[str, tuple[Any, ...]]]
-
-
-def _steps(layout: str) -> tuple[Steps, Steps]:
-    """The methods that bring the channels of a value to axis 1, and those that bring them back."""
-    if layout in _TO_NCHW:
-        return [("permute", _TO_NCHW[layout])], [("permute", _FROM_NCHW[layout])]
-    if layout == "NLC":
-        return (
-            [("transpose", (1, 2)), ("unsqueeze", (3,))],
-            [("squeeze", (3,)), ("transpose", (1, 2))],
-        )
-    if layout == "NCL":
-        return [("unsqueeze", (3,))], [("squeeze", (3,))]
-    return [], []
-
-
-@dataclass
-class OutputHook:
-    """Forward hook: hands the module's output through its child `name`."""
-
-    name: str
-    layout: str
-
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """Returns the output after attention."""
-        return through(module.get_submodule(self.name), self.layout, output)
-
-
-@dataclass
-class InputHook:
-    """Forward pre-hook: hands the module's first input through its child `name`."""
-
-    name: str
-    layout: str
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns the inputs with attention on the first."""
-        return through(module.get_submodule(self.name), self.layout, args[0]), *args[1:]
 
 
 def splice(model: nn.Module, plan: Plan) -> Removed:
@@ -131,9 +78,12 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
             _rewrite(host, call, plan.graph(path), rewritten)
         for cut in cuts:
             if cut.place.technique == "output-hook":
-                host.register_forward_hook(OutputHook(cut.name, cut.layout))
+                host.register_forward_hook(OutputHook(cut.name, cut.way))
+                if not plan.changed_by_hooks(path):
+                    _let_pass(host._forward_hooks)
             elif cut.place.technique == "input-hook":
-                host.register_forward_pre_hook(InputHook(cut.name, cut.layout))
+                host.register_forward_pre_hook(InputHook(cut.name, cut.way))
+                _let_pass(host._forward_pre_hooks)
     for cut in plan.cuts:  # last, so that a tap sees what attention made of the value
         parts.tap(model, cut)
     removed = {p: _strip(modules[p]) for cut in plan.cuts for p in cut.removes}
@@ -199,6 +149,14 @@ def remove(model: nn.Module, *, refill: bool = False) -> None:
                 del hooks[key]
 
 
+def _let_pass(hooks: dict[int, Any]) -> None:
+    """Puts the hooks of others behind ours: who collects a value there is to see the attention."""
+    others = {key: h for key, h in hooks.items() if not isinstance(h, (OutputHook, InputHook))}
+    for key in others:
+        del hooks[key]
+    hooks.update(others)
+
+
 def _drop_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
         for key, hook in list(hooks.items()):
@@ -224,8 +182,8 @@ def _take_over(host: nn.Module, cut: Cut) -> None:
         references: tuple[Reference, ...] = ()
     else:
         values = f"input, {old}" if cut.keeps_old else "input"
-        made = f"through(self.{cut.name}, {cut.layout!r}, {values})"
-        references = (("through", __name__, "through"),)
+        made = f"through(self.{cut.name}, {cut.way!r}, {values})"
+        references = (("through", through.__module__, "through"),)
     retyped(host, (f"def forward(self, input):\n    return {made}\n",), references)
 
 
@@ -377,18 +335,18 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
             terms = list(target.all_input_nodes)
             first, second = terms[1 - place.second], terms[place.second]
             with copy.inserting_before(target.next):
-                made = _call(copy, cut, [first, second])
+                made = call_through(copy, cut.name, cut.way, [first, second])
             tails[place.key] = _instead(copy, target, made)
         elif place.edit == "replace":
             tails[place.key] = _replace(copy, target, cut)
         elif place.before:
             source = next(iter(target.all_input_nodes))
             with copy.inserting_before(target):
-                target.replace_input_with(source, _call(copy, cut, [source]))
+                target.replace_input_with(source, call_through(copy, cut.name, cut.way, [source]))
         else:
             users = list(tail.users)
             with copy.inserting_before(max([tail, *others]).next):
-                made = _call(copy, cut, [tail, *others])
+                made = call_through(copy, cut.name, cut.way, [tail, *others])
             tail.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
             tails[place.key] = made
     copy.lint()
@@ -406,7 +364,7 @@ def _replace(graph: fx.Graph, target: fx.Node, cut: Cut) -> fx.Node:
         with graph.inserting_before(target):
             target.replace_input_with(value, graph.call_method("clone", (value,)))
     with graph.inserting_before(target.next):
-        made = _call(graph, cut, [value, target] if cut.keeps_old else [value])
+        made = call_through(graph, cut.name, cut.way, [value, target] if cut.keeps_old else [value])
     return _instead(graph, target, made)
 
 
@@ -437,17 +395,3 @@ def _excite(graph: fx.Graph, target: fx.Node, cut: Cut) -> None:
     target.replace_input_with(weight, made)
     if per_sample:
         target.target = convolve_each
-
-
-def _call(graph: fx.Graph, cut: Cut, values: Sequence[fx.Node]) -> fx.Node:
-    """Adds `through(self.attn, layout, *values)` at the insertion point, as plain nodes."""
-    ahead, back = _steps(cut.layout)
-    made: list[fx.Node] = []
-    for value in values:
-        for name, args in ahead:
-            value = graph.call_method(name, (value, *args))
-        made.append(value)
-    last = graph.call_module(cut.name, tuple(made))
-    for name, args in back:
-        last = graph.call_method(name, (last, *args))
-    return last

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 from torch import nn
 
 from attnsurgeon.cuts import Place
 from attnsurgeon.sites import Site
+from attnsurgeon.tokens import Tokens
+
+# How a value gets to an attention: by its layout; or of tokens that are brought into their map,
+# by its sides and the numbers of tokens before it and after it.
+Way = Union[str, tuple[tuple[int, ...], int, int]]  # noqa: UP007 -- evaluated by Python 3.10
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class Cut:
         scope, chain, link: of linked attention: what forms a chain, its name, the place in it.
         taps: where a head's further values are tapped.
         tapped: their layouts.
+        tokens: of a value of tokens, how these stand, where it is known.
+        as_map: tokens are brought into their map, and those of no position pass by; else these
+            are gated like the others, and left out of what is pooled.
         conv: of what works on a convolution, that convolution in the recorded twin.
     """
 
@@ -83,6 +91,8 @@ class Cut:
     link: int = 0
     taps: tuple[Place, ...] = ()
     tapped: tuple[str, ...] = ()
+    tokens: Tokens | None = None
+    as_map: bool = False
     conv: nn.Module | None = None
 
     @property
@@ -104,6 +114,13 @@ class Cut:
             self.module_path,
         )  # fmt: skip
 
+    @property
+    def way(self) -> Way:
+        """How the value gets to the attention and back."""
+        if self.tokens is None or not self.as_map:
+            return self.layout
+        return self.tokens.sides, self.tokens.before, self.tokens.after
+
     def record(self) -> dict[str, Any]:
         """The cut as plain values."""
         return {
@@ -111,6 +128,7 @@ class Cut:
             "channels": self.channels,
             "resolution": list(self.site.resolution or ()),
             "layout": self.layout,
+            "beside": self.tokens.beside if self.tokens else 0,
             "module_path": self.module_path,
             "params": self.params,
             "attn": self.attn,

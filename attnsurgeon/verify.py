@@ -215,7 +215,9 @@ class _Comparison:
 
 
 def _keys(model: nn.Module, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    new = tuple(f"{cut.module_path}." for cut in plan.cuts)
+    parts = {id(model.get_submodule(cut.module_path)) for cut in plan.cuts}
+    everywhere = model.named_modules(remove_duplicate=False)  # a host may stand at several places
+    new = tuple(f"{path}." for path, module in everywhere if id(module) in parts)
     before = plan.survey.traced.twin
     missing: list[str] = []
     unexpected: list[str] = []
@@ -256,7 +258,7 @@ def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failu
     new = tuple(cut.module_path for cut in plan.cuts)
     runs: list[_Run] = []
     failures: list[_Failure] = []
-    for sizes in _sizes(each(plan.survey.traced.input_size)):
+    for sizes in _sizes(plan):
         x = tuple(torch.randn(2, *size, generator=generator).to(like.dtype) for size in sizes)
         try:
             runs.append(_run(operated, x, new))
@@ -289,12 +291,18 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         ) from failure.error
 
 
-def _sizes(own: tuple[Size, ...]) -> Iterator[tuple[Size, ...]]:
-    """Two small uneven sizes of all images, where these have one size; then the network's own."""
+def _sizes(plan: Plan) -> Iterator[tuple[Size, ...]]:
+    """Two small sizes of all images, where these have one size; then the network's own.
+
+    They are uneven, but for attention that works on tokens as on a map of known proportions.
+    """
+    own = each(plan.survey.traced.input_size)
     images = {size[-2:] for size in own if len(size) >= 3}
-    for height, width in [(96, 64), (64, 128)] if len(images) == 1 else []:
-        if all(height <= h and width <= w for h, w in images):
-            yield tuple((*s[:-2], height, width) if len(s) >= 3 else s for s in own)
+    for h, w in images if len(images) == 1 else ():
+        as_map = any(cut.as_map for cut in plan.cuts)
+        for height, width in [(h // 2, w // 2)] if as_map else [(96, 64), (64, 128)]:
+            if height <= h and width <= w:
+                yield tuple((*s[:-2], height, width) if len(s) >= 3 else s for s in own)
     yield own
 
 

@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
     version errors plain sizes attention sites
-    randomness caches meta models record trace passing flow layouts residuals trunk finder analysis
+    randomness caches meta models record trace passing flow layouts tokens residuals trunk finder analysis
     retype alignment proxies symbolic modes shallow likeness cuts steps deciding
-    rules selection planning parts configs splice
+    rules selection planning parts passage configs splice
     cost auditing learning verify saved save depth
     operate replay restore integrations folding finetune exporting checkup
     report cli __init__ __main__

@@ -93,7 +93,31 @@ def peak(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
     return largest if keepdim else largest.squeeze(axes)
 
 
-class Mean(nn.Module):
+class Pool(nn.Module):
+    """What reduces some axes, the first position axis among them or not.
+
+    In a row of tokens, (N, C, L, 1), there may be tokens of no position, as a class token; they
+    are gated like the others, but `leave_out` keeps them out of what the gate is computed from.
+    """
+
+    axes: tuple[int, ...]
+    beside = (0, 0)  # tokens left out ahead of the others and behind them
+
+    def chosen(self, x: Tensor) -> Tensor:
+        """Returns `x` without the tokens to be left out."""
+        before, after = self.beside
+        return x[:, :, before : x.shape[2] - after] if before or after else x
+
+
+def leave_out(module: nn.Module, before: int, after: int) -> bool:
+    """Keeps tokens of no position out of all that a module pools; False where it pools nothing."""
+    pools = [m for m in module.modules() if isinstance(m, Pool) and 2 in m.axes]
+    for pool in pools:
+        pool.beside = (before, after)
+    return bool(pools)
+
+
+class Mean(Pool):
     """Mean over some axes; by default each channel's mean over all positions.
 
     Shape:
@@ -109,10 +133,10 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the means."""
-        return mean(x, self.axes, self.keepdim)
+        return mean(self.chosen(x), self.axes, self.keepdim)
 
 
-class Max(nn.Module):
+class Max(Pool):
     """Maximum over some axes; by default each channel's maximum over all positions.
 
     Shape:
@@ -128,10 +152,10 @@ class Max(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the maxima."""
-        return peak(x, self.axes, self.keepdim)
+        return peak(self.chosen(x), self.axes, self.keepdim)
 
 
-class Moments(nn.Module):
+class Moments(Pool):
     """Mean and unbiased variance of each channel over all positions, in float32 at least.
 
     Shape:
@@ -144,4 +168,4 @@ class Moments(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns means and variances."""
-        return moments(x, self.axes)
+        return moments(self.chosen(x), self.axes)
