@@ -7,6 +7,7 @@ import torch
 
 # Set before any library that reads it is imported: the suite must not depend on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("YOLO_OFFLINE", "true")
 
 
 @pytest.fixture(autouse=True)
