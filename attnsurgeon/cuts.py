@@ -194,7 +194,10 @@ class Cutter:
         for call, key in _appearances(node, first):
             if isinstance(call.module, _CONTAINERS) and not _own_forward(call.module):
                 continue  # its forward is the container's; the boundary of its child is the place
-            if why := self._unwritable(call, node, [key]):
+            why = self._unwritable(call, node, [key])
+            if not why and not before and self._escapes(call, node):
+                why = f"others are given the value past {_where(call)}, by a hook"
+            if why:
                 reasons.append(why)
                 continue
             graph = self.graph(call)
@@ -210,6 +213,13 @@ class Cutter:
                 return Place("retype", call.path, key, before, calls, note)
             norm = norm or Place("retype", call.path, key, before, calls, _norm_note(call))
         return norm
+
+    def _escapes(self, call: Call, node: fx.Node) -> bool:
+        """Whether code outside of a call goes on with a value that the call does not return."""
+        if node in call.outputs or call.parent is None:
+            return False
+        users = any(not _within(call, user) for user in node.users)
+        return users or node in self.survey.traced.root.outputs
 
     def _hook(self, node: fx.Node, first: Call, reasons: list[str]) -> Place | None:
         """The best hook: on a maker that is no norm, on the one taker, on a norm; the same of

@@ -71,6 +71,15 @@ class Plan:
         assert isinstance(graph, ShallowGraph)
         return graph
 
+    def changed_by_hooks(self, host: str) -> bool:
+        """Whether the hooks that a host has may hand on something else than its forward returns."""
+        call = self.survey.traced.calls[host][0]
+        made_inside = call.outputs[0].meta["call"] is not call  # by a child, and handed through
+        if made_inside or not call.module._forward_hooks:
+            return False
+        assert self._cutter is not None
+        return not isinstance(self._cutter.graph(call), ShallowGraph)
+
 
 def plan_requests(
     survey: Survey,

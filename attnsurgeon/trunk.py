@@ -132,13 +132,25 @@ def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node 
     if all(level_of(n, traced) is None for n in outputs):
         return maps[-1] if maps else None
     aside = _pooled(flow) | _attending(flow, residuals)
-    on_way = [n for n in flow.nodes if n.op != "placeholder" and n not in aside]
+    needed = _needed(outputs)  # a wrapper that collects inner maps runs the network to its end
+    on_way = [n for n in flow.nodes if n.op != "placeholder" and n in needed and n not in aside]
     lowest = max((level_of(n, traced) or 0 for n in on_way), default=0)
     deep = [n for n in on_way if level_of(n, traced) == lowest]
     if not deep or lowest <= 0:
         return maps[-1] if maps else None
     risen = _risen(flow)  # a detector comes down a second time, beside its backbone
     return next((n for n in reversed(deep) if n not in risen), deep[-1])
+
+
+def _needed(outputs: list[fx.Node]) -> set[fx.Node]:
+    """The values that the outputs are made of, and the outputs."""
+    found = set(outputs)
+    todo = list(outputs)
+    while todo:
+        new = [n for n in Flow.inputs(todo.pop()) if n not in found]
+        found.update(new)
+        todo += new
+    return found
 
 
 def _risen(flow: Flow) -> set[fx.Node]:
