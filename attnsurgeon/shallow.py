@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.graph import PythonCode
+from torch.utils import _pytree as pytree
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.modes import changes_form
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Key, keyed_events
-from attnsurgeon.retype import method_of
+from attnsurgeon.retype import form_of, method_of
 from attnsurgeon.symbolic import ShallowTracer, Variadic
 from attnsurgeon.trace import PATCHING
 
@@ -74,6 +75,8 @@ def shallow_graph(calls: list[Call]) -> ShallowGraph:
     try:
         return _both_modes(call, structured=False)
     except Untraceable as plain:
+        if len({form_of(*pytree.tree_flatten((c.args, c.kwargs))) for c in calls}) > 1:
+            raise  # the flattened code has the constants of one call in it
         try:
             return _both_modes(call, structured=True)
         except Untraceable as flat:  # *args alone would have been no reason

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.modes import changes_form
@@ -104,3 +104,30 @@ def test_only_children_that_return_another_form_are_named():
     assert changing(Careful()) == "blocks.0.child"
     assert changing(Plain()) is None
     assert changing(Auxiliary()) == "blocks.0"
+
+
+class Scaling(Plain):
+    """Is told a number behind a variadic signature."""
+
+    def forward(self, *args):
+        x, scale = args
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) * scale + x)
+
+
+class TwoScales(nn.Module):
+    def __init__(self, second):
+        super().__init__()
+        self.stem, self.block, self.second = nn.Conv2d(3, C, 3), Scaling(), second
+
+    def forward(self, x):
+        return self.block(self.block(self.stem(x), 2.0), self.second)
+
+
+@pytest.mark.parametrize(("second", "way"), [(2.0, "retype"), (0.5, "output-hook")])
+def test_a_shared_module_is_rewritten_only_where_all_its_calls_are_given_the_same_constants(
+    second, way
+):
+    net, x = ready(TwoScales(second)), torch.randn(2, *SIZE)
+    operation = attnsurgeon.insert(net, "eca", {"site": "residual-branch"}, input_size=SIZE)
+    assert [cut.place.technique for cut in operation.plan] == [way]
+    assert same(outputs(operation.model, x), outputs(net, x))
