@@ -21,9 +21,10 @@ from functools import cached_property
 from torch import Tensor, fx, nn
 
 from attnsurgeon.alignment import Untraceable
-from attnsurgeon.finder import Survey, makes_alone
+from attnsurgeon.finder import Survey, makes_alone, value_path
 from attnsurgeon.flow import Flow
 from attnsurgeon.likeness import likeness
+from attnsurgeon.memory import shared_memory, torn_from
 from attnsurgeon.passing import handed_on
 from attnsurgeon.record import Call, Event, Key, key_of
 from attnsurgeon.retype import original_class
@@ -74,12 +75,15 @@ class Cutter:
 
     survey: Survey
     _alike: dict[Hashable, ShallowGraph | Refusal] = field(default_factory=dict)
+    _memory: dict[int, list[fx.Node]] | None = None
 
     def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
         """Finds the best cut after `node`; with `before`, where `node` goes into `before`."""
         target = before if before is not None else node
         if target.meta.get("event") is None:
             return Refusal("it is made where no torch function can be seen")
+        if torn := self._torn(target):
+            return torn
         inner, shown = _outside_rebuilders(target)
         if shown is None:
             return _inside_rebuilder(inner)
@@ -96,6 +100,8 @@ class Cutter:
 
     def place_with(self, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
         """Finds the innermost forward in which the value and the others can all be seen."""
+        if torn := self._torn(node):
+            return torn
         inner, shown = _outside_rebuilders(node)
         if shown is None:
             return _inside_rebuilder(inner)
@@ -116,6 +122,9 @@ class Cutter:
 
     def place_of_operation(self, node: fx.Node, edit: str) -> Place | Refusal:
         """Finds the forward in which the operation itself, and nothing more, can be edited."""
+        torn = self._torn(node)
+        if torn and edit != "excite":
+            return torn
         call: Call = node.meta["call"]
         if _outside_rebuilders(node)[1] is not call:
             return _inside_rebuilder(call)
@@ -131,6 +140,8 @@ class Cutter:
 
     def takeover(self, node: fx.Node) -> Place | Refusal:
         """Says whether the module that makes the value can hand its input on instead."""
+        if torn := self._torn(node):
+            return torn
         call: Call = node.meta["call"]
         if _outside_rebuilders(node)[1] is not call:
             return _inside_rebuilder(call)
@@ -155,6 +166,19 @@ class Cutter:
         if place is not None and place.calls == 1:
             return place
         return Refusal("; ".join(reasons) or "no module boundary shows the feature map")
+
+    def _torn(self, node: fx.Node) -> Refusal | None:
+        """Why a value cannot become a tensor of its own: a change in place has to reach others."""
+        if self._memory is None:
+            self._memory = shared_memory(self.survey.traced.graph.nodes)
+        other = torn_from(node, self._memory)
+        if other is None:
+            return None
+        name = value_path(other) if other.meta.get("event") is not None else "an argument"
+        return Refusal(
+            f"it shares its memory with {name}, which is used after it, and one of the two is "
+            "changed in place"
+        )
 
     def _unwritable(self, call: Call, node: fx.Node, keys: Sequence[Key]) -> str:
         """Why the forward of a call cannot be rewritten at these operations; "" if it can."""

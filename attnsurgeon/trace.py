@@ -62,7 +62,7 @@ class _Recorder(TorchFunctionMode):
         """Lets `node` stand for the present value of `tensor`."""
         self.nodes[id(tensor)] = node
         self.kept.append(tensor)
-        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype)
+        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype, memory=_memory_of(tensor))
         return node
 
     def new_node(self, op: str, target: Any, args: tuple, kwargs: dict, name: str) -> fx.Node:
@@ -178,6 +178,14 @@ def _plain_tensors(model: nn.Module) -> dict[int, str]:
         if name not in ("_parameters", "_buffers", "_modules")
         for tensor in tensors_in(value)
     }
+
+
+def _memory_of(tensor: Tensor) -> int | None:
+    """The same number for a tensor and its views, on meta too; None without plain memory."""
+    if tensor.layout is not torch.strided:
+        return None
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata
 
 
 def _version(tensor: Tensor) -> int:

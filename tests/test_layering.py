@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 _LAYERS = """
     version errors plain sizes attention sites
     randomness caches meta models record trace passing flow layouts tokens residuals trunk finder analysis
-    retype alignment proxies symbolic modes shallow likeness cuts steps deciding
+    retype alignment proxies symbolic modes shallow likeness memory cuts steps deciding
     rules selection planning parts passage configs splice
     cost auditing learning verify saved save depth
     operate replay restore integrations folding finetune exporting checkup
