@@ -15,18 +15,26 @@ from torch.overrides import TorchFunctionMode
 from attnsurgeon.errors import ModelError
 
 Model = TypeVar("Model", bound=nn.Module)
+_SMALL = 64  # elements of a constant that is worth its numbers
 
 
-def meta_twin(model: Model) -> Model:
+def meta_twin(model: Model, *, constants: bool = False) -> Model:
     """Copies a model to the meta device without ever holding a second set of weights.
 
     Classes, hooks, training flags and plain attributes are those of `model`; a tensor shared by
     two modules stays shared; dtypes, strides and `requires_grad` stay. `model` is only read.
 
+    Args:
+        model: on any device.
+        constants: let small tensors in plain attributes keep their numbers, on the CPU: a
+            detector's strides are read when it lays out its anchors.
+
     Raises:
-        ModelError: the model has lazy parameters, or an attribute that cannot be copied.
+        ModelError: the model has lazy parameters, is quantized, or has an attribute that cannot be
+            copied.
     """
-    return _copied(model, {id(tensor): _on_meta(tensor) for tensor in _registered(model)}, _on_meta)
+    memo: dict[int, object] = {id(tensor): _on_meta(tensor) for tensor in _registered(model)}
+    return _copied(model, memo, _kept if constants else _on_meta)
 
 
 def shared_twin(model: Model) -> Model:
@@ -77,6 +85,12 @@ def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], T
 
 def _registered(model: nn.Module) -> Iterator[Tensor]:
     for path, module in model.named_modules():
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            raise ModelError(
+                f"{path or 'the model'} ({type(module).__name__}) has packed its weights away: "
+                "the network is quantized",
+                "operate the network before it is quantized",
+            )
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None:
                 continue
@@ -94,6 +108,11 @@ def _on_meta(tensor: Tensor) -> Tensor:
     # The same, but four times as fast: on meta empty_like is a decomposition in Python.
     size, stride = tensor.size(), tensor.stride()
     return _like(tensor, torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta"))
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    small = tensor.numel() <= _SMALL and not tensor.is_meta
+    return _like(tensor, tensor.detach().cpu().clone()) if small else _on_meta(tensor)
 
 
 def _cloned(tensor: Tensor) -> Tensor:
