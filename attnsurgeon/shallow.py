@@ -91,6 +91,10 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     try:
         module.train()
         train = _trace(ShallowTracer(call, structured, check=False), call)
+        if tracer.missing and not _goes_without(train, call):
+            raise Untraceable(
+                f"its forward does otherwise in training mode without {', '.join(tracer.missing)}"
+            )
     finally:
         for m, training in flags.items():
             m.training = training
@@ -104,6 +108,19 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     _check_code(train_code)
     _match_keys(evaluate, train)
     return ShallowGraph(evaluate, train, structured, tracer.methods, frozenset(tracer.shadowed))
+
+
+def _goes_without(graph: fx.Graph, call: Call) -> bool:
+    """Whether a forward makes the same graph where what the record lacks is None, as it was.
+
+    `targets is not None` is always true of a proxy: training code would hold one way only.
+    """
+    try:
+        without = _trace(ShallowTracer(call, False, check=False, leave_out=True), call)
+    except Untraceable:
+        return False
+    ways = [[(n.op, n.target) for n in g.nodes if n.op != "placeholder"] for g in (graph, without)]
+    return ways[0] == ways[1]
 
 
 def _check_code(code: PythonCode) -> None:

@@ -53,14 +53,17 @@ class ShallowTracer(fx.Tracer):
         methods: key -> name of the module's method in whose code the operation stands.
         shadowed: keys of changes in place after which the forward goes on with the changed
             tensor instead of the operation's result.
+        missing: names of the arguments that the record was not given, or given as None.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, call: Call, structured: bool, check: bool) -> None:
+    def __init__(self, call: Call, structured: bool, check: bool, leave_out: bool = False) -> None:
         super().__init__()
         self.call = call
         self.structured = structured
+        self.leave_out = leave_out  # what is missing is None, else a proxy, which never is
+        self.missing: list[str] = []
         self.methods: dict[Key, str] = {}
         self.shadowed: set[Key] = set()
         self.values: dict[fx.Node, Any] = {}
@@ -111,8 +114,12 @@ class ShallowTracer(fx.Tracer):
         bound = inspect.signature(root_fn).bind(self.root, *self.call.args, **self.call.kwargs)
         bound.apply_defaults()
         fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for proxy, parameter in zip(args[1:], list(plain)[1:], strict=True):
-            self._enter(proxy.node, bound.arguments.get(parameter.name))
+        for i, parameter in enumerate(list(plain)[1:], start=1):
+            given = bound.arguments.get(parameter.name)
+            self._enter(args[i].node, given)
+            if given is None:
+                self.missing.append(parameter.name)
+                args[i] = None if self.leave_out else args[i]
         return fn, args
 
     def _flat_args(self, root_fn: Any) -> tuple[Any, list[Any]]:
