@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from attnsurgeon.meta import full_twin
 from attnsurgeon.planning import Cut, Plan
 from attnsurgeon.randomness import loaded_dice
 from attnsurgeon.record import tensors_in
+from attnsurgeon.splice import inserted
 
 _ATTEMPTS = 8
 
@@ -95,12 +98,8 @@ def stuck_parameters(
         if attempt:
             _shake(begun, generator)
         start = {name: new[name].detach().clone() for name in still}
-        try:
-            _two_steps(
-                learner, list(dict.fromkeys(new.values())), inputs, generator
-            )  # some are tied
-        except Exception as error:  # a stranger's training forward may need targets
-            notes.append(f"learning not tried: {type(error).__name__} in training mode")
+        parameters = list(dict.fromkeys(new.values()))  # some are tied
+        if not _learned(learner, parameters, inputs, generator, notes):
             return None, ()
         still = {name for name in still if torch.equal(new[name].detach(), start[name])}
         if not still:
@@ -120,6 +119,32 @@ def stuck_parameters(
     return tuple(name for name in new if name in still and name not in excused), tuple(excused)
 
 
+def _learned(
+    learner: nn.Module,
+    parameters: list[nn.Parameter],
+    inputs: tuple[Tensor, ...],
+    generator: torch.Generator,
+    notes: list[str],
+) -> bool:
+    """Whether two steps could be made: in training mode, or where that asks for more than the
+    inputs (a detector for its targets) in eval mode.
+    """
+    why = ""
+    while True:
+        try:
+            _two_steps(learner, parameters, inputs, generator)
+        except Exception as error:  # a stranger's training forward may need targets
+            why = why or f"{type(error).__name__} in training mode"
+            if not learner.training:
+                notes.append(f"learning not tried: {why}")
+                return False
+            learner.eval()
+            continue
+        if why:
+            notes.append(f"learning tried in eval mode, on intermediate values: {why}")
+        return True
+
+
 def _two_steps(
     learner: nn.Module,
     parameters: list[nn.Parameter],
@@ -131,11 +156,32 @@ def _two_steps(
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
     for _ in range(2):
         optimiser.zero_grad()
-        outputs = [t for t in tensors_in(learner(*inputs)) if t.requires_grad]
+        with contextlib.nullcontext([]) if learner.training else _kept(learner) as inside:
+            made = (learner(*inputs), inside)
+        outputs = [t for t in tensors_in(made) if t.requires_grad]
         weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
         loss = torch.stack([(t * w).sum() for t, w in zip(outputs, weights, strict=True)]).sum()
         loss.backward()
         optimiser.step()
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module) -> Iterator[list[Any]]:
+    """Keeps what the modules with weights make: a detector that finds nothing returns nothing.
+
+    Not what attention makes itself: it learns from what is made of it.
+    """
+    made: list[Any] = []
+    new = list(inserted(model))
+    hosts = [model.get_submodule(path.rpartition(".")[0]) for path, _ in new]
+    own = {id(m) for m in (*hosts, *(inner for _, part in new for inner in part.modules()))}
+    others = [m for m in model.modules() if m._parameters and id(m) not in own]
+    handles = [m.register_forward_hook(lambda m, args, out: made.append(out)) for m in others]
+    try:
+        yield made
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _values(module: nn.Module) -> dict[nn.Parameter, Tensor]:
