@@ -131,6 +131,7 @@ class Decider:
         node = input_of(target) if before else target
         if node is None:
             raise Impossible("the operation has no input to insert before")
+        node, moved = (node, "") if before else self.cutter.outside(node)
         value = self._value(node, card)
         facts: dict[str, Any] = {}
         if "source" in card.inputs(request.attn_args):
@@ -141,6 +142,8 @@ class Decider:
                 raise Impossible("the block's input has another layout than the value")
         else:
             place = _possible(self.cutter.place(node, target if before else None))
+        if moved:
+            place = replace(place, note=moved, moved=True)
         draft: dict[str, Any] = {}
         if card.kind == "linked":
             facts |= self._link(request, card, value, place, draft)
@@ -254,7 +257,7 @@ class Decider:
     ) -> None:
         """Adds the cut, or joins it to one that serves another run of the same host."""
         args = card.args_at(value.size, request.attn_args, **facts)
-        if place.calls > 1 and self._joined(request, card, place, value, args):
+        if (place.calls > 1 or place.moved) and self._joined(request, card, place, value, args):
             return
         with torch.device("meta"):
             part = create_part(

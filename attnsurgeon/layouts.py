@@ -131,7 +131,8 @@ def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes |
         return _after_removal(dims, axes) if dims else _NONE
     if name == "stack":
         at = _dim(node, 0) % (ndim + 1)
-        return frozenset(a + (a >= at) for a in axes)
+        # Ahead of the batch it would be taken for the batch.
+        return frozenset(a + (a >= at) for a in axes) if at else _NONE
     return None
 
 

@@ -138,6 +138,11 @@ def branch_kinds(residual: Residual, branch: fx.Node, flow: Flow) -> tuple[str, 
     return tuple(kinds)
 
 
+def is_pooled(node: fx.Node) -> bool:
+    """Whether a value has one position: it stands beside the maps, as a gate does."""
+    return _positions(node) == 1
+
+
 def _positions(node: fx.Node) -> int:
     total = 1
     if node.meta["shape"] is None:  # one result of several (nn.MultiheadAttention's) tells
