@@ -167,17 +167,20 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
 def randomise_norms(model: nn.Module, plan: Plan | None = None) -> None:
     """Gives every vector of the base network (norms, scales, biases) random values, in place.
 
-    Vectors of inserted modules keep the values they start with.
+    And every matrix that starts at zero (Hiera's classifier), behind which nothing would show or
+    learn. Vectors of inserted modules keep the values they start with.
     """
     generator = torch.Generator().manual_seed(0)
     new = tuple(f"{cut.module_path}." for cut in plan.cuts) if plan else ()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name.startswith(new or ("\0",)) or not tensor.is_floating_point():
+        if name.startswith(new or ("\0",)) or not tensor.is_floating_point() or tensor.is_meta:
             continue
-        if _is_matrix(tensor) or tensor.is_meta:
+        if _is_matrix(tensor) and not _is_zero(tensor):
             continue
         noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-        if name.endswith("running_mean"):
+        if _is_matrix(tensor):
+            value = (noise - 0.5) / 10
+        elif name.endswith("running_mean"):
             value = noise - 0.5
         elif name.endswith("running_var") or name.endswith("weight"):
             value = noise + 0.5
@@ -242,13 +245,18 @@ def _copied(model: nn.Module, plan: Plan) -> nn.Module:
     matrices = (
         p
         for name, p in model.named_parameters()
-        if not name.startswith(new or ("\0",)) and _is_matrix(p)
+        if not name.startswith(new or ("\0",)) and _is_matrix(p) and not _is_zero(p)
     )
     return twin_around(model, matrices)
 
 
 def _is_matrix(tensor: Tensor) -> bool:
     return sum(size > 1 for size in tensor.shape) > 1
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    """Whether a parameter is nothing but zeros; buffers are tables, whose zeros mean something."""
+    return isinstance(tensor, nn.Parameter) and not bool(tensor.any())
 
 
 def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failure]]:

@@ -26,7 +26,7 @@ from typing import Any
 
 MECHANISMS = ("eca", "se", "cbam")
 PLACEMENTS = ("residual-branch", "residual-block", "stage", "head", "conv")
-SIDES = (96, 64, 128, 160, 192, 224, 256, 384, 512)
+SIDES = (64, 96, 128, 160, 192, 224, 256, 384, 512)
 LARGE = 60_000_000  # parameters; a network above is built shallower where it can be
 
 
@@ -56,11 +56,22 @@ def smallest(module: str) -> str:
 def _size(name: str, **args: Any) -> int:
     import timm
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    with torch.device("meta"):  # the few whose constructors compute with tensors are no small ones
+    fillers = {"normal_", "uniform_", "zero_", "fill_", "clamp_", "mul_", "add_", "erfinv_"}
+
+    class Blank(TorchFunctionMode):
+        """Leaves out what fills a tensor with numbers: on meta that is most of the time."""
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if args and getattr(func, "__name__", "") in fillers:
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Blank():
         try:
             model = timm.create_model(name, **args)
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError):  # it computes with tensors: no small one
             return sys.maxsize
     return sum(p.numel() for p in model.parameters())
 
@@ -195,7 +206,7 @@ def changed_answers(operation: Any, x: Any, before: dict[str, Any]) -> list[str]
 def observed(model: Any, x: Any) -> dict[str, list[Any]]:
     """What a network of timm answers: tensors, plain values, or the type of what it raises."""
     import torch
-    from torch import nn
+    from timm.models import group_parameters
 
     from attnsurgeon.splice import inserted
 
@@ -212,16 +223,19 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
         missed = [name for name in reached if name.startswith(new) and not reached[name]]
         return [*made, *(r for name, r in reached.items() if not name.startswith(new)), *missed]
 
-    def shown(value: Any) -> Any:
-        return repr(value) if isinstance(value, nn.Module) else value
+    def layered(net: Any) -> Any:
+        new = tuple(f"{path}." for path, _ in inserted(net)) or ("\0",)
+        for coarse in (False, True):
+            layers = group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
+            yield sorted((n, layer) for n, layer in layers.items() if not n.startswith(new))
 
     questions: dict[str, Callable[[Any], Any]] = {
         "forward": lambda net: _run(net, x),
         "forward_features": lambda net: _tensors(net.forward_features(x)),
         "forward_head": lambda net: _tensors(net.forward_head(net.forward_features(x))),
         "forward_intermediates": lambda net: _tensors(net.forward_intermediates(x)),
-        "get_classifier": lambda net: [shown(net.get_classifier())],
-        "group_matcher": lambda net: [repr(net.group_matcher(coarse=c)) for c in (False, True)],
+        "get_classifier": lambda net: [repr(net.get_classifier())],
+        "group_matcher": layered,
         "no_weight_decay": lambda net: sorted(net.no_weight_decay()),
     }
     changing = {"reset_classifier": classified, "training, checkpointed": trained}

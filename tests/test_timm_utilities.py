@@ -163,3 +163,24 @@ def test_the_keys_of_a_block_that_stands_at_two_places_are_no_strays():
     assert verification.problems == ()
     operation.model.get_submodule("second").register_buffer("stray", torch.zeros(1))
     assert operation.verify(full=False).unexpected_keys == ("first.stray", "second.stray")
+
+
+class ZeroHead(nn.Module):
+    """A classifier that starts at zero, as Hiera's; one that stays cut off in the twin."""
+
+    def __init__(self, detached: bool) -> None:
+        super().__init__()
+        self.block, self.head, self.detached = Block(), nn.Linear(8, 5), detached
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.block(x).mean((2, 3))
+        return self.head(pooled.detach() if self.detached else pooled)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_attention_before_a_classifier_of_zeros_is_seen_to_learn(detached):
+    model = ZeroHead(detached).eval()
+    operation = attnsurgeon.insert(model, "eca", {"site": "act"}, input_size=SIZE)
+    assert operation.verify().stuck == (("block.attn.conv.weight",) if detached else ())
+    assert not operation.model.get_submodule("head").weight.any()  # only a copy was changed
