@@ -287,13 +287,15 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     Raises:
         ModelError: the network cannot be run on this input.
     """
-    twin = meta_twin(model)
-    twin.eval()  # a statement: who overrides train() may forget to return self
     example = map_tensors(example, lambda t: as_taken(t, model))
-    try:
-        return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
-    except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
-        why = f"{type(error).__name__}: {error}".split("\n")[0]
+    why = ""
+    for constants in (False, True) if _plain_tensors(model) else (False,):
+        twin = meta_twin(model, constants=constants)
+        twin.eval()  # a statement: who overrides train() may forget to return self
+        try:
+            return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
+        except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
+            why = why or f"{type(error).__name__}: {error}".split("\n")[0]
     if any(t.is_meta for t in model.parameters()):
         raise ModelError(f"the network cannot be run on the meta device: {why}", _SIZE_HINT)
     real = full_twin(model).cpu()

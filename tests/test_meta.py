@@ -161,3 +161,13 @@ def test_a_twin_computes_bit_for_bit_what_the_model_does():
     model, x = nn.Linear(6, 18), torch.randn(2, 130, 6).transpose(0, 1)
     with torch.no_grad():
         assert torch.equal(full_twin(model)(x), model(x))
+
+
+def test_small_constants_may_keep_their_numbers_and_weights_never_do():
+    model = Tied()
+    model.large = torch.rand(999)
+    twin = meta_twin(model, constants=True)
+    assert twin.table.tolist() == [0, 1, 2, 3, 4]
+    assert twin.table is not model.table
+    assert twin.large.is_meta
+    assert all(tensor.is_meta for tensor in twin.state_dict().values())

@@ -342,3 +342,22 @@ def test_one_operation_has_one_name_however_it_is_spelled(expression, name):
 def test_names_of_functions_and_of_fx_targets_agree():
     assert operation_name("add_") == operation_name(torch.Tensor.__iadd__) == "add"
     assert operation_name(torch.relu_) == operation_name(F.relu) == "relu"
+
+
+class Anchors(nn.Module):
+    """Lays out something by the numbers of a constant, as detectors do by their strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.strides = nn.Conv2d(3, 4, 1), torch.tensor([8.0, 16.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return x * torch.cat([x.new_full((x.shape[2] // 2, 1), step) for step in self.strides])
+
+
+def test_a_constant_that_is_read_does_not_need_a_run_on_values():
+    net = Anchors()
+    traced = trace(net, (torch.empty(2, 3, 4, 6, device="meta"),))
+    assert (traced.device, traced.why_real) == ("meta", None)
+    assert net.strides.tolist() == [8, 16]

@@ -102,7 +102,7 @@ def build_on_meta(spec: str, **model_args: Any) -> nn.Module:
     model = _without_numbers(resolve(spec), model_args)
     tensors = (*model.parameters(), *model.buffers())
     if any(tensor.device.type != "meta" for tensor in tensors):
-        model = meta_twin(model)
+        model = meta_twin(model, constants=True)
     return stamp(model, Source(spec, dict(model_args), weights="none"))
 
 
