@@ -7,7 +7,6 @@ found before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from types import CodeType
 from typing import Any
@@ -35,16 +34,14 @@ def changes_form(call: Call) -> str | None:
 
 def _looks_at_the_mode(kind: type[nn.Module]) -> bool:
     own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.")]
-    return any("training" in names for base in own for names in _names_in(base))
+    codes = (getattr(value, "__code__", None) for base in own for value in vars(base).values())
+    return any("training" in names_in(code) for code in codes if code is not None)
 
 
-def _names_in(kind: type) -> Iterator[tuple[str, ...]]:
-    todo: list[Any] = [getattr(value, "__code__", None) for value in vars(kind).values()]
-    while todo:
-        code = todo.pop()
-        if isinstance(code, CodeType):
-            yield code.co_names
-            todo += code.co_consts  # functions inside
+def names_in(code: CodeType) -> set[str]:
+    """The names of attributes and globals in a piece of code and the functions inside it."""
+    inner = (names_in(const) for const in code.co_consts if isinstance(const, CodeType))
+    return {*code.co_names}.union(*inner)
 
 
 def _form_in_training(call: Call) -> str | None:

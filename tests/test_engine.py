@@ -330,3 +330,58 @@ def test_a_network_called_in_several_ways_is_cut_at_the_boundary_of_a_module():
         assert torch.equal(operated(x)["boxes"], net(x)["boxes"])
         assert torch.equal(operated(x, True), net(x, True))
         assert torch.equal(operated({"image": x}), net({"image": x}))
+
+
+class Own(nn.Module):
+    """Walks over its own children, as a container would, and looks at values."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Block(), nn.Conv2d(C, C, 3, padding=1)
+
+    def forward(self, x):
+        for child in self.children():
+            x = F.relu(child(x))
+        return x * 2 if bool(x.mean() > 1e9) else x
+
+
+def test_no_hook_makes_attention_a_child_of_a_module_that_walks_over_its_children():
+    model = nn.Sequential(nn.Conv2d(3, C, 3), Own(), Own()).eval()
+    with pytest.raises(attnsurgeon.SurgeonError, match=r"1 \(Own\) cannot be rewritten"):
+        attnsurgeon.insert(model, "eca", lambda site: site.path == "1:relu#2", input_size=SIZE)
+    operation = attnsurgeon.insert(model, "eca", lambda site: site.path == "2.b", input_size=SIZE)
+    assert [cut.place.host for cut in operation.plan] == ["2.b"]
+    assert set(attnsurgeon.audit(operation.model, input_size=SIZE).calls.values()) == {1}
+    x = image()
+    assert torch.equal(operation.model(x), model(x))
+
+
+class Rotating(nn.Module):
+    """A forward that decides by a value, and hands its map on with a second tensor."""
+
+    class Mix(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(C, C, 1)
+
+        def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+            return self.conv(x) * turn
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, C, 1), self.Mix()
+        self.place = nn.Parameter(torch.ones(1, C, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        turn = self.place.cos() if x.shape[-1] > 8 else self.place.sin()
+        return self.mix(x, turn)
+
+
+def test_the_first_argument_of_a_module_is_reached_beside_others():
+    model, x = Rotating().eval(), image()
+    where = {"site": "act", "name": ":relu"}
+    operation = attnsurgeon.insert(model, "eca", where, input_size=SIZE)
+    assert [cut.place.technique for cut in operation.plan] == ["input-hook"]
+    assert torch.equal(operation.model(x), model(x))
+    assert operation.verify().ok
