@@ -272,10 +272,10 @@ class Cutter:
         return len(self.survey.traced.calls[call.path])
 
     def _taker(self, node: fx.Node, norms: bool = False) -> Call | None:
-        """The only module that takes the value, as its only tensor, and is called once."""
+        """The only module that takes the value, as its first argument, and is called once."""
         for calls in self.survey.traced.calls.values():
             call = calls[0]
-            if not call.takes(node) or call.start <= node.meta["order"] or len(calls) > 1:
+            if not call.takes_first(node) or call.start <= node.meta["order"] or len(calls) > 1:
                 continue
             if _walks(call.module):
                 continue

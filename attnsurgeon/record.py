@@ -78,8 +78,13 @@ class Call:
 
     def takes(self, node: fx.Node) -> bool:
         """Whether the value is the call's first argument and its only tensor."""
+        return self.takes_first(node) and len(self.inputs) == 1
+
+    def takes_first(self, node: fx.Node) -> bool:
+        """Whether the value is the call's first argument, and no other of its tensors."""
         first = self.args[0] if self.args else None
-        return self.inputs == (node,) and isinstance(first, Tensor)
+        once = self.inputs[:1] == (node,) and self.inputs.count(node) == 1
+        return once and isinstance(first, Tensor)
 
     def chain(self) -> Iterator[Call]:
         """Yields this call and the calls around it, innermost first."""
