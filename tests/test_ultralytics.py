@@ -189,31 +189,44 @@ def calibrated(model: Any) -> Any:
     return model.eval()
 
 
-@each_network
-def test_fuse_keeps_active_attention(name):
-    operated = activated(insert(calibrated(build(name))).model)
+def fused_and_not(operated: Any) -> tuple[float, float]:
+    """How far fuse() moves the boxes, and how far the attention does, which all survives."""
     x = image()
     expected, base = outputs(operated, x)[0], copy.deepcopy(operated)
     remove(base)
-    effect = float((outputs(base, x)[0] - expected).abs().max())
     fused = copy.deepcopy(operated)
     fused.fuse(verbose=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     audit = attnsurgeon.audit(fused, input_size=SIZE)
     assert audit.ok
-    assert len(audit.calls) == BRANCHES[name]
-    difference = float((outputs(fused, x)[0] - expected).abs().max())
+    assert len(audit.calls) == len(list(inserted(operated)))
+    moved = (outputs(other, x)[0] - expected for other in (fused, base))
+    return tuple(float(difference.abs().max()) for difference in moved)  # type: ignore[return-value]
+
+
+@each_network
+def test_fuse_keeps_active_attention(name):
+    operation = insert(calibrated(build(name)))
+    assert len(operation.plan) == BRANCHES[name]
+    difference, effect = fused_and_not(activated(operation.model))
     assert difference < 0.01  # of a pixel, of boxes of up to 128; without attention it is as much
     assert effect > 10
 
 
-@pytest.mark.parametrize("where", ["conv", "conv3x3", {"site": "norm"}], ids=str)
-def test_nothing_is_cut_inside_a_conv_that_rebuilds_itself(where):
-    model = build("yolov8n")
-    if where == {"site": "norm"}:
-        where = {"site": "norm", "name": "model.[0-9].bn"}
+def test_what_is_asked_for_inside_a_conv_goes_behind_it_where_fuse_lets_it_be():
+    operation = insert(calibrated(build("yolov8n")), {"site": "conv", "name": "model.[0-9].conv"})
+    notes = {cut.site.path: cut.place.note for cut in operation.plan}
+    assert list(notes) == [f"model.{i}.conv" for i in (0, 1, 3, 5, 7)]
+    assert all("which may fold what is inside (forward_fuse())" in n for n in notes.values())
+    difference, effect = fused_and_not(activated(operation.model))
+    assert difference < 0.01
+    assert effect > 10
+
+
+@pytest.mark.parametrize("attn", ["we", "sk"])
+def test_a_convolution_that_will_be_folded_is_neither_replaced_nor_excited(attn):
     with pytest.raises(RuleError, match=r"model\.0 \(Conv\), which rebuilds itself \(forward_fuse"):
-        insert(model, where)
+        insert(build("yolov8n"), {"site": "conv", "name": "model.[0-9].conv"}, attn)
 
 
 def test_nothing_is_cut_inside_the_head_that_fuse_cuts_down():
