@@ -22,12 +22,13 @@ from torch import Tensor, fx, nn
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone, value_path
-from attnsurgeon.flow import Flow
+from attnsurgeon.flow import Flow, is_weighted
 from attnsurgeon.likeness import likeness
 from attnsurgeon.memory import shared_memory, torn_from
 from attnsurgeon.modes import names_in
 from attnsurgeon.passing import handed_on
 from attnsurgeon.record import Call, Event, Key, key_of
+from attnsurgeon.residuals import is_pooled
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import ShallowGraph, shallow_graph
 
@@ -51,6 +52,7 @@ class Place:
             two terms, or "excite" its weight.
         others: further values of the host's forward that the attention is handed.
         second: of a fusion, which of the operation's arguments is the shortcut: 0 or 1.
+        moved: it goes behind a module that rebuilds itself, and the value is inside (`outside`).
     """
 
     technique: str
@@ -62,6 +64,7 @@ class Place:
     edit: str = "insert"
     others: tuple[Key, ...] = ()
     second: int = 1
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,26 @@ class Cutter:
             else self._hook(node, shown, reasons)
         )
         return hook or retype or Refusal("; ".join(reasons) or "no module boundary shows it")
+
+    def outside(self, node: fx.Node) -> tuple[fx.Node, str]:
+        """The value itself; or, inside a module that rebuilds itself, the result of that module,
+        where it makes the value its result by norms, sums of parallel branches and an activation
+        alone: its convolutions are one to the user. With a note that says so.
+        """
+        inner, shown = _outside_rebuilders(node)
+        if shown is not None or len(inner.outputs) != 1 or inner.parent is None:
+            return node, ""
+        out, flow = inner.outputs[0], self.survey.flow
+        if out is node or out not in flow.rank or not flow.reaches(node, out):
+            return node, ""
+        residual = {r.add for r in self.survey.residuals.values()}
+        path = flow.between(node, out)
+        if any(n in residual or (is_weighted(n) and not is_pooled(n)) for n in path):
+            return node, ""
+        if out.meta.get("event") is None or len(self.survey.traced.calls[inner.path]) > 1:
+            return node, ""
+        note = f"behind {_where(inner)}, which may fold what is inside ({_rebuilder(inner.module)})"
+        return out, note
 
     def place_with(self, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
         """Finds the innermost forward in which the value and the others can all be seen."""
