@@ -1,11 +1,22 @@
 """What timm's own tools, and torchvision's, leave of an attention that is active."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.layers import (
+    convert_splitbn_model,
+    convert_sync_batchnorm,
+    freeze_batch_norm_2d,
+    unfreeze_batch_norm_2d,
+)
+from timm.models import load_checkpoint, reparameterize_model
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import attnsurgeon
 from attnsurgeon.record import tensors_in
@@ -42,6 +53,125 @@ def first_moved(model: nn.Module, x: Tensor) -> list[int]:
     return found
 
 
+def operated(name: str, attn: str = "se", where: str = "residual-branch", **args: Any) -> Any:
+    """A network with an active attention."""
+    return active(attnsurgeon.insert(built(name, **args), attn, where, input_size=SIZE).model)
+
+
+# Tools that exchange or fold modules, or copy the network.
+
+TOOLS = {
+    "freeze": freeze_batch_norm_2d,
+    "freeze and unfreeze": lambda net: unfreeze_batch_norm_2d(freeze_batch_norm_2d(net)),
+    "sync": convert_sync_batchnorm,
+    "torch's sync": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "split": lambda net: convert_splitbn_model(net, 2),
+    "average": lambda net: ModelEmaV3(net).module,
+    "reparameterize": reparameterize_model,
+}
+
+
+FAST_TOOLS = {"freeze", "sync"}
+
+
+@pytest.mark.parametrize(
+    "tool", [pytest.param(t, marks=() if t in FAST_TOOLS else pytest.mark.slow) for t in TOOLS]
+)
+def test_an_active_attention_outlives_the_tools_of_timm(tool):
+    # torch's own converter loses the activation of timm's norms: there a network without them.
+    model, x = operated("test_resnet" if tool == "torch's sync" else "test_byobnet"), image()
+    before = answers(model, x)
+    after = TOOLS[tool](model).eval()
+    torch.testing.assert_close(answers(after, x), before)
+    assert attnsurgeon.audit(after, input_size=SIZE).ok
+
+
+@pytest.mark.parametrize("tool", ["freeze", "sync", "torch's sync", "split"])
+def test_what_such_a_tool_drops_was_announced_and_is_named(tool):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    operation = attnsurgeon.insert(model, "eca", {"site": "norm"}, input_size=SIZE)
+    ((note, path),) = [(cut.place.note, cut.module_path) for cut in operation.plan]
+    assert note == "converting 1 (SyncBatchNorm, freezing) would drop it"
+    assert attnsurgeon.audit(operation.model, input_size=SIZE).ok
+    assert attnsurgeon.audit(TOOLS[tool](operation.model), input_size=SIZE).dead == (path,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["residual-block", "stage", "downsample"])
+@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8", "repvit_m0_9", "repghostnet_050"])
+def test_folding_the_blocks_of_a_network_keeps_what_stands_between_them(name, where):
+    where = "head" if name.startswith("mobileone") and where == "residual-block" else where
+    model, x = operated(name, "eca", where), image()
+    plain, before = answers(built(name), x), answers(model, x)
+    folded = reparameterize_model(model)
+    after = answers(folded, x)
+    assert len(list(folded.modules())) < len(list(model.modules()))
+    effect = (before[0] - plain[0]).abs().max()
+    assert (after[0] - before[0]).abs().max() < 0.01 * effect
+    assert attnsurgeon.audit(folded, input_size=SIZE).ok
+
+
+def test_torchvision_extracts_the_features_that_attention_made():
+    model, x = operated("test_resnet", "eca"), image()
+    extractor: Any = create_feature_extractor(model, ["layer4"])
+    with torch.no_grad():
+        (made,) = extractor(x).values()
+        assert torch.equal(made, model.forward_features(x))
+        assert not torch.equal(made, built("test_resnet").forward_features(x))
+    assert attnsurgeon.audit(model, input_size=SIZE).ok
+
+
+# Training and checkpoints.
+
+
+def test_layer_decay_gives_an_attention_the_rate_of_its_block():
+    model = attnsurgeon.insert(built("test_vit"), "se", "residual-branch").model
+    optimizer = create_optimizer_v2(model, "adamw", lr=1.0, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [(g["lr"] * g["lr_scale"], p) for g in optimizer.param_groups for p in g["params"]]
+    rates = {names[id(parameter)]: rate for rate, parameter in groups}
+    new = [n for path, m in inserted(model) for n, _ in m.named_parameters(prefix=path)]
+    assert len(rates) == len(names)
+    assert new
+    for name in new:
+        block = ".".join(name.split(".")[:2])
+        assert rates[name] == rates[f"{block}.norm1.weight"]
+    assert len({rates[name] for name in new}) > 1
+
+
+@pytest.mark.slow
+def test_timm_loads_the_checkpoint_of_an_operated_network(tmp_path: Path):
+    model, x = operated("test_resnet"), image()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    again = attnsurgeon.insert(built("test_resnet"), "se", "residual-branch").model
+    assert not torch.equal(*answers(again, x), *answers(model, x))
+    load_checkpoint(again, str(tmp_path / "model.pth"))
+    assert torch.equal(*answers(again, x), *answers(model, x))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        load_checkpoint(built("test_resnet"), str(tmp_path / "model.pth"))
+
+
+# Networks built with other arguments.
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param({"in_chans": 1}, marks=pytest.mark.slow),
+        pytest.param({"in_chans": 4}, marks=pytest.mark.slow),
+        {"in_chans": 13},
+        pytest.param({"num_classes": 0}, marks=pytest.mark.slow),
+        {"num_classes": 0, "global_pool": ""},
+    ],
+)
+def test_networks_of_other_channels_and_heads_are_operated_alike(args):
+    model, x = built("test_resnet", **args), image(args.get("in_chans", 3))
+    operation = attnsurgeon.insert(model, "eca", "residual-branch")
+    assert len(operation.plan) == 4
+    assert torch.equal(*answers(operation.model, x), *answers(model, x))
+    assert not torch.equal(*answers(active(operation.model), x), *answers(model, x))
+
+
 # Feature extractors: every class of wrapper that timm has.
 
 WRAPPERS = {
@@ -49,6 +179,7 @@ WRAPPERS = {
     "FeatureDictNet": ("test_resnet", {"feature_cls": "dict"}),
     "FeatureHookNet": ("test_efficientnet", {"feature_cls": "hook"}),
     "EfficientNetFeatures": ("test_efficientnet", {}),
+    "HighResolutionNetFeatures": ("hrnet_w18_small", {}),
 }
 
 
