@@ -34,10 +34,10 @@ def fit_checkpoint(model: nn.Module, checkpoint: Checkpoint, *, what: str) -> tu
     # A plain dict, as of safetensors: batch norms then forgive a missing num_batches_tracked.
     outcome = guarded(
         lambda: model.load_state_dict(state, strict=False),
-        lambda error: _misfit(checkpoint.name, what, model, state, error=error),
+        lambda error: _misfit(checkpoint, what, model, state, error=error),
     )
     if outcome.missing_keys or outcome.unexpected_keys:
-        raise _misfit(checkpoint.name, what, model, state)
+        raise _misfit(checkpoint, what, model, state)
     return prefixes
 
 
@@ -68,7 +68,7 @@ def _shared(state: Mapping[str, Any], own: Mapping[str, Any]) -> int:
 
 
 def _misfit(
-    name: str,
+    checkpoint: Checkpoint,
     what: str,
     model: nn.Module,
     state: Mapping[str, Any],
@@ -80,7 +80,7 @@ def _misfit(
     misshapen = {k: (_shape(state[k]), _shape(v)) for k, v in own.items() if k in state}
     misshapen = {key: pair for key, pair in misshapen.items() if pair[0] != pair[1]}
     if error and not misshapen:
-        return ModelError(f"{name} cannot be loaded into {what}: {quote(error)}")
+        return ModelError(f"{checkpoint.name} cannot be loaded into {what}: {quote(error)}")
     counts = (
         f"{len(missing)} of its keys missing, {len(unexpected)} unexpected,"
         f" {len(misshapen)} of another shape"
@@ -88,8 +88,10 @@ def _misfit(
     shapes = [f"{k} {theirs}, here {ours}" for k, (theirs, ours) in misshapen.items()]
     lists = {"missing": missing, "unexpected": unexpected, "another shape": shapes}
     lines = [_first(title, keys) for title, keys in lists.items() if keys]
-    hint = _hint(model, state, missing, unexpected, misshapen)
-    return ModelError("\n  ".join([f"{name} does not fit {what}: {counts}", *lines]), hint)
+    named = checkpoint.attributes.get("names")
+    hint = _hint(model, state, missing, unexpected, misshapen, named)
+    first = f"{checkpoint.name} does not fit {what}: {counts}"
+    return ModelError("\n  ".join([first, *lines]), hint)
 
 
 def _first(title: str, keys: list[str], at_most: int = 5) -> str:
@@ -108,13 +110,17 @@ def _hint(
     missing: list[str],
     unexpected: list[str],
     misshapen: Mapping[str, tuple[Any, Any]],
+    named: Any,
 ) -> str:
     if state.keys() and not state.keys() & model.state_dict().keys():
         return "none of the keys is the network's: this is a checkpoint of another architecture"
     stems = _input_channels(misshapen)
     others = [pair for key, pair in misshapen.items() if key not in stems]
     arguments = []
-    if classes := _classes(model, others, [_shape(state[key]) for key in unexpected]):
+    classes = _classes(model, others, [_shape(state[key]) for key in unexpected])
+    if isinstance(named, dict) and len(named) != len(getattr(model, "names", named)):
+        classes = len(named)  # a YOLO knows its classes by name
+    if classes:
         arguments.append(f"num_classes={classes}")
     if len(stems) == 1:
         arguments.append(f"in_chans={next(iter(stems.values()))}")

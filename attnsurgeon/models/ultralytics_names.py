@@ -71,6 +71,7 @@ def _streams(logger: logging.Logger) -> list[logging.StreamHandler[Any]]:
 
 
 def _import() -> None:
+    import ultralytics
     import ultralytics.nn.tasks  # noqa: F401
 
 

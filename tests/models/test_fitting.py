@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -186,13 +188,20 @@ def test_the_classifier_of_a_timm_checkpoint_is_found_from_its_shape(tmp_path, b
     load_model("test_vit", checkpoint=path, num_classes=7)
 
 
-def test_a_pickled_network_is_loaded_on_request(tmp_path):
-    trained = timm.create_model("test_resnet")
+class Renamed(nn.Identity):
+    """A layer of nobody's library."""
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_pickled_network_is_loaded_on_request_where_it_holds_foreign_code(foreign, tmp_path):
+    trained: Any = timm.create_model("test_resnet")
+    trained.drop_block = Renamed() if foreign else nn.Identity()
     path = tmp_path / "whole.pth"
     torch.save(trained, path)
-    with pytest.raises(ModelError, match=r"whole pickled network \(timm\.models\.resnet\.ResNet, "):
-        load_model("test_resnet", checkpoint=path)
-    model = load_model("test_resnet", checkpoint=path, unsafe_pickle=True)
+    if foreign:
+        with pytest.raises(ModelError, match=r"whole pickled network, .*: .*Renamed; nothing"):
+            load_model("test_resnet", checkpoint=path)
+    model = load_model("test_resnet", checkpoint=path, unsafe_pickle=foreign)
     assert_equal(model, trained.state_dict())
     source = source_of(model)
     assert source is not None
