@@ -13,6 +13,7 @@ from attnsurgeon.models.build import build_on_meta
 from attnsurgeon.models.inputs import input_size_of
 from attnsurgeon.models.provenance import Source, source_of
 from attnsurgeon.models.transformers_names import class_and_config
+from attnsurgeon.models.ultralytics_names import described
 
 
 def identify(model: nn.Module) -> Source | None:
@@ -48,6 +49,9 @@ def _origins(model: nn.Module) -> Iterator[Source]:
     of_transformers = class_and_config(model)
     if of_transformers is not None:
         yield of_transformers
+    of_ultralytics = described(model)
+    if of_ultralytics is not None:
+        yield of_ultralytics
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config.get("architecture"):
         architecture = config["architecture"]
@@ -76,8 +80,9 @@ def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
     return dataclasses.replace(source, model_args={**source.model_args, **arguments})
 
 
-# Set on a network in use, and no part of what it computes.
-_IN_USE = {"training", "grad_checkpointing"}
+# Set on a network in use, and no part of what it computes. The last four are of YOLOs: the size of
+# the last input, the file that was loaded, and what their class and their layers' shapes say.
+_IN_USE = {"training", "grad_checkpointing", "shape", "pt_path", "task", "nc"}
 
 
 def _settings(model: nn.Module) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from attnsurgeon.errors import ModelError, nearest
 from attnsurgeon.models.checkpoint import read_checkpoint
 from attnsurgeon.models.fitting import fit_checkpoint
 from attnsurgeon.models.foreign import explain_call, first_line, guarded
+from attnsurgeon.models.provenance import Source
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.suggestions import nearest_file
 
@@ -222,3 +223,16 @@ def _adopt(model: nn.Module, attributes: Mapping[str, Any]) -> None:
     names = attributes.get("names")
     if isinstance(names, dict) and names.keys() == own.keys():
         own.update({number: str(name) for number, name in names.items()})
+
+
+def described(model: nn.Module) -> Source | None:
+    """Return what the description that a YOLO carries names; None of any other network.
+
+    It is only a guess: the file may have been one of the user's own.
+    """
+    read: Any = getattr(model, "yaml", None)
+    if not isinstance(read, Mapping) or not isinstance(read.get("yaml_file"), str):
+        return None
+    given = {"nc": read.get("nc"), "ch": read.get("channels")}
+    plain = {name: value for name, value in given.items() if type(value) is int}
+    return Source(f"ultralytics:{_stem(read['yaml_file'])}", plain, weights="as built")

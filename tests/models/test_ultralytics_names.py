@@ -161,3 +161,21 @@ def test_a_checkpoint_of_other_classes_says_how_to_build_its_network(ultralytics
     yolo.save(tmp_path / "best.pt")
     with pytest.raises(ModelError, match=r"load_model\(\.\.\., num_classes=3\)"):
         load_model("ultralytics:yolov8n", checkpoint=tmp_path / "best.pt")
+
+
+@pytest.mark.slow
+def test_a_network_that_you_built_and_used_is_recognised(ultralytics):
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import DetectionModel
+
+    yolo: Any = YOLO("yolo11n.yaml").model.eval()
+    yolo(torch.rand(1, 3, 64, 64))
+    found = identify(yolo)
+    assert found is not None
+    assert (found.spec, found.model_args) == ("ultralytics:yolo11n", {"nc": 80, "ch": 3})
+    other: Any = DetectionModel("yolov8n.yaml", nc=3, verbose=False)
+    found = identify(other)
+    assert found is not None
+    assert (found.spec, found.model_args) == ("ultralytics:yolov8n", {"nc": 3, "ch": 3})
+    other.model[2].m[0].cv1.conv.padding = (2, 2)
+    assert identify(other) is None
