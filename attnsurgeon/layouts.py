@@ -34,6 +34,11 @@ AXIS_ONE = frozenset(
 )
 AXIS_LAST = frozenset(["linear", "embedding", "rms_norm", "layer_norm"])
 _PRODUCTS = frozenset(["matmul", "bmm"])
+_REGROUPING = frozenset(
+    ["view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze",
+     "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "adjoint", "movedim",
+     "moveaxis", "stack", "unbind", "select", "einsum", "fold", "unfold"]
+)  # fmt: skip
 _REDUCTIONS = frozenset(
     ["mean", "sum", "amax", "amin", "var", "std", "norm", "logsumexp", "prod", "all", "any"]
 )
@@ -45,9 +50,12 @@ _NONE: Axes = frozenset()
 
 
 def find_axes(traced: Traced) -> None:
-    """Sets `node.meta["axes"]`, the set of axes that make up the channels, on every node."""
+    """Sets what follows from the operations on every node: `node.meta["axes"]`, the set of axes
+    that make up the channels, and `node.meta["samples"]`, how many samples there are.
+    """
     for node in traced.graph.nodes:
         node.meta["axes"] = _axes(node) if node.meta["shape"] is not None else _NONE
+        node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
 
 
 def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:
@@ -59,9 +67,28 @@ def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:
     layout = _LAYOUTS.get((len(shape), axis))
     if layout is None:
         return None, f"channels on axis {axis} of {len(shape)} is no layout we know"
-    if shape[0] != batch:
-        return None, f"its first axis ({shape[0]}) is not the batch ({batch}): cut into windows?"
+    samples = node.meta["samples"] or batch
+    if shape[0] != samples:
+        return None, f"its first axis ({shape[0]}) is not the batch ({samples}): cut into windows?"
     return layout, None
+
+
+def _samples(node: fx.Node, traced: Traced) -> int | None:
+    """Returns how many samples a value has; a reshape that folds windows into them makes no more.
+
+    More or fewer are made by what puts batches together (two images, one encoder), or takes
+    something else for a sample: a detector's regions of interest.
+    """
+    if not node.meta["data"] or "name" not in node.meta:
+        return None
+    source = _source(node)
+    if source is None:
+        return None
+    old, new = source.meta["shape"], node.meta["shape"]
+    samples = source.meta["samples"] or traced.batch
+    if node.meta["name"] in _REGROUPING or len(old) != len(new) or old[0] != samples:
+        return samples
+    return new[0]
 
 
 def _axes(node: fx.Node) -> Axes:

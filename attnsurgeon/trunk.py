@@ -48,6 +48,8 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
     if layout is None or layout == "NC" or len(image) < 3:
         return None
     shape = node.meta["shape"]
+    if shape[0] != traced.batch:
+        return None  # regions of an image, or images of two inputs
     if "L" in layout and len(image) > 3:
         ratio = math.prod(image[2:]) / shape[layout.index("L")]
         return ratio ** (1 / (len(image) - 2))

@@ -104,8 +104,19 @@ def layout_after(expression, size=(5, 7)) -> tuple:
         (lambda m, x: torch.einsum("nchw, nchv -> nhwv", x, x), None, None),
         # cut into windows, or flattened away
         (lambda m, x: x.reshape(14, 5, 5), None, None),
+        (
+            lambda m, x: x.view(2, 5, 7, 1, 5).permute(0, 2, 1, 3, 4).reshape(14, 5, 1, 5).relu(),
+            None,
+            None,
+        ),
         (lambda m, x: x.flatten(1), None, None),
         (lambda m, x: x.sum(), None, None),
+        # more samples, or others: both images of two, those that were chosen
+        (lambda m, x: torch.cat([x, x.relu()]), "NCHW", 5),
+        (lambda m, x: torch.cat([x, x.relu()]).chunk(4)[1], "NCHW", 5),
+        (lambda m, x: m.conv11(x[:1]), "NCHW", 12),
+        (lambda m, x: x[0], None, None),
+        (lambda m, x: x.mean(0), None, None),
         (lambda m, x: x.repeat(1, 2, 1, 1), None, None),
     ],
 )
