@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.finder import Survey, survey
 from attnsurgeon.models import build_on_meta, guess_input_sizes, load_model
 from attnsurgeon.record import Traced
-from attnsurgeon.sizes import InputSize, checked, each
+from attnsurgeon.sizes import InputSize, checked, each, together
 from attnsurgeon.trace import trace
 
 _LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
@@ -65,14 +67,23 @@ def record(model: nn.Module, input_size: InputSize | None = None) -> Traced:
     """Records one forward on an input of the given size, or of the first size that works."""
     if input_size is not None:
         return trace(model, example(checked(input_size)))
-    first_error: ModelError | None = None
-    for size in guess_input_sizes(model):
+    errors: list[ModelError] = []
+    guesses = guess_input_sizes(model)
+    asked = _inputs_asked(model)
+    several = [together((size,) * asked) for size in guesses] if asked > 1 else []
+    for size in (*several, *guesses[: 1 if several else None]):
         try:
             return trace(model, example(size))
         except ModelError as error:
-            first_error = first_error or error
-    assert first_error is not None
-    raise first_error
+            errors.append(error)
+    raise errors[-1 if several else 0]  # what it says of a single input is the most telling
+
+
+def _inputs_asked(model: nn.Module) -> int:
+    """How many arguments a forward cannot go without: two images are as likely as one is."""
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    asked = inspect.signature(model.forward).parameters.values()
+    return sum(p.kind in places and p.default is Parameter.empty for p in asked)
 
 
 def example(size: InputSize, batch: int = BATCH) -> tuple[Tensor, ...]:
