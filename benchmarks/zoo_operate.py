@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import multiprocessing
+import re
 import resource
 import sys
 import tempfile
@@ -36,7 +37,7 @@ def operate_module(module: str) -> dict[str, Any]:
 
     start = time.perf_counter()
     try:
-        result = {"module": module, "members": len(timm.list_models(module=module))}
+        result: dict[str, Any] = {"module": module, "members": len(timm.list_models(module=module))}
         result |= operate_network(smallest(module))
     except Exception as error:  # a benchmark reports every failure and goes on
         result = {"module": module, "error": f"{type(error).__name__}: {error}"[:300]}
@@ -217,7 +218,7 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
     def trained(net: Any) -> Any:
         net.train().set_grad_checkpointing(True)
         made = _run(net, x)
-        sum(t.square().mean() for t in made if t.requires_grad).backward()
+        torch.stack([t.square().mean() for t in made if t.requires_grad]).sum().backward()
         new = tuple(f"{path}." for path, _ in inserted(net)) or ("\0",)
         reached = {name: p.grad is not None for name, p in net.named_parameters()}
         missed = [name for name in reached if name.startswith(new) and not reached[name]]
@@ -319,7 +320,7 @@ def main() -> None:
     """The command line."""
     import timm
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("zoo-operate.jsonl"))
     parser.add_argument("--modules", nargs="*", default=None, help="of timm; default: all")
     parser.add_argument("--workers", type=int, default=2)
@@ -333,7 +334,64 @@ def main() -> None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    return ""
+    """Returns what came out as Markdown: one row an architecture, then the reasons."""
+    made = [entry for entry in results if "mechanisms" in entry]
+    lines = [f"{len(results)} modules, {len(results) - len(made)} that could not be tried.", ""]
+    for attn in MECHANISMS:
+        found = [entry["mechanisms"][attn] for entry in made]
+        status = Counter(one["status"] for one in found)
+        at = Counter(one["placement"] for one in found if one["status"] == "ok")
+        places = ", ".join(f"{count} at {place}" for place, count in at.most_common())
+        lines.append(
+            f"- `{attn}`: {status['ok']} ok ({places}), {status['refused']} refused, "
+            f"{status['failed']} failed"
+        )
+    lines += [
+        "",
+        "| module | network | parameters | input | placement | sites cut | how "
+        "| " + " | ".join(MECHANISMS) + " |",
+        "|" + "---|" * (7 + len(MECHANISMS)),
+    ]
+    lines += [_row(entry) for entry in sorted(made, key=lambda entry: entry["module"])]
+    lines += [f"| {e['module']} | {e['error']} |" for e in results if "error" in e]
+    reasons = Counter(
+        re.sub(r"^\S+: |\S*\.\S* (?=\()|\d+", "", refused)[:110]
+        for entry in made
+        for refused in {r for m in entry["mechanisms"].values() for r in m.get("refused", ())[:1]}
+    )
+    lines += ["", "first refusals of networks of which a part was cut:" if reasons else ""]
+    lines += [f"- {count} x {reason}" for reason, count in reasons.most_common(12)]
+    seconds = sum(entry["seconds"] for entry in results)
+    peak = max((entry["peak_mb"] for entry in results), default=0)
+    return "\n".join([*lines, "", f"{seconds:.0f} s in all processes; peak of one {peak} MB."])
+
+
+def _row(entry: dict[str, Any]) -> str:
+    """The row of one architecture; placement, sites and ways are those of the first mechanism."""
+    first = entry["mechanisms"][MECHANISMS[0]]
+    args = "".join(f", {name}={value}" for name, value in entry["args"].items())
+    ways = ", ".join(f"{way} {count}" for way, count in first.get("techniques", {}).items())
+    cells = [
+        entry["module"],
+        f"{entry['member']}{args}",
+        f"{entry['params'] / 1e6:.1f} M",
+        "x".join(map(str, entry["input"])),
+        first.get("placement", "none"),
+        f"{first['cut']} of {first['matched']}" if "cut" in first else "",
+        ways,
+        *(_cell(one, first) for one in entry["mechanisms"].values()),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(one: dict[str, Any], first: dict[str, Any]) -> str:
+    if one["status"] == "failed":
+        return f"FAILED: {one['problems'][0]}"
+    if one["status"] == "refused":
+        return "refused: " + re.sub(r"^none of .*? can be cut: \S+: ", "", one["reason"])
+    where = "" if one["placement"] == first.get("placement") else f" at {one['placement']}"
+    some = "" if one["cut"] == first.get("cut") else f", {one['cut']} of {one['matched']}"
+    return f"ok{where}{some}"
 
 
 if __name__ == "__main__":

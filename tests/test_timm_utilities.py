@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import (
-    convert_splitbn_model,
+from timm.layers.norm_act import (
     convert_sync_batchnorm,
     freeze_batch_norm_2d,
     unfreeze_batch_norm_2d,
 )
+from timm.layers.split_batchnorm import convert_splitbn_model
 from timm.models import load_checkpoint, reparameterize_model
-from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -97,10 +97,16 @@ def test_what_such_a_tool_drops_was_announced_and_is_named(tool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["residual-block", "stage", "downsample"])
-@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8", "repvit_m0_9", "repghostnet_050"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("mobileone_s0", "stage"),
+        ("fastvit_t8", "residual-block"),
+        ("repvit_m0_9", "downsample"),
+        ("repghostnet_050", "residual-block"),
+    ],
+)
 def test_folding_the_blocks_of_a_network_keeps_what_stands_between_them(name, where):
-    where = "head" if name.startswith("mobileone") and where == "residual-block" else where
     model, x = operated(name, "eca", where), image()
     plain, before = answers(built(name), x), answers(model, x)
     folded = reparameterize_model(model)
