@@ -49,6 +49,11 @@ def _origins(model: nn.Module) -> Iterator[Source]:
     of_transformers = class_and_config(model)
     if of_transformers is not None:
         yield of_transformers
+    arguments = getattr(model, "config", None)
+    if isinstance(arguments, Mapping) and hasattr(type(model), "save_pretrained"):
+        kind = getattr(type(model), "_surgeon_base", type(model))  # keeps how it was constructed
+        plain = {name: value for name, value in arguments.items() if name != "encoder_weights"}
+        yield Source(f"{kind.__module__}:{kind.__qualname__}", plain, weights="as built")
     of_ultralytics = described(model)
     if of_ultralytics is not None:
         yield of_ultralytics

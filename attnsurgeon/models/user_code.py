@@ -109,9 +109,14 @@ def _build(
     if isinstance(factory, nn.Module):
         return _copy_of_instance(factory, pretrained, model_args, spec)
     given = dict(model_args)
+    accepted = parameters(factory)
     # Said either way: a factory whose own default is True would download unasked.
-    if "pretrained" in parameters(factory):
+    if "pretrained" in accepted:
         given["pretrained"] = pretrained
+    elif "encoder_weights" in accepted:  # so do those of segmentation_models_pytorch
+        if not pretrained:
+            _refuse_weights(given, spec)
+            given["encoder_weights"] = None
     elif pretrained:
         raise ModelError(
             f"{spec} has no argument 'pretrained'",
@@ -126,6 +131,14 @@ def _build(
             "return the network itself from the factory",
         )
     return model
+
+
+def _refuse_weights(given: Mapping[str, Any], spec: str) -> None:
+    if given.get("encoder_weights") is not None:
+        raise ModelError(
+            f"encoder_weights of {spec} would be downloaded",
+            "say pretrained=True as well (--pretrained): nothing is downloaded without it",
+        )
 
 
 def _copy_of_instance(
