@@ -12,11 +12,13 @@ Names that are no class of networks are refused all the same, so that what is hi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # Where the installed libraries keep the classes that networks are made of.
@@ -106,8 +108,25 @@ def _tensors(network: Husk, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(child, f"{prefix}{name}.")
 
 
+@contextlib.contextmanager
+def allowing(entries: Iterable[Any]) -> Iterator[None]:
+    """Let `torch.load(weights_only=True)` take these inside, and nothing that others allowed it.
+
+    What a program has once declared safe is so for all of its files: ultralytics does that with its
+    own classes.
+    """
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(entries))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
+
+
 def stand_ins(names: Iterable[str]) -> list[tuple[type[Husk], str]]:
-    """Return what `torch.serialization.safe_globals` is to be given for the names of a file.
+    """Return what `allowing` is to be given for the names of a file.
 
     Args:
         names: as `get_unsafe_globals_in_checkpoint` lists them.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models.allowed import Husk, is_allowed, stand_ins
+from attnsurgeon.models.allowed import Husk, allowing, is_allowed, stand_ins
 from attnsurgeon.models.foreign import guarded
 from attnsurgeon.models.suggestions import nearest_file
 
@@ -127,14 +127,14 @@ def _torch_load(file: Path, head: bytes, unsafe_pickle: bool) -> Any:
         # timm's and many papers' training scripts leave their parsed arguments beside the
         # weights; a Namespace only holds attributes.
         wanted = _wanted(file) if zipped else []
-        with torch.serialization.safe_globals([argparse.Namespace, *stand_ins(wanted)]):
+        with allowing([argparse.Namespace, *stand_ins(wanted)]):
             run = partial(load, source, weights_only=True)
             return guarded(run, partial(_refused, file.name, wanted))
 
 
 def _wanted(file: Path) -> list[str]:
     """Name the functions and classes that the pickle in a zip file asks for; none is imported."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with allowing([argparse.Namespace]):
         return guarded(
             lambda: torch.serialization.get_unsafe_globals_in_checkpoint(file),
             partial(_unreadable, file.name),

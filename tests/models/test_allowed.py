@@ -189,6 +189,17 @@ def test_an_allowed_class_is_never_called_whatever_the_file_gives_it(loud, tmp_p
     assert [name for name, _ in ran] == ["__init__", "__setstate__"]  # the trap was live
 
 
+def test_nor_is_one_that_the_program_has_declared_safe_for_all_files(loud, tmp_path):
+    path = saved(tmp_path / "w.pt", {"model": small(), "extra": [Called(Loud, "x"), Loud()]})
+    ran.clear()
+    before = set(torch.serialization.get_safe_globals())
+    with torch.serialization.safe_globals([Loud]):
+        assert list(read_checkpoint(path).state) == list(small().state_dict())
+        assert ran == []
+        assert Loud in torch.serialization.get_safe_globals()
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
 def test_getattr_and_partial_reach_nothing(tmp_path):
     inner = Called(getattr, nn.Linear, "__init__")
     deeper = Called(getattr, inner, "__globals__")
