@@ -355,7 +355,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines += [_row(entry) for entry in sorted(made, key=lambda entry: entry["module"])]
     lines += [f"| {e['module']} | {e['error']} |" for e in results if "error" in e]
     reasons = Counter(
-        re.sub(r"^\S+: |\S*\.\S* (?=\()|\d+", "", refused)[:110]
+        re.sub(r"\d+", "n", re.sub(r"^\S+: |\S*\.\S* (?=\()", "", refused))[:110]
         for entry in made
         for refused in {r for m in entry["mechanisms"].values() for r in m.get("refused", ())[:1]}
     )
