@@ -76,6 +76,8 @@ def record(model: nn.Module, input_size: InputSize | None = None) -> Traced:
             return trace(model, example(size))
         except ModelError as error:
             errors.append(error)
+            if isinstance(error.__cause__, NotImplementedError):
+                break  # without values there is no result, whatever the size
     raise errors[-1 if several else 0]  # what it says of a single input is the most telling
 
 

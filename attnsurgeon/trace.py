@@ -289,15 +289,18 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     """
     example = map_tensors(example, lambda t: as_taken(t, model))
     why = ""
+    failed: Exception | None = None
     for constants in (False, True) if _plain_tensors(model) else (False,):
         twin = meta_twin(model, constants=constants)
         twin.eval()  # a statement: who overrides train() may forget to return self
         try:
             return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
         except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
+            failed = failed or error
             why = why or f"{type(error).__name__}: {error}".split("\n")[0]
     if any(t.is_meta for t in model.parameters()):
-        raise ModelError(f"the network cannot be run on the meta device: {why}", _SIZE_HINT)
+        what = f"the network cannot be run on the meta device: {why}"
+        raise ModelError(what, _SIZE_HINT) from failed
     real = full_twin(model).cpu()
     real.eval()
     generator = torch.Generator().manual_seed(0)
