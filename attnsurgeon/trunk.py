@@ -133,6 +133,10 @@ def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node 
     maps = [n for n in chain if n.op != "placeholder" and level_of(n, traced) is not None]
     if all(level_of(n, traced) is None for n in outputs):
         return maps[-1] if maps else None
+    asked = _asked(flow)
+    before = [n for n in maps if n not in asked]
+    if asked and before:  # a decoder asks for objects: what it asks is the last map of the image
+        return before[-1]
     aside = _pooled(flow) | _attending(flow, residuals)
     needed = _needed(outputs)  # a wrapper that collects inner maps runs the network to its end
     on_way = [n for n in flow.nodes if n.op != "placeholder" and n in needed and n not in aside]
@@ -142,6 +146,20 @@ def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node 
         return maps[-1] if maps else None
     risen = _risen(flow)  # a detector comes down a second time, beside its backbone
     return next((n for n in reversed(deep) if n not in risen), deep[-1])
+
+
+def _asked(flow: Flow) -> set[fx.Node]:
+    """What attention makes for learned queries: as many values as queries, and no positions."""
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        inputs = Flow.inputs(node)
+        if name_of(node) in ("scaled_dot_product_attention", "multi_head_attention_forward"):
+            query = node.args[0] if node.args else node.kwargs.get("query")
+            if isinstance(query, fx.Node) and (query in found or not query.meta["data"]):
+                found.add(node)
+        elif inputs and found.issuperset(inputs):
+            found.add(node)
+    return found
 
 
 def _needed(outputs: list[fx.Node]) -> set[fx.Node]:

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.nets.blocks import C, Net, Plain
 from tests.nets.tokens import Token, Tokens
@@ -135,3 +135,72 @@ def test_a_detectors_trunk_is_its_backbone_and_a_list_of_boxes_is_no_map():
     boxes = next(s for s in found.sites if s.path == "weigh")
     assert boxes.resolution == (4, 240)
     assert boxes.stage is None
+
+
+class Reduced(nn.Module):
+    """Attention whose keys are pooled further than the deepest map of the network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.q, self.kv = (
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+        )
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+        tokens = x.flatten(2).transpose(1, 2)
+        normed = self.norm(tokens)
+        pooled = nn.functional.avg_pool2d(normed.transpose(1, 2).reshape(x.shape), 4)
+        keys = self.kv(pooled.flatten(2).transpose(1, 2))
+        made = nn.functional.scaled_dot_product_attention(self.q(normed), keys, keys)
+        return (tokens + self.out(made)).transpose(1, 2).reshape(x.shape)
+
+
+class Segmenter(nn.Module):
+    """Two resolutions, a pyramid of poolings on the second, scores at the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.early, self.down, self.late = Reduced(6), nn.Conv2d(6, 10, 2, 2), Reduced(10)
+        self.pyramid = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Conv2d(10, 10, 1), nn.ReLU())
+        self.scores = nn.Conv2d(20, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.late(self.down(self.early(self.stem(x))))
+        wide = nn.functional.interpolate(self.pyramid(x), size=x.shape[2:])
+        return nn.functional.interpolate(self.scores(torch.cat([x, wide], 1)), scale_factor=2)
+
+
+def test_neither_pooled_keys_nor_a_pyramid_are_stages_of_a_segmenter():
+    found = surveyed(Segmenter(), (3, 16, 24))
+    assert paths(found, "stage") == ["early:reshape#2", "late:reshape#2"]
+    assert paths(found, "head") == ["late:reshape#2"]
+
+
+class Asking(nn.Module):
+    """A decoder that asks a map of 24 positions for 5 objects, and finds a box for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 6, 2, 2), nn.ReLU(), nn.Conv2d(6, 10, 2, 2), nn.ReLU()
+        )
+        self.queries, self.keys = nn.Parameter(torch.randn(5, 10)), nn.Linear(10, 10)
+        self.boxes = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = self.body(x).flatten(2).transpose(1, 2)
+        keys = self.keys(memory)
+        queries = self.queries.expand(len(x), -1, -1)
+        asked = nn.functional.scaled_dot_product_attention(queries, keys, memory)
+        return self.boxes(queries + asked).sigmoid()
+
+
+def test_the_boxes_of_a_decoder_are_no_stage_of_its_backbone():
+    found = surveyed(Asking(), (3, 16, 24))
+    shapes = {site.path: site.shape for site in found.sites}
+    assert shapes[paths(found, "head")[0]] in [(2, 24, 10), (2, 10, 24), (2, 10, 4, 6)]
+    assert not any(5 in shapes[path] for path in paths(found, "stage"))
