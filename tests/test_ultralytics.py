@@ -209,7 +209,7 @@ def test_fuse_keeps_active_attention(name):
     operation = insert(calibrated(build(name)))
     assert len(operation.plan) == BRANCHES[name]
     difference, effect = fused_and_not(activated(operation.model))
-    assert difference < 0.01  # of a pixel, of boxes of up to 128; without attention it is as much
+    assert difference < 0.01  # of a pixel, of boxes of up to 128
     assert effect > 10
 
 
