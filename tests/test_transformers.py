@@ -180,6 +180,35 @@ def test_operations_one_after_the_other_are_all_repeated(integration, tmp_path):
     assert same(values(loaded, RESNET), values(model, RESNET))
 
 
+@pytest.mark.parametrize(
+    ("attn", "where", "init"),
+    [
+        ("sk", "conv3x3", "paper"),  # whose old convolutions and norms are gone
+        ("sk", "conv3x3", "identity"),
+        ("we", "conv", "identity"),
+        ("atac", "activation", "identity"),
+        ("aff", "residual-add", "paper"),
+        ("csra", "classifier", "identity"),
+    ],
+)
+def test_other_kinds_of_attention_come_back_too(attn, where, init, integration, tmp_path):
+    args = {"groups": 1} if attn == "sk" else {}
+    base = built(FAMILIES["resnet-basic"])
+    made = attnsurgeon.insert(base, attn, where, init=init, attn_args=args, input_size=RESNET.size)
+    model = active(made.model)
+    model.save_pretrained(tmp_path)
+    loaded, told = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values())
+    assert same_state(loaded, model)
+    assert same(values(loaded, RESNET), values(model, RESNET))
+
+
+def test_parameters_shared_by_several_sites_are_refused_when_saving(tmp_path):
+    made = operated(built(RESNET), RESNET, "dia", reduction=2).model  # one LSTM for a stage
+    with pytest.raises(RuntimeError, match="shared tensors"):
+        made.save_pretrained(tmp_path)  # Operation.save keeps them
+
+
 def test_the_network_without_its_head_has_the_attention_too(integration, tmp_path):
     model = active(operated(built(RESNET), RESNET).model)
     model.save_pretrained(tmp_path / "whole")

@@ -64,7 +64,11 @@ class Surgeon(HfQuantizer):
                 "an argument of its attention could not be written down; use attnsurgeon.load on a"
                 " folder of Operation.save",
             )
-        _repeat(model, _as_seen_from(model, found))
+        operations = _as_seen_from(model, found)
+        _repeat(model, operations)
+        replaced = [p for o in operations for site in o["sites"] for p in site["replaced"]]
+        for path in replaced:  # nothing is left there that could be initialised
+            model.get_submodule(path)._is_hf_initialized = True
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for _, part in inserted(model):
