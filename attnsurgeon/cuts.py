@@ -14,8 +14,8 @@ of which some stay, is replaced in the forward that calls it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, fx, nn
@@ -79,7 +79,6 @@ class Cutter:
     """Decides about the sites of one survey; shallow graphs are made once a module."""
 
     survey: Survey
-    _alike: dict[Hashable, ShallowGraph | Refusal] = field(default_factory=dict)
     _memory: dict[int, list[fx.Node]] | None = None
 
     def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
@@ -230,10 +229,10 @@ class Cutter:
     def _graph(self, calls: list[Call]) -> ShallowGraph | Refusal:
         if self.survey.traced.device != "meta":  # values may decide, and are not compared
             return _traced(calls)
-        alike = likeness(calls)
-        if alike not in self._alike:
-            self._alike[alike] = _traced(calls)
-        return self._alike[alike]
+        alike, known = likeness(calls), self.survey.alike
+        if alike not in known:
+            known[alike] = _traced(calls)
+        return known[alike]
 
     def _retype(self, node: fx.Node, before: bool, reasons: list[str], first: Call) -> Place | None:
         """The innermost module whose forward can be rewritten around the operation; no norm, or

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Survey:
         residuals: path of a residual addition -> what it adds.
         refused: path of every other addition of two values -> why it is not residual.
         shallow: module path -> what tracing its forward gave; filled by the plans made of it.
+        alike: the same by what is compared of modules that are alike.
     """
 
     traced: Traced
@@ -57,6 +58,7 @@ class Survey:
     residuals: Mapping[str, Residual]
     refused: Mapping[str, str]
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
+    alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
 
 def survey(traced: Traced) -> Survey:

@@ -30,6 +30,7 @@ from attnsurgeon.alignment import Alignment, Untraceable, constants_in
 from attnsurgeon.proxies import Proxy
 from attnsurgeon.record import Call, Key, child_name, map_tensors, operation_name, tensors_in
 from attnsurgeon.retype import is_placeholder
+from attnsurgeon.shape_only import shape_only
 
 Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code and instruction
 
@@ -321,6 +322,10 @@ def _modes() -> tuple[bool, bool, int]:
 
 def _executed(node: fx.Node, args: tuple, kwargs: dict) -> Any:
     draws = not all(t.is_meta for t in tensors_in((args, kwargs)))  # on meta nothing is drawn
+    method = getattr(Tensor, str(node.target), None) if node.op == "call_method" else None
+    made = None if draws else shape_only(method or node.target, args, kwargs)
+    if made is not None:
+        return made
     with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=draws):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -329,7 +334,7 @@ def _executed(node: fx.Node, args: tuple, kwargs: dict) -> Any:
 
 
 def _plain_name(node: fx.Node, args: tuple) -> str | None:
-    """The operation's name in the record; None for putting values into an object or taking one out."""
+    """The operation's name in the record; None for putting values in an object, or for taking."""
     if isinstance(node.target, type) and not issubclass(node.target, Tensor):
         return None
     name = operation_name(node.target)

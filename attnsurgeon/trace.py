@@ -32,6 +32,7 @@ from attnsurgeon.record import (
     operation_name,
     tensors_in,
 )
+from attnsurgeon.shape_only import shape_only
 
 # Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
 PATCHING = threading.RLock()
@@ -92,7 +93,7 @@ class _Recorder(TorchFunctionMode):
         given = [*tensors_in(args), *tensors_in(kwargs)]
         versions = [_version(t) for t in given]
         inputs = [self.node_of(t) for t in given] if self.stack else []
-        out = _shape_only(func, args, kwargs) if self.on_meta else None
+        out = shape_only(func, args, kwargs) if self.on_meta else None
         if out is None:
             try:
                 out = func(*args, **kwargs)
@@ -191,22 +192,6 @@ def _memory_of(tensor: Tensor) -> int | None:
 def _version(tensor: Tensor) -> int:
     """Counts the changes in place; made in inference mode, a tensor does not count them."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _shape_only(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Answers a batch norm in eval mode by its shape; None for everything else.
-
-    Its meta kernel is a decomposition in Python, 1 ms a call: half of a convolutional network's
-    forward on meta. Arguments that do not fit go to the function itself, for its message.
-    """
-    if func is not nn.functional.batch_norm or not args or kwargs.get("training"):
-        return None
-    x, mean = args[0], args[1] if len(args) > 1 else None
-    if not isinstance(mean, Tensor) or not x.is_meta or x.dim() < 2:
-        return None
-    if (len(args) > 5 and args[5]) or mean.shape != x.shape[1:2]:
-        return None
-    return torch.empty_like(x)
 
 
 def _unseen(*inputs):

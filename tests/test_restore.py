@@ -491,7 +491,7 @@ EDITS = [
     (set_at("operations", value={}), "operations is not a list"),
     (set_at("operations", value=[]), "operations is empty"),
     (set_at("operations", 0, "input_size", value=[3, -20, 28]), r"input_size is not valid"),
-    (set_at("operations", 0, "input_size", value=[3, 1 << 40, 28]), r"input_size\[1\] is not"),
+    (set_at("operations", 0, "input_size", value=[3, 1 << 40, 28]), r"input_size is not"),
     (drop(*SITE, "rule"), r"operations\[0\]\.sites\[0\] has no 'rule'"),
     (set_at(*SITE, "args", value={"rank": 3}), r"sites\[0\]\.args is not valid"),
     (set_at(*SITE, "args", value={"reduktion": 3}), "reduktion"),

@@ -1,0 +1,106 @@
+"""Results by shape alone: those of torch's own kernels, in shape, type and layout in memory."""
+
+import operator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnsurgeon.shape_only import shape_only
+
+
+def maps() -> dict[str, Tensor]:
+    made = torch.empty(2, 16, 6, 5)
+    return {
+        "plain": made[:, :8].contiguous(),
+        "part": made[:, :8],
+        "last": made.permute(0, 2, 3, 1)[..., :8].permute(0, 3, 1, 2).contiguous(),
+        "channels last": made.to(memory_format=torch.channels_last)[:, :8].contiguous(
+            memory_format=torch.channels_last
+        ),
+        "tokens": torch.empty(2, 7, 5, 8),
+        "permuted": torch.empty(2, 8, 7, 5).permute(0, 2, 3, 1),
+        "half": torch.empty(2, 8, 3, 3, dtype=torch.float16),
+    }
+
+
+def vector(size: int = 8) -> Tensor:
+    return torch.ones(size)
+
+
+CALLS = {
+    "relu": lambda x: (F.relu, (x,), {}),
+    "gelu": lambda x: (F.gelu, (x,), {"approximate": "tanh"}),
+    "leaky": lambda x: (F.leaky_relu, (x, 0.2), {}),
+    "sigmoid": lambda x: (torch.sigmoid, (x,), {}),
+    "hardswish": lambda x: (F.hardswish, (x,), {}),
+    "plus": lambda x: (torch.add, (x, 1), {"alpha": 2}),
+    "sum": lambda x: (operator.add, (x, x), {}),
+    "scaled": lambda x: (Tensor.mul, (x, torch.ones(x.shape[-1], dtype=x.dtype)), {}),
+    "by channel": lambda x: (
+        operator.mul,
+        (x, torch.ones(1, x.shape[1], 1, 1, dtype=x.dtype)),
+        {},
+    ),
+    "layer norm": lambda x: (F.layer_norm, (x, x.shape[-1:]), {}),
+    "group norm": lambda x: (F.group_norm, (x, 1), {}),
+    "batch norm": lambda x: (F.batch_norm, (x, vector(x.shape[1]), vector(x.shape[1])), {}),
+    "linear": lambda x: (F.linear, (x, torch.ones(3, x.shape[-1], dtype=x.dtype)), {}),
+    "attention": lambda x: (F.scaled_dot_product_attention, (x, x, x), {}),
+}
+
+
+@pytest.mark.parametrize("layout", list(maps()))
+@pytest.mark.parametrize("name", list(CALLS))
+def test_it_has_the_shape_type_and_layout_of_the_kernel(name, layout):
+    function, args, kwargs = CALLS[name](maps()[layout])
+    on_meta = tuple(
+        torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="meta")
+        if isinstance(a, Tensor)
+        else a
+        for a in args
+    )
+    made = shape_only(function, on_meta, kwargs)
+    if made is None:
+        return  # the function itself is called; that it is not always is the next test
+    expected = function(*args, **kwargs)
+    assert (made.shape, made.dtype, made.device.type) == (expected.shape, expected.dtype, "meta")
+    if name != "attention":  # its kernels differ among themselves; it is torch's on meta
+        assert made.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("name", list(CALLS))
+def test_a_plain_map_is_answered(name):
+    function, args, kwargs = CALLS[name](maps()["plain"])
+    given = tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args)
+    assert shape_only(function, given, kwargs) is not None
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        (F.relu, (torch.empty(2, 3),), {}),  # not on meta
+        (F.relu, (torch.empty(2, 3, device="meta"), True), {}),  # in place
+        (F.relu, (torch.empty(2, 3, device="meta"),), {"inplace": True}),
+        (torch.add, (torch.empty(2, 3, device="meta"),), {}),
+        (torch.add, (torch.empty(2, 3, device="meta"), torch.empty(4, 2, 3, device="meta")), {}),
+        (torch.add, (torch.empty(2, 3, device="meta"), torch.empty(2, device="meta")), {}),
+        (torch.add, (torch.empty(2, 3, device="meta"), 1j), {}),
+        (torch.add, (torch.empty(2, 3, device="meta", dtype=torch.int64), 0.5), {}),
+        (torch.div, (torch.empty(2, 3, device="meta"), 2), {"rounding_mode": "floor"}),
+        (F.linear, (torch.empty(2, 3, device="meta"), torch.empty(5, 4, device="meta")), {}),
+        (F.layer_norm, (torch.empty(2, 3, device="meta"), (4,)), {}),
+        (F.group_norm, (torch.empty(2, 3, 4, device="meta"), 2), {}),
+        (torch.matmul, (torch.empty(2, 3, device="meta"),), {}),
+    ],
+)
+def test_what_is_not_simple_is_left_to_the_function(function, args, kwargs):
+    assert shape_only(function, args, kwargs) is None
+
+
+def test_autocast_changes_types_and_is_left_to_the_function():
+    x, w = torch.empty(2, 3, device="meta"), torch.empty(5, 3, device="meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert shape_only(F.linear, (x, w), {}) is None
+    assert shape_only(F.linear, (x, w), {}) is not None
