@@ -61,6 +61,7 @@ def insert(network, model, name, **more):
     return attnsurgeon.insert(model, name, **args, **more)
 
 
+@pytest.mark.slow
 @each_case
 def test_an_identity_start_changes_no_bit_and_keeps_every_key(network, name):
     model, x = build(network), image(network)
@@ -300,6 +301,7 @@ def test_a_head_takes_the_map_also_through_forward_head():
         operated.fc(torch.randn(2, 512))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dia", "dca"])
 def test_linked_attention_trains_alike_under_checkpointing(name):
     torch.manual_seed(0)

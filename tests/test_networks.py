@@ -58,6 +58,7 @@ def image() -> torch.Tensor:
     return torch.randn(2, 3, 96, 128)
 
 
+@pytest.mark.slow
 @each_network
 def test_outputs_are_bit_equal_with_every_mechanism(name):
     model, x = build(name), image()
@@ -86,6 +87,7 @@ def test_an_active_attention_moves_the_outputs(name):
         assert not torch.equal(operated(x), model(x))
 
 
+@pytest.mark.slow
 @each_network
 def test_methods_and_copies_work_as_before(name):
     model, x = build(name), image()

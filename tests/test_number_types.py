@@ -10,6 +10,7 @@ import attnsurgeon
 from attnsurgeon.trace import as_taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype",
     [

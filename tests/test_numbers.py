@@ -25,6 +25,7 @@ def survey(resnet50) -> Survey:
     return analyse(resnet50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attn", "args", "where", "params", "sites"),
     [

@@ -518,6 +518,7 @@ def folder(spec, tmp_path) -> Path:
     return networks.operated(spec).save(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "why"), EDITS)
 def test_an_edited_record_is_refused_by_what_is_wrong(folder, change, why):
     edit(folder, change)
@@ -527,6 +528,7 @@ def test_an_edited_record_is_refused_by_what_is_wrong(folder, change, why):
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.slow
 def test_a_record_edited_at_random_is_loaded_or_refused_but_never_a_traceback(folder):
     whole = json.loads((folder / "surgery.json").read_text())
     dice = random.Random(7)

@@ -54,6 +54,7 @@ def test_what_needs_no_network_does_not_import_torch(argv):
     assert done.stderr.strip() == "False"
 
 
+@pytest.mark.slow
 def test_that_check_can_fail():
     code = f"import torch\n{NO_TORCH}"
     done = subprocess.run(

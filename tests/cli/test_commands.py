@@ -154,6 +154,7 @@ def test_compare_fails_where_no_mechanism_can_go_in():
     assert "matches nothing" in done.err
 
 
+@pytest.mark.slow
 def test_compare_takes_all_mechanisms():
     rows = attnsurgeon("compare", *NET, "--attn", "all", "--json").json()["mechanisms"]
     assert [row["attn"] for row in rows] == list(mechanisms())

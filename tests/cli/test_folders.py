@@ -130,6 +130,7 @@ def test_a_report_becomes_one_html_file(folder, tmp_path):
     assert "</html>" in text
 
 
+@pytest.mark.slow
 def test_an_exported_program_computes_what_the_network_does(folder, tmp_path):
     file = tmp_path / "net.pt2"
     done = attnsurgeon("export", folder, "-o", file, "--dynamic-batch", "--json")

@@ -224,6 +224,7 @@ def test_a_mistake_in_any_command_is_answered(argv, code, said, here):
     assert everything(here) == before
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_real_process_is_no_traceback(here):
     done = subprocess.run(
         [sys.executable, "-m", "attnsurgeon", "insert", "resnet5O", "--attn", "se"],

@@ -128,6 +128,7 @@ def test_macs_on_meta_are_fvcores_on_real_tensors_operator_by_operator(build, si
         assert set(macs) == set(weight.aliases)
 
 
+@pytest.mark.slow
 @each_network
 def test_activations_and_parameters_are_fvcores_module_by_module(build, size):
     model, x = build().eval(), torch.rand(1, *size)
@@ -151,6 +152,7 @@ def test_the_comparison_with_fvcore_can_fail():
     assert weight.by_operator != fvcores("FlopCountAnalysis", model, x).by_operator()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CONVOLUTIONAL))
 def test_every_operator_that_fvcore_calls_unsupported_is_named(name):
     build, size = QUICK[name]

@@ -187,6 +187,7 @@ def test_inside_an_inserted_module_pooling_and_gating_have_a_price():
     assert plain.inserted == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mechanisms())
 @pytest.mark.parametrize("init", [pytest.param("paper", marks=pytest.mark.slow), "identity"])
 def test_every_operator_of_every_mechanism_has_a_price(name, init):

@@ -229,6 +229,7 @@ def test_a_network_that_cannot_be_built_says_the_same_on_meta():
         build_on_meta("test_resnet", num_clases=3)
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_timm_or_torchvision():
     program = """
         import sys

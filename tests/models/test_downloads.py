@@ -202,6 +202,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_a_hub_name_fetches_its_configuration_and_only_on_request_its_weights(hub, tmp_path):
     address, weights = hub
     # The hub's client reads its address and its cache folder once, when it is imported.

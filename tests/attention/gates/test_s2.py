@@ -23,9 +23,10 @@ def test_a_shift_moves_every_place_once_and_keeps_the_one_that_is_left():
         assert into.flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("size", [(3, 4), (1, 3), (1, 1), (2, 3, 1)])
+@pytest.mark.parametrize("size", [(2, 3), (1, 2), (1, 1), (2, 1, 2)])
 def test_the_gradient_of_the_shifts_is_theirs(size):
-    x = torch.randn(2, *size, (len(size) + 1) * 7, dtype=torch.float64, requires_grad=True)
+    width = (len(size) + 1) * (2 * len(size) + 1)
+    x = torch.randn(1, *size, width, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(shifted, (x,))
     assert torch.autograd.gradgradcheck(shifted, (x,))
 

@@ -102,6 +102,7 @@ def test_autocast_does_not_reach_the_iterations():
     assert torch.equal(inside, root_of_covariance(x, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(3, 2), (5, 7)])
 def test_an_export_serves_maps_with_more_and_with_fewer_positions_than_channels(size):
     soca, free = make("soca", 16).eval(), dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
