@@ -3,6 +3,8 @@
     python benchmarks/zoo.py --out zoo.jsonl            all names, resumable
     python benchmarks/zoo.py --out zoo.jsonl --table    the table of what is there
     python benchmarks/zoo.py --library torchvision --out tv.jsonl    those of torchvision
+    python benchmarks/zoo.py --out zoo.jsonl --table --write README.md docs/zoo.md
+                                                        puts it between the marks in these files
 
 A name is `planned` when every placement that means something there can be cut somewhere,
 `refused` when a placement has matching sites but none that can be cut (the reason is kept), and
@@ -133,8 +135,8 @@ def _results(pool: Any, names: list[str]) -> Iterator[dict[str, Any]]:
     return pool.imap_unordered(plan_one, names)
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Returns the summary as Markdown."""
+def summary(results: list[dict[str, Any]]) -> str:
+    """Returns what came out at each placement, as Markdown."""
     status = Counter(entry["status"] for entry in results)
     lines = [
         f"{len(results)} names: {status['planned']} planned, {status['refused']} refused with a "
@@ -153,6 +155,12 @@ def table(results: list[dict[str, Any]]) -> str:
             f"| {placement} | {len(have)} | {whole} | {len(have) - whole - none} | {none} "
             f"| {cut:,} of {matched:,} |"
         )
+    return "\n".join(lines)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Returns the summary, the time and the memory it took, and the reasons, as Markdown."""
+    lines = [summary(results)]
     seconds = [entry["seconds"] for entry in results]
     slow = max(results, key=lambda entry: entry["seconds"])
     lines += [
@@ -167,6 +175,24 @@ def table(results: list[dict[str, Any]]) -> str:
         lines += ["", f"{kind}, by the first reason:" if reasons else f"{kind}: none"]
         lines += [f"- {count} x {reason}" for reason, count in reasons.most_common(12)]
     return "\n".join(lines)
+
+
+def write(file: Path, library: str, parts: dict[str, str]) -> None:
+    """Puts each part between its marks in a file: `<!-- zoo LIBRARY PART -->`, `<!-- zoo end -->`.
+
+    A file that has none of the marks is an error.
+    """
+    text = file.read_text(encoding="utf-8")
+    found = 0
+    for name, part in parts.items():
+        start = f"<!-- zoo {library} {name} -->"
+        pattern = re.compile(re.escape(start) + ".*?<!-- zoo end -->", re.DOTALL)
+        made = f"{start}\n{part}\n<!-- zoo end -->"
+        text, count = pattern.subn(lambda _, made=made: made, text)
+        found += count
+    if not found:
+        raise SystemExit(f"{file} has no mark such as {start}")
+    file.write_text(text, encoding="utf-8")
 
 
 def in_general(reason: str) -> str:
@@ -185,12 +211,16 @@ def main() -> None:
     parser.add_argument("--filter", default="*", help="names, as list_models of the library has it")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="files with marks")
     options = parser.parse_args()
     if not options.table:
         start = time.perf_counter()
         run(names_of(options.library, options.filter), options.out, options.workers)
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    print(table(list(read(options.out).values())))
+    results = sorted(read(options.out).values(), key=lambda entry: entry["name"])
+    print(table(results))
+    for file in options.write:
+        write(file, options.library, {"summary": summary(results), "table": table(results)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The benchmarks over timm: what they say of a network is so, and they notice what is broken."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +115,25 @@ def test_a_network_of_every_kind_is_what_it_was(name):
         assert made["cut"] > 0
     row = zoo_operate.table([{**result, "module": name, "seconds": 1.0, "peak_mb": 1}])
     assert f"| {name} | {name}" in row
+
+
+def test_a_table_is_written_between_its_marks_only(tmp_path):
+    file = tmp_path / "doc.md"
+    file.write_text("before\n<!-- zoo timm table -->\nold\n<!-- zoo end -->\nafter\n")
+    zoo.write(file, "timm", {"table": "new | 1", "summary": "elsewhere"})
+    assert file.read_text() == (
+        "before\n<!-- zoo timm table -->\nnew | 1\n<!-- zoo end -->\nafter\n"
+    )
+    with pytest.raises(SystemExit, match="has no mark such as <!-- zoo torchvision table"):
+        zoo.write(file, "torchvision", {"table": ""})
+
+
+def test_the_readmes_show_the_table_of_the_docs():
+    root = Path(zoo.__file__).parents[1]
+    docs = (root / "docs/zoo.md").read_text(encoding="utf-8")
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (root / name).read_text(encoding="utf-8")
+        shown = re.findall("<!-- zoo timm summary -->\n(.*?)\n<!-- zoo end -->", text, re.DOTALL)
+        assert len(shown) == 1
+        assert "| residual-branch |" in shown[0]
+        assert shown[0] in docs
