@@ -228,7 +228,10 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
         new = tuple(f"{path}." for path, _ in inserted(net)) or ("\0",)
         for coarse in (False, True):
             layers = group_parameters(net, net.group_matcher(coarse=coarse), reverse=True)
-            yield sorted((n, layer) for n, layer in layers.items() if not n.startswith(new))
+            kept = {n: layer for n, layer in layers.items() if not n.startswith(new)}
+            # By their order: a VGG counts its modules, and one without weights may have some now.
+            order = sorted(set(kept.values()))
+            yield sorted((n, order.index(layer)) for n, layer in kept.items())
 
     questions: dict[str, Callable[[Any], Any]] = {
         "forward": lambda net: _run(net, x),
