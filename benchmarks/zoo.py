@@ -48,9 +48,9 @@ def plan_one(name: str) -> dict[str, Any]:
         survey = _survey(name, analyse, build_on_meta, load_model)
         for placement in PLACEMENTS:
             result["placements"][placement] = _place(survey, placement, plan_rules, rules_for)
-        tokens = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
         result["sites"] = len(survey.sites)
-        result["token_sites"] = tokens
+        result["token_sites"] = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
+        result["conv_sites"] = sum("conv" in site.roles for site in survey.sites)
     except SurgeonError as error:
         result |= {"status": "failed", "reason": f"{type(error).__name__}: {error.what}"}
     except Exception as error:  # a benchmark reports every failure and goes on
@@ -161,6 +161,8 @@ def summary(results: list[dict[str, Any]]) -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """Returns the summary, the time and the memory it took, and the reasons, as Markdown."""
     lines = [summary(results)]
+    bare = [e["name"] for e in results if not e.get("conv_sites", 0) + e.get("token_sites", 0)]
+    lines += ["", f"Names without a convolution or token site: {', '.join(bare) or 'none'}."]
     seconds = [entry["seconds"] for entry in results]
     slow = max(results, key=lambda entry: entry["seconds"])
     lines += [
