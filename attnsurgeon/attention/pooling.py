@@ -101,7 +101,7 @@ class Pool(nn.Module):
     """
 
     axes: tuple[int, ...]
-    beside = (0, 0)  # tokens left out ahead of the others and behind them
+    beside: tuple[int, int] = (0, 0)  # tokens left out ahead of the others and behind them
 
     def chosen(self, x: Tensor) -> Tensor:
         """Returns `x` without the tokens to be left out."""

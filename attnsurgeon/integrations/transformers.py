@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers.quantizers.auto import register_quantization_config, register_quantizer  # pyright: ignore[reportMissingImports]
+from transformers.quantizers.base import HfQuantizer  # pyright: ignore[reportMissingImports]
+from transformers.utils.quantization_config import QuantizationConfigMixin  # pyright: ignore[reportMissingImports]
 
 from attnsurgeon.configs import METHOD, recorded, without_guard, write_config
 from attnsurgeon.errors import ModelError

@@ -63,8 +63,8 @@ def trainer(model: nn.Module) -> type[Any]:
 
 def _trainer_of(model: Any) -> type[Any]:
     """The trainer that ultralytics itself takes for a network."""
-    from ultralytics import YOLO
-    from ultralytics.nn.tasks import BaseModel, guess_model_task
+    from ultralytics import YOLO  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+    from ultralytics.nn.tasks import BaseModel, guess_model_task  # pyright: ignore[reportMissingImports]
 
     task = guess_model_task(model) if isinstance(model, BaseModel) else ""
     found = YOLO.__new__(YOLO).task_map.get(str(task), {}).get("trainer")

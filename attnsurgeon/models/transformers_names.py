@@ -78,7 +78,7 @@ def class_and_config(model: nn.Module) -> Source | None:
 
 
 def _library() -> Any:
-    import transformers
+    import transformers  # pyright: ignore[reportMissingImports]
 
     return transformers
 

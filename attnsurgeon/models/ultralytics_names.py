@@ -72,8 +72,8 @@ def _streams(logger: logging.Logger) -> list[logging.StreamHandler[Any]]:
 
 
 def _import() -> None:
-    import ultralytics
-    import ultralytics.nn.tasks  # noqa: F401
+    import ultralytics  # pyright: ignore[reportMissingImports]
+    import ultralytics.nn.tasks  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 def _missing(error: BaseException) -> ModelError:
@@ -129,9 +129,9 @@ def _unified(file: Path) -> Path:
 
 def _shipped() -> dict[str, Path]:
     """The names of the package's YAML files, without a scale, and their folders."""
-    import ultralytics
+    import ultralytics  # pyright: ignore[reportMissingImports]
 
-    root = Path(ultralytics.__file__).parent / "cfg" / "models"
+    root = Path(str(ultralytics.__file__)).parent / "cfg" / "models"
     return {file.stem: file.parent for file in root.rglob("*.yaml")}
 
 
@@ -141,7 +141,7 @@ def _nearest(stem: str, known: Mapping[str, Path]) -> str:
 
 
 def _task(config: str, name: str) -> str:
-    from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+    from ultralytics.nn.tasks import guess_model_task, yaml_model_load  # pyright: ignore[reportMissingImports]
 
     read = guarded(lambda: yaml_model_load(config), partial(_unreadable, config))
     task = guess_model_task(read) if _describes(read) else None
@@ -172,8 +172,8 @@ def _build(
     name: str, config: str, task: str, pretrained: bool, model_args: Mapping[str, Any]
 ) -> nn.Module:
     with said_to_stderr():
-        from ultralytics.nn import tasks
-        from ultralytics.utils import DEFAULT_CFG_DICT
+        from ultralytics.nn import tasks  # pyright: ignore[reportMissingImports]
+        from ultralytics.utils import DEFAULT_CFG_DICT  # pyright: ignore[reportMissingImports]
 
         kind = getattr(tasks, _CLASSES[task])
         given = {"nc" if key == "num_classes" else key: v for key, v in model_args.items()}
@@ -193,7 +193,7 @@ def _build(
 
 def _fetch(name: str, model: nn.Module) -> None:
     """Load the weights that ultralytics offers for a name; the file is downloaded by itself."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset  # pyright: ignore[reportMissingImports]
 
     file = _weights(name)
     offered = [n.removesuffix(".pt") for n in GITHUB_ASSETS_NAMES if n.endswith(".pt")]
