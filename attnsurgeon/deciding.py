@@ -347,8 +347,8 @@ class Decider:
             return value
         if not map_is_used(value.node, self.survey.traced):
             raise Impossible(
-                f"from here on only the {tokens.beside} tokens of no position (class, registers) "
-                f"are used, and {card.name} works on the others"
+                f"from here on only tokens of no position ({tokens.beside}: class, registers) are "
+                f"used, and {card.name} works on the others"
             )
         return replace(value, as_map=True)
 

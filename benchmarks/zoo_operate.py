@@ -328,12 +328,20 @@ def main() -> None:
     parser.add_argument("--modules", nargs="*", default=None, help="of timm; default: all")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="files with marks")
     options = parser.parse_args()
     if not options.table:
         start = time.perf_counter()
         run(options.modules or timm.list_modules(), options.out, options.workers)
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    print(table(list(read(options.out).values())))
+    results = sorted(read(options.out).values(), key=lambda entry: entry["module"])
+    print(table(results))
+    if options.write:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from benchmarks.zoo import write
+
+        for file in options.write:
+            write(file, "timm", {"operated": table(results)})
 
 
 def table(results: list[dict[str, Any]]) -> str:
