@@ -263,7 +263,7 @@ class Decider:
             part = create_part(
                 card.name, source or value.channels, rank=value.rank, init=request.init, **args
             )
-        value = self._placed(value, card, part)
+        value = self._placed(value, card, action, part)
         params = sum(p.numel() for p in part.parameters())
         if card.tied and draft.get("link", 0) > 0:
             params = 0
@@ -338,12 +338,14 @@ class Decider:
             raise Impossible(f"{name} is not for maps of rank {len(tokens.sides)}")
         return _Value(node, layout, tokens, as_map=True)
 
-    def _placed(self, value: _Value, card: Mechanism, part: nn.Module) -> _Value:
+    def _placed(self, value: _Value, card: Mechanism, action: str, part: nn.Module) -> _Value:
         """Decides what becomes of tokens of no position: gated, too, or passed by."""
         tokens = value.tokens
         if tokens is None or not tokens.beside:
             return value
         if not value.as_map and leave_out(part, tokens.before, tokens.after):
+            return value
+        if action not in _INSERTIONS:  # what takes the place of something does so for all tokens
             return value
         if not map_is_used(value.node, self.survey.traced):
             raise Impossible(

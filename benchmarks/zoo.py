@@ -161,8 +161,9 @@ def summary(results: list[dict[str, Any]]) -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """Returns the summary, the time and the memory it took, and the reasons, as Markdown."""
     lines = [summary(results)]
-    bare = [e["name"] for e in results if not e.get("conv_sites", 0) + e.get("token_sites", 0)]
-    lines += ["", f"Names without a convolution or token site: {', '.join(bare) or 'none'}."]
+    if all("conv_sites" in entry for entry in results):
+        bare = [e["name"] for e in results if not e["conv_sites"] + e["token_sites"]]
+        lines += ["", f"Names without a convolution or token site: {', '.join(bare) or 'none'}."]
     seconds = [entry["seconds"] for entry in results]
     slow = max(results, key=lambda entry: entry["seconds"])
     lines += [

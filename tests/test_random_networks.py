@@ -473,10 +473,10 @@ def test_a_slice_of_random_networks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_many_random_networks(number):
     tally = roam(range(110 * number, 110 * (number + 1)), check)
-    assert tally.examples >= 100
+    assert tally.examples >= 95  # of the other numbers no network comes out
     check_share(tally)
 
 
