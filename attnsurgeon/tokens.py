@@ -90,8 +90,22 @@ def map_is_used(node: fx.Node, traced: Traced) -> bool:
         for user in value.users:
             if user.meta["places"] == value.meta["places"] and _is_pointwise(user):
                 todo.append(user)
-            elif not _takes_beside(user, value):
+            elif not _takes_beside(user, value) and _leads_out(user, traced):
                 return True
+    return False
+
+
+def _leads_out(node: fx.Node, traced: Traced) -> bool:
+    """Whether the network's outputs depend on a value; a map may be made of tokens for nobody."""
+    seen = {node}
+    todo = [node]
+    while todo:
+        value = todo.pop()
+        if value in traced.root.outputs:
+            return True
+        fresh = [user for user in value.users if user not in seen]
+        seen.update(fresh)
+        todo += fresh
     return False
 
 

@@ -88,6 +88,23 @@ def test_only_the_class_token_goes_on_behind_the_last_exchange():
     assert map_is_used(survey.nodes["blocks.1.mlp.2"], survey.traced)
 
 
+class MakesAMapForNobody(Transformer):
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.ahead.expand(len(x), -1, -1), x], 1) + self.place
+        for block in self.blocks:
+            x = block(x)
+        x, rest = x[:, :1], x[:, 1:]
+        rest.transpose(1, 2).reshape(len(x), 12, 8, 6)
+        return self.head(self.norm(x[:, 0]))
+
+
+def test_a_map_that_leads_nowhere_is_not_used():
+    survey = analyse(MakesAMapForNobody(), SIZE)
+    assert not map_is_used(survey.nodes["blocks.1.mlp.2"], survey.traced)
+    assert map_is_used(survey.nodes["blocks.0.mlp.2"], survey.traced)
+
+
 class Reordered(nn.Module):
     """Brings the positions of a map into a row in several ways."""
 
