@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor, fx, nn
 
@@ -24,9 +23,8 @@ from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone, value_path
 from attnsurgeon.flow import Flow, is_weighted
 from attnsurgeon.likeness import likeness
-from attnsurgeon.memory import shared_memory, torn_from
+from attnsurgeon.memory import torn_from
 from attnsurgeon.modes import names_in
-from attnsurgeon.passing import handed_on
 from attnsurgeon.record import Call, Event, Key, key_of
 from attnsurgeon.residuals import is_pooled
 from attnsurgeon.retype import original_class
@@ -79,7 +77,6 @@ class Cutter:
     """Decides about the sites of one survey; shallow graphs are made once a module."""
 
     survey: Survey
-    _memory: dict[int, list[fx.Node]] | None = None
 
     def place(self, node: fx.Node, before: fx.Node | None = None) -> Place | Refusal:
         """Finds the best cut after `node`; with `before`, where `node` goes into `before`."""
@@ -193,9 +190,7 @@ class Cutter:
 
     def _torn(self, node: fx.Node) -> Refusal | None:
         """Why a value cannot become a tensor of its own: a change in place has to reach others."""
-        if self._memory is None:
-            self._memory = shared_memory(self.survey.traced.graph.nodes)
-        other = torn_from(node, self._memory)
+        other = torn_from(node, self.survey.memory)
         if other is None:
             return None
         name = value_path(other) if other.meta.get("event") is not None else "an argument"
@@ -304,17 +299,13 @@ class Cutter:
             if _is_norm(call.module) and not norms:
                 continue
             if call.returns(node):
-                if call.path in self._handed_on:
+                if call.path in self.survey.handed_on:
                     return call
                 continue
             inside = all(_within(call, user) for user in node.users)
             if inside and not any(node in outer.outputs for outer in call.chain()):
                 return call if self._keeps(call, node) else None
         return None
-
-    @cached_property
-    def _handed_on(self) -> frozenset[str]:
-        return handed_on(self.survey.traced)
 
     def _input_hook_of(self, target: fx.Node, node: fx.Node) -> Place | None:
         call: Call = target.meta["call"]

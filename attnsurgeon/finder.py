@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -19,6 +20,8 @@ from attnsurgeon.flow import (
     name_of,
 )
 from attnsurgeon.layouts import find_axes, layout_of
+from attnsurgeon.memory import shared_memory
+from attnsurgeon.passing import handed_on
 from attnsurgeon.record import Call, Event, Traced, key_of, keyed_events
 from attnsurgeon.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites import ModuleRef, Site, size_in
@@ -59,6 +62,16 @@ class Survey:
     refused: Mapping[str, str]
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
     alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def memory(self) -> dict[int, list[fx.Node]]:
+        """The values that lie in one memory; see `shared_memory`."""
+        return shared_memory(self.traced.graph.nodes)
+
+    @cached_property
+    def handed_on(self) -> frozenset[str]:
+        """The modules that are a value's only way on; it takes a second forward to know."""
+        return handed_on(self.traced)
 
 
 def survey(traced: Traced) -> Survey:

@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
     version errors plain sizes attention sites
-    randomness caches meta models record shape_only trace passing flow layouts tokens residuals
-    trunk finder analysis
-    retype alignment proxies symbolic modes shallow likeness memory cuts steps deciding
+    randomness caches meta models record shape_only memory trace passing flow layouts
+    tokens residuals trunk finder analysis
+    retype alignment proxies symbolic modes shallow likeness cuts steps deciding
     rules selection planning parts passage configs splice
     cost auditing learning verify saved save depth
     operate replay restore integrations folding finetune exporting checkup

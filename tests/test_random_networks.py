@@ -83,7 +83,7 @@ class Tally:
     operated: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     cut: int = 0
-    relaid: int = 0
+    rounded: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     techniques: Counter[str] = field(default_factory=Counter)
     features: Counter[str] = field(default_factory=Counter)
@@ -213,10 +213,9 @@ def check(program: Program, net: nn.Module, survey: Survey, wish: Wish, tally: T
     tally.techniques.update(cut.place.technique for cut in operation.plan)
     tally.features.update(program.features)
     need(same_looks(net, before), "the network handed in was changed")
-    moved = relaid(program, operation.model)
-    tally.relaid += moved
     check_modules(net, operation)
-    check_outputs(program, reference, operation.model, nearly if moved else same)
+    may_round = relaid(program, operation.model)
+    tally.rounded += check_outputs(program, reference, operation.model, may_round)
     check_copies(program, reference, operation.model)
     check_values(program, reference, operation)
     check_audit(program, operation)
@@ -236,9 +235,16 @@ def same_looks(net: nn.Module, before: dict[str, Any]) -> bool:
     return list(now) == list(before) and all(same(now[path], before[path]) for path in before)
 
 
-def check_outputs(
-    program: Program, net: nn.Module, operated: nn.Module, agree: Callable[[Any, Any], bool]
-) -> None:
+def check_outputs(program: Program, net: nn.Module, operated: nn.Module, may_round: bool) -> bool:
+    """Compares the outputs bit by bit; returns whether the leave to round was made use of."""
+    rounded: list[bool] = []
+
+    def agree(found: Any, expected: Any) -> bool:
+        if same(found, expected):
+            return True
+        rounded.append(True)
+        return may_round and nearly(found, expected)
+
     for what, inputs in program.various_inputs().items():
         try:
             expected = run(net, inputs)
@@ -250,8 +256,9 @@ def check_outputs(
     try:
         expected = run(net, inputs, train=True)
     except (RuntimeError, ValueError):
-        return
+        return bool(rounded)
     need(agree(run(operated, inputs, train=True), expected), "outputs differ in training mode")
+    return bool(rounded)
 
 
 def check_modules(net: nn.Module, operation: Operation) -> None:
@@ -452,7 +459,7 @@ def roam(numbers: range, test: Test) -> Tally:
 def show(tally: Tally) -> None:
     """What `pytest -s` prints."""
     print(f"\n{tally.examples} examples, {tally.cut} cuts, {dict(tally.techniques)}")
-    print(f"laid out in another way: {tally.relaid}")
+    print(f"laid out in another way, and so rounded in another way: {tally.rounded}")
     for role, asked in tally.asked.most_common():
         print(f"  {role}: {tally.operated[role]} of {asked} operated")
     for why, count in tally.refused.most_common():
@@ -465,7 +472,7 @@ def check_share(tally: Tally) -> None:
     show(tally)
     assert tally.operated.total() > 0.75 * tally.examples
     assert tally.cut > 2 * tally.refused.total()
-    assert tally.relaid < 0.1 * tally.examples + 2
+    assert tally.rounded < 0.1 * tally.examples + 1
 
 
 def test_a_slice_of_random_networks():
