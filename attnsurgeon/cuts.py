@@ -224,7 +224,7 @@ class Cutter:
     def _graph(self, calls: list[Call]) -> ShallowGraph | Refusal:
         if self.survey.traced.device != "meta":  # values may decide, and are not compared
             return _traced(calls)
-        alike, known = likeness(calls), self.survey.alike
+        alike, known = likeness(calls, self.survey.kinds), self.survey.alike
         if alike not in known:
             known[alike] = _traced(calls)
         return known[alike]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,7 @@ class Decider:
     cuts: list[Cut] = field(default_factory=list)
     _names: set[tuple[str, str]] = field(default_factory=set)
     _torn: dict[str, str] = field(default_factory=dict)  # host -> why its runs cannot share
+    _parts: dict[Hashable, nn.Module] = field(default_factory=dict)
 
     def add(self, request: Request) -> str | None:
         """Adds the cut of one request; returns the reason where there can be none.
@@ -259,10 +260,7 @@ class Decider:
         args = card.args_at(value.size, request.attn_args, **facts)
         if (place.calls > 1 or place.moved) and self._joined(request, card, place, value, args):
             return
-        with torch.device("meta"):
-            part = create_part(
-                card.name, source or value.channels, rank=value.rank, init=request.init, **args
-            )
+        part = self._part(card, source or value.channels, value.rank, request.init, args)
         value = self._placed(value, card, action, part)
         params = sum(p.numel() for p in part.parameters())
         if card.tied and draft.get("link", 0) > 0:
@@ -277,6 +275,21 @@ class Decider:
                 tokens=value.tokens, as_map=value.as_map, conv=source, **draft,
             )
         )  # fmt: skip
+
+    def _part(
+        self,
+        card: Mechanism,
+        source: int | nn.Module,
+        rank: int,
+        init: str,
+        args: Mapping[str, Any],
+    ) -> nn.Module:
+        """The mechanism on meta, for its parameters; built once for sites that are alike."""
+        key = (card.name, source, rank, init, repr(sorted(args.items())))
+        if key not in self._parts:
+            with torch.device("meta"):
+                self._parts[key] = create_part(card.name, source, rank=rank, init=init, **args)
+        return self._parts[key]
 
     def _joined(
         self,

@@ -19,6 +19,7 @@ from attnsurgeon.flow import (
     convolution_of,
     name_of,
 )
+from attnsurgeon.garbage import uncollected
 from attnsurgeon.layouts import find_axes, layout_of
 from attnsurgeon.memory import shared_memory
 from attnsurgeon.passing import handed_on
@@ -52,6 +53,7 @@ class Survey:
         refused: path of every other addition of two values -> why it is not residual.
         shallow: module path -> what tracing its forward gave; filled by the plans made of it.
         alike: the same by what is compared of modules that are alike.
+        kinds: numbers for what is compared, see `likeness`.
     """
 
     traced: Traced
@@ -62,6 +64,7 @@ class Survey:
     refused: Mapping[str, str]
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
     alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    kinds: dict[Hashable, int] = field(default_factory=dict, repr=False)
 
     @cached_property
     def memory(self) -> dict[int, list[fx.Node]]:
@@ -74,6 +77,7 @@ class Survey:
         return handed_on(self.traced)
 
 
+@uncollected()
 def survey(traced: Traced) -> Survey:
     """Finds all sites of a recorded network."""
     find_axes(traced)

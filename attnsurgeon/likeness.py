@@ -21,12 +21,25 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _TENSORS = ("_parameters", "_buffers")
 
 
-def likeness(calls: list[Call]) -> Hashable:
-    """Returns the value for a module by all its recorded calls."""
-    return _of_module(calls[0].module), tuple(_of_call(call) for call in calls)
+def likeness(calls: list[Call], kinds: dict[Hashable, int]) -> Hashable:
+    """Returns the value for a module by all its recorded calls.
+
+    Args:
+        calls: of one module.
+        kinds: of the modules of this network, the numbers given so far; added to. By the id of
+            a module, and by what is compared of it: those that are alike have the same.
+    """
+    return _of_module(calls[0].module, kinds), tuple(_of_call(call) for call in calls)
 
 
-def _of_module(module: nn.Module) -> Hashable:
+def _of_module(module: nn.Module, kinds: dict[Hashable, int]) -> int:
+    if id(module) not in kinds:
+        value = _description(module, kinds)
+        kinds[id(module)] = kinds.setdefault(value, len(kinds))
+    return kinds[id(module)]
+
+
+def _description(module: nn.Module, kinds: dict[Hashable, int]) -> Hashable:
     attributes = tuple(
         (name, _of_value(value))
         for name, value in vars(module).items()
@@ -38,7 +51,7 @@ def _of_module(module: nn.Module) -> Hashable:
         for name, t in vars(module)[kind].items()
     )
     children = tuple(
-        (name, None if child is None else _of_module(child))
+        (name, None if child is None else _of_module(child, kinds))
         for name, child in module._modules.items()
     )
     return type(module), attributes, tensors, children

@@ -1,15 +1,16 @@
-"""Call -> does the module return something of another form in training mode?
+"""Module -> does its forward ask for the mode? Call -> does it return another form in training?
 
-Of training there is no record. A forward that is traced for that mode is handed what its children
-returned in eval mode, so a child that returns (output, auxiliary) only while it learns has to be
-found before.
+Of training there is no record. A forward that never looks at `training` does the same in both
+modes. One that is traced for training is handed what its children returned in eval mode, so a
+child that returns (output, auxiliary) only while it learns has to be found before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import is_dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -24,6 +25,35 @@ from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, map_tensors
 
 _BUILDING = ("BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "BUILD_SET")
+
+
+@contextlib.contextmanager
+def mode_questions(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Collects the modules inside one that are asked for their `training`, or may have been."""
+    asked: list[nn.Module] = []
+
+    def get(inner: nn.Module) -> bool:
+        asked.append(inner)
+        return vars(inner)["training"]
+
+    def put(inner: nn.Module, training: bool) -> None:
+        vars(inner)["training"] = training
+
+    watched: set[type[nn.Module]] = set()
+    for inner in module.modules():
+        kind = type(inner)
+        plain = "training" in vars(inner) and not any("training" in vars(b) for b in kind.__mro__)
+        if plain and kind.train is nn.Module.train:
+            watched.add(kind)
+        else:  # its mode is kept in another way
+            asked.append(inner)
+    for kind in watched:
+        kind.training = property(get, put)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield asked
+    finally:
+        for kind in watched:
+            del kind.training
 
 
 def changes_form(call: Call) -> str | None:
@@ -44,12 +74,29 @@ def _looks_at_the_mode(kind: type[nn.Module]) -> bool:
 
     A norm names it, too, but returns what one function returned; that many copies are not run.
     """
-    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.")]
-    methods = [m for base in own for name, m in vars(base).items() if name != "__init__"]
-    codes = [m.__code__ for m in methods if isinstance(m, FunctionType)]
-    if not any("training" in names_in(code) for code in codes):
+    methods = _methods_of_forward(kind)
+    if not any("training" in names_in(m.__code__) for m in methods):
         return False
-    return any(_builds(m.__code__, m.__globals__) for m in methods if isinstance(m, FunctionType))
+    return any(_builds(m.__code__, m.__globals__) for m in methods)
+
+
+def _methods_of_forward(kind: type[nn.Module]) -> list[FunctionType]:
+    """A class's own forward and the methods that it names, they too; all where one goes by text."""
+    own = [base for base in reversed(kind.__mro__) if not _is_of_torch(base)]
+    methods: dict[str, list[FunctionType]] = {}
+    for base in own:
+        for name, method in vars(base).items():
+            function = getattr(method, "__func__", getattr(method, "fget", method))
+            if isinstance(function, FunctionType):
+                methods.setdefault(name, []).append(function)
+    found, new = set[str](), {"forward"}
+    while new:
+        found |= new
+        named = [names_in(m.__code__) for name in new for m in methods.get(name, [])]
+        new = set[str]().union(*named) - found
+    if "getattr" in found:
+        found = methods.keys() - {"__init__"}
+    return [m for name in found for m in methods.get(name, [])]
 
 
 def _builds(code: CodeType, scope: Mapping[str, Any]) -> bool:
@@ -57,10 +104,18 @@ def _builds(code: CodeType, scope: Mapping[str, Any]) -> bool:
     if any(op.opname in _BUILDING for op in dis.get_instructions(code)):
         return True
     called = [scope.get(name) for name in names_in(code)]
-    foreign = [f for f in called if isinstance(f, FunctionType) and f.__code__ is not code]
+    foreign = [
+        f
+        for f in called
+        if isinstance(f, FunctionType) and f.__code__ is not code and not _is_of_torch(f)
+    ]
     if any(isinstance(f, type) and not issubclass(f, nn.Module) for f in called):
         return True
     return bool(foreign) or any(isinstance(c, CodeType) for c in code.co_consts)
+
+
+def _is_of_torch(thing: Any) -> bool:
+    return thing.__module__.partition(".")[0] == "torch"
 
 
 def names_in(code: CodeType) -> set[str]:

@@ -11,6 +11,7 @@ from attnsurgeon.cuts import Cutter
 from attnsurgeon.deciding import Decider
 from attnsurgeon.errors import MechanismError, RuleError
 from attnsurgeon.finder import Survey
+from attnsurgeon.garbage import uncollected
 from attnsurgeon.shallow import ShallowGraph
 from attnsurgeon.sizes import to_lists
 from attnsurgeon.steps import Cut, Refused, Request
@@ -81,6 +82,7 @@ class Plan:
         return not isinstance(self._cutter.graph(call), ShallowGraph)
 
 
+@uncollected()
 def plan_requests(
     survey: Survey,
     requests: Sequence[Request],

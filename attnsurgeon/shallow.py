@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass
+from operator import eq, is_
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.errors import SurgeonError
-from attnsurgeon.modes import changes_form
+from attnsurgeon.modes import changes_form, mode_questions
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import Call, Key, keyed_events
 from attnsurgeon.retype import form_of, method_of
@@ -86,7 +87,14 @@ def shallow_graph(calls: list[Call]) -> ShallowGraph:
 def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     module = call.module
     tracer = ShallowTracer(call, structured, check=True)
-    evaluate = _trace(tracer, call)
+    with mode_questions(module) as asked:
+        evaluate = _trace(tracer, call)
+    _check_code(evaluate.python_code("self"))
+    for event in call.events:
+        if isinstance(event, Call) and (changed := changes_form(event)) is not None:
+            raise Untraceable(f"{changed} returns something of another form in training mode")
+    if not asked and not tracer.missing:
+        return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
     flags = {m: m.training for m in module.modules()}
     try:
         module.train()
@@ -98,12 +106,8 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     finally:
         for m, training in flags.items():
             m.training = training
-    code, train_code = evaluate.python_code("self"), train.python_code("self")
-    _check_code(code)
-    for event in call.events:
-        if isinstance(event, Call) and (changed := changes_form(event)) is not None:
-            raise Untraceable(f"{changed} returns something of another form in training mode")
-    if code.src == train_code.src:
+    train_code = train.python_code("self")
+    if evaluate.python_code("self").src == train_code.src:
         return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
     _check_code(train_code)
     _match_keys(evaluate, train)
@@ -182,55 +186,57 @@ class _Attributes:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.values = dict(module.__dict__)
-        self.contents = {
-            name: type(value)(value)
+        self.contents = [
+            (name, value, value.copy() if value else value)
             for name, value in self.values.items()
-            if type(value) in (dict, OrderedDict, list, set)
-        }
+            if type(value) in _HOLDERS
+        ]
 
     def guard(self) -> None:
         """Lets a forward that looks at its parameters as such (their device, say) raise."""
-
-        def refuse(recurse: bool = True) -> Any:
-            raise Untraceable("its forward looks at its own parameters")
-
-        self.module.__dict__.update(parameters=refuse, buffers=refuse)
+        self.module.__dict__.update(_GUARDED)
 
     def restore(self) -> list[str]:
         """Puts everything back; returns the names of the attributes that had changed."""
-        now = dict(self.module.__dict__)
-        for name in ("parameters", "buffers"):
-            now.pop(name, None)
+        now = self.module.__dict__
+        for name in _GUARDED:
+            del now[name]
             if name in self.values:
                 now[name] = self.values[name]
-        absent = object()
-        left = [
-            n
-            for n in {**self.values, **now}
-            if now.get(n, absent) is not self.values.get(n, absent)
-        ]
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.values)
-        for name, content in self.contents.items():
-            value: Any = self.values[name]
-            if not _same(value, content):
+        left = []
+        if not _same(now, self.values):
+            absent = object()
+            names = {**self.values, **now}
+            left = [n for n in names if now.get(n, absent) is not self.values.get(n, absent)]
+            now.clear()
+            now.update(self.values)
+        for name, value, content in self.contents:
+            kept = () if content is value else content  # it was empty
+            if (value or kept) and not _same(value, kept):
                 left.append(name)
                 value.clear()
-                (value.extend if isinstance(value, list) else value.update)(content)
+                (value.extend if isinstance(value, list) else value.update)(kept)
         return left
+
+
+def _refuse(recurse: bool = True) -> Any:
+    raise Untraceable("its forward looks at its own parameters")
+
+
+_GUARDED = {"parameters": _refuse, "buffers": _refuse}
+_HOLDERS = (dict, OrderedDict, list, set)
 
 
 def _same(value: Any, content: Any) -> bool:
     """Whether two containers hold the very same objects in the same order."""
+    if len(value) != len(content):
+        return False
     if isinstance(value, dict):
-        return list(value) == list(content) and _same(list(value.values()), list(content.values()))
+        held = all(map(is_, value.values(), content.values()))
+        return held and all(map(eq, value, content))
     if isinstance(value, set):
         return value == content
-    return len(value) == len(content) and all(map(_is, value, content))
-
-
-def _is(a: Any, b: Any) -> bool:
-    return a is b
+    return all(map(is_, value, content))
 
 
 def _place(error: BaseException) -> str:

@@ -45,7 +45,11 @@ def _batch_norm(
     x: Tensor, mean: Any, variance: Any, weight: Any = None, bias: Any = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor | None:  # fmt: skip
-    if training or not isinstance(mean, Tensor) or x.dim() < 2 or mean.shape != x.shape[1:2]:
+    if mean is None and variance is None:  # a weight is standardised; nothing is kept of it
+        fits = training and x[0, 0].numel() * x.shape[0] > 1
+    else:
+        fits = not training and isinstance(mean, Tensor) and mean.shape == x.shape[1:2]
+    if x.dim() < 2 or not fits:
         return None
     dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=_LAST))
     return torch.empty_like(x) if dense else None

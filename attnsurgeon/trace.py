@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.caches import caches_as_they_were
 from attnsurgeon.errors import ModelError
+from attnsurgeon.garbage import uncollected
 from attnsurgeon.meta import full_twin, meta_twin
 from attnsurgeon.randomness import dice_as_they_were
 from attnsurgeon.record import (
@@ -262,6 +263,7 @@ def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
     return Traced(twin, recorder.graph, recorder.root, recorder.calls, example, device)
 
 
+@uncollected()
 def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     """Records one forward of `model` in eval mode, on meta where that works, without touching it.
 
@@ -308,6 +310,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     return traced
 
 
+@uncollected()
 def run_again(twin: nn.Module, traced: Traced) -> Traced:
     """Records a forward of a changed copy of a recorded network, on the same input."""
     return _record(twin, traced.example, traced.device)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import attnsurgeon
-from attnsurgeon.modes import changes_form
+from attnsurgeon.modes import changes_form, mode_questions
 from attnsurgeon.trace import trace
 from tests.nets.blocks import C, Net, Plain
 from tests.surgery import outputs, ready, same
@@ -104,6 +104,66 @@ def test_only_children_that_return_another_form_are_named():
     assert changing(Careful()) == "blocks.0.child"
     assert changing(Plain()) is None
     assert changing(Auxiliary()) == "blocks.0"
+
+
+class Asking(Plain):
+    """Looks at the mode of some module, by some name."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.child, self.ask = nn.Dropout(0.5), ask
+
+    def forward(self, x):
+        out = super().forward(x)
+        return out * 2 if self.ask(self) else out
+
+
+class Told(Asking):
+    """Keeps the mode under another name."""
+
+    def train(self, mode=True):
+        self.learns = mode
+        return super().train(mode)
+
+
+QUESTIONS = {
+    "its own": (Asking, lambda m: m.training),
+    "by text": (Asking, lambda m: getattr(m, "train" + "ing", False)),
+    "of a child": (Asking, lambda m: not m.child.training),
+    "of all": (Asking, lambda m: any(inner.training for inner in m.modules())),
+    "by another name": (Told, lambda m: m.learns),
+}
+
+
+@pytest.mark.parametrize("question", list(QUESTIONS))
+def test_a_forward_that_asks_for_the_mode_is_known_in_both(question):
+    kind, ask = QUESTIONS[question]
+    net, x = ready(Net(kind(ask))), torch.randn(2, *SIZE)
+    operation = attnsurgeon.insert(net, "eca", {"site": "residual-branch"}, input_size=SIZE)
+    assert [cut.place.technique for cut in operation.plan] == ["retype"]
+    expected = [outputs(net, x, train=train) for train in (False, True)]
+    assert not same(*expected)
+    for train in (False, True):
+        assert same(outputs(operation.model, x, train=train), expected[train])
+
+
+@pytest.mark.parametrize("question", list(QUESTIONS))
+def test_who_asks_for_the_mode_is_noticed_and_nothing_stays_behind(question):
+    kind, ask = QUESTIONS[question]
+    module = kind(ask).eval()
+    with mode_questions(module) as asked:
+        module(torch.randn(2, C, 5, 5))
+        module.child.training = True
+    assert asked
+    assert module.child.training is True and module.training is False
+    assert not any("training" in vars(type(inner)) for inner in module.modules())
+
+
+def test_who_does_not_ask_is_not_noticed():
+    module = nn.Sequential(nn.Conv2d(3, C, 3), nn.Sequential(nn.ReLU()))
+    with mode_questions(module) as asked:
+        module(torch.randn(2, 3, 5, 5))
+    assert asked == []
 
 
 class Scaling(Plain):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
 # Lowest first; names on one line may import one another in the order given.
 _LAYERS = """
-    version errors plain sizes attention sites
+    version errors garbage plain sizes attention sites
     randomness caches meta models record shape_only memory trace passing flow layouts
     tokens residuals trunk finder analysis
     retype alignment proxies symbolic modes shallow likeness cuts steps deciding

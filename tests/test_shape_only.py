@@ -46,6 +46,7 @@ CALLS = {
     "layer norm": lambda x: (F.layer_norm, (x, x.shape[-1:]), {}),
     "group norm": lambda x: (F.group_norm, (x, 1), {}),
     "batch norm": lambda x: (F.batch_norm, (x, vector(x.shape[1]), vector(x.shape[1])), {}),
+    "standardised weight": lambda x: (F.batch_norm, (x, None, None), {"training": True}),
     "linear": lambda x: (F.linear, (x, torch.ones(3, x.shape[-1], dtype=x.dtype)), {}),
     "attention": lambda x: (F.scaled_dot_product_attention, (x, x, x), {}),
 }
@@ -91,6 +92,13 @@ def test_a_plain_map_is_answered(name):
         (torch.div, (torch.empty(2, 3, device="meta"), 2), {"rounding_mode": "floor"}),
         (F.linear, (torch.empty(2, 3, device="meta"), torch.empty(5, 4, device="meta")), {}),
         (F.layer_norm, (torch.empty(2, 3, device="meta"), (4,)), {}),
+        (F.batch_norm, (torch.empty(2, 3, device="meta"), None, None), {}),
+        (F.batch_norm, (torch.empty(1, 3, device="meta"), None, None), {"training": True}),
+        (
+            F.batch_norm,  # the running statistics change
+            (torch.empty(2, 3, 4, device="meta"), *2 * [torch.empty(3, device="meta")]),
+            {"training": True},
+        ),
         (F.group_norm, (torch.empty(2, 3, 4, device="meta"), 2), {}),
         (torch.matmul, (torch.empty(2, 3, device="meta"),), {}),
     ],

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.meta import meta_twin
@@ -114,12 +115,29 @@ def _without_numbers(recipe: Recipe, model_args: Mapping[str, Any]) -> nn.Module
     """
     for place in (torch.device("meta"), _parameters_on_meta()):
         try:
-            with place:
+            with place, _Unfilled():
                 return recipe.build(False, model_args)
         except ModelError as error:
             if isinstance(error.__cause__, OSError):  # the hub did not answer; nor will it now
                 raise
     return recipe.build(False, model_args)
+
+
+_FILLING = frozenset(
+    {
+        *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
+        *(Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_),
+    }
+)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out initial values where there is no room for them: most of the time of a build."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _FILLING and type(args[0]) in (Tensor, nn.Parameter) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
