@@ -155,7 +155,8 @@ def test_who_asks_for_the_mode_is_noticed_and_nothing_stays_behind(question):
         module(torch.randn(2, C, 5, 5))
         module.child.training = True
     assert asked
-    assert module.child.training is True and module.training is False
+    assert module.child.training is True
+    assert module.training is False
     assert not any("training" in vars(type(inner)) for inner in module.modules())
 
 
