@@ -21,55 +21,18 @@ from torch import Tensor, fx, nn
 
 from attnsurgeon.alignment import Untraceable
 from attnsurgeon.finder import Survey, makes_alone, value_path
-from attnsurgeon.flow import Flow, is_weighted
+from attnsurgeon.flow import Flow
 from attnsurgeon.likeness import likeness
 from attnsurgeon.memory import torn_from
 from attnsurgeon.modes import names_in
+from attnsurgeon.places import Place, Refusal, where
+from attnsurgeon.rebuilders import inside_rebuilder, outside_rebuilders
 from attnsurgeon.record import Call, Event, Key, key_of
-from attnsurgeon.residuals import is_pooled
 from attnsurgeon.retype import original_class
 from attnsurgeon.shallow import ShallowGraph, shallow_graph
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHILDREN = frozenset(["children", "named_children", "_modules"])
-_REBUILDERS = ("fuse", "fuse_convs", "forward_fuse", "reparameterize", "switch_to_deploy")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the network an attention module goes in.
-
-    Attributes:
-        technique: "retype", "output-hook", "input-hook" or "takeover".
-        host: path of the module that gets the attention as a child.
-        key: the operation of the host's forward ("retype" only).
-        before: it goes in before that operation instead of after it.
-        calls: how often the host runs in one forward; the attention is shared by them.
-        note: what the user should know about this cut, or "".
-        edit: what is done to that operation ("retype" only): "insert", "replace" it, "fuse" its
-            two terms, or "excite" its weight.
-        others: further values of the host's forward that the attention is handed.
-        second: of a fusion, which of the operation's arguments is the shortcut: 0 or 1.
-        moved: it goes behind a module that rebuilds itself, and the value is inside (`outside`).
-    """
-
-    technique: str
-    host: str
-    key: Key | None
-    before: bool
-    calls: int
-    note: str = ""
-    edit: str = "insert"
-    others: tuple[Key, ...] = ()
-    second: int = 1
-    moved: bool = False
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why something cannot be done at a site."""
-
-    reason: str
 
 
 @dataclass(eq=False)
@@ -85,9 +48,9 @@ class Cutter:
             return Refusal("it is made where no torch function can be seen")
         if torn := self._torn(target):
             return torn
-        inner, shown = _outside_rebuilders(target)
+        inner, shown = outside_rebuilders(target)
         if shown is None:
-            return _inside_rebuilder(inner)
+            return inside_rebuilder(inner)
         reasons: list[str] = []
         retype = self._retype(target, before is not None, reasons, shown)
         if isinstance(retype, Place) and not retype.note:
@@ -99,33 +62,13 @@ class Cutter:
         )
         return hook or retype or Refusal("; ".join(reasons) or "no module boundary shows it")
 
-    def outside(self, node: fx.Node) -> tuple[fx.Node, str]:
-        """The value itself; or, inside a module that rebuilds itself, the result of that module,
-        where it makes the value its result by norms, sums of parallel branches and an activation
-        alone: its convolutions are one to the user. With a note that says so.
-        """
-        inner, shown = _outside_rebuilders(node)
-        if shown is not None or len(inner.outputs) != 1 or inner.parent is None:
-            return node, ""
-        out, flow = inner.outputs[0], self.survey.flow
-        if out is node or out not in flow.rank or not flow.reaches(node, out):
-            return node, ""
-        residual = {r.add for r in self.survey.residuals.values()}
-        path = flow.between(node, out)
-        if any(n in residual or (is_weighted(n) and not is_pooled(n)) for n in path):
-            return node, ""
-        if out.meta.get("event") is None or len(self.survey.traced.calls[inner.path]) > 1:
-            return node, ""
-        note = f"behind {_where(inner)}, which may fold what is inside ({_rebuilder(inner.module)})"
-        return out, note
-
     def place_with(self, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
         """Finds the innermost forward in which the value and the others can all be seen."""
         if torn := self._torn(node):
             return torn
-        inner, shown = _outside_rebuilders(node)
+        inner, shown = outside_rebuilders(node)
         if shown is None:
-            return _inside_rebuilder(inner)
+            return inside_rebuilder(inner)
         reasons: list[str] = []
         for call, key in _appearances(node, shown):
             if why := self._unwritable(call, node, [key]):
@@ -135,7 +78,7 @@ class Cutter:
             graph = self.graph(call)
             assert isinstance(graph, ShallowGraph)
             if any(k is None or not graph.holds(k) for k in seen):
-                reasons.append(f"{_where(call)} does not see the block's input beside it")
+                reasons.append(f"{where(call)} does not see the block's input beside it")
                 continue
             calls = len(self.survey.traced.calls[call.path])
             return Place("retype", call.path, key, False, calls, others=tuple(filter(None, seen)))
@@ -147,8 +90,8 @@ class Cutter:
         if torn and edit != "excite":
             return torn
         call: Call = node.meta["call"]
-        if _outside_rebuilders(node)[1] is not call:
-            return _inside_rebuilder(call)
+        if outside_rebuilders(node)[1] is not call:
+            return inside_rebuilder(call)
         event: Event | Call = node.meta["event"]
         if makes_alone(call, node) and edit != "excite":
             assert call.parent is not None
@@ -164,24 +107,24 @@ class Cutter:
         if torn := self._torn(node):
             return torn
         call: Call = node.meta["call"]
-        if _outside_rebuilders(node)[1] is not call:
-            return _inside_rebuilder(call)
+        if outside_rebuilders(node)[1] is not call:
+            return inside_rebuilder(call)
         value = call.inputs[0] if call.inputs else None
         if not makes_alone(call, node) or isinstance(call.module, _CONTAINERS):
             return Refusal("no module is this operation and nothing more")
         if value is None or not call.takes(value) or len(call.args) > 1 or call.kwargs:
-            return Refusal(f"{_where(call)} is given more than one value")
+            return Refusal(f"{where(call)} is given more than one value")
         if original_class(call.module) is not type(call.module):
-            return Refusal(f"{_where(call)} has attention inside already")
+            return Refusal(f"{where(call)} has attention inside already")
         if "forward" in call.module.__dict__:
-            return Refusal(f"the forward of {_where(call)} has been replaced on the object itself")
+            return Refusal(f"the forward of {where(call)} has been replaced on the object itself")
         if self._leaks(call, node):
-            return Refusal(f"{_where(call)} works in place, and others go on with its argument")
+            return Refusal(f"{where(call)} works in place, and others go on with its argument")
         return Place("takeover", call.path, None, False, len(self.survey.traced.calls[call.path]))
 
     def tap(self, node: fx.Node) -> Place | Refusal:
         """Finds a module at whose boundary a value can be looked at."""
-        _, shown = _outside_rebuilders(node)
+        _, shown = outside_rebuilders(node)
         reasons: list[str] = []
         place = None if shown is None else self._hook(node, shown, reasons)
         if place is not None and place.calls == 1:
@@ -202,16 +145,16 @@ class Cutter:
     def _unwritable(self, call: Call, node: fx.Node, keys: Sequence[Key]) -> str:
         """Why the forward of a call cannot be rewritten at these operations; "" if it can."""
         if isinstance(call.module, _CONTAINERS):
-            return f"{_where(call)} is a container whose children other code may walk over"
+            return f"{where(call)} is a container whose children other code may walk over"
         if isinstance(call.module, fx.GraphModule):
-            return f"{_where(call)} is generated code, which recompile() would write anew"
+            return f"{where(call)} is generated code, which recompile() would write anew"
         graph = self.graph(call)
         if isinstance(graph, Refusal):
-            return f"{_where(call)} cannot be rewritten: {graph.reason}"
+            return f"{where(call)} cannot be rewritten: {graph.reason}"
         if not all(graph.holds(key) for key in keys):
-            return f"{_where(call)} takes another way in training mode"
+            return f"{where(call)} takes another way in training mode"
         if self._leaks(call, node):
-            return f"{_where(call)} changes its argument in place, and others go on with it"
+            return f"{where(call)} changes its argument in place, and others go on with it"
         return ""
 
     def graph(self, call: Call) -> ShallowGraph | Refusal:
@@ -239,7 +182,7 @@ class Cutter:
                 continue  # its forward is the container's; the boundary of its child is the place
             why = self._unwritable(call, node, [key])
             if not why and not before and self._escapes(call, node):
-                why = f"others are given the value past {_where(call)}, by a hook"
+                why = f"others are given the value past {where(call)}, by a hook"
             if why:
                 reasons.append(why)
                 continue
@@ -248,9 +191,9 @@ class Cutter:
             note = ""
             method = graph.methods.get(key, "forward")
             if method != "forward" and not method.startswith("_"):
-                note = f"only forward() of {_where(call)} carries it, not {method}() alone"
+                note = f"only forward() of {where(call)} carries it, not {method}() alone"
             elif graph.structured and call.parent is None:
-                note = f"{_where(call)} can then only be called as it was here"
+                note = f"{where(call)} can then only be called as it was here"
             calls = len(self.survey.traced.calls[call.path])
             if not _is_norm(call.module):
                 return Place("retype", call.path, key, before, calls, note)
@@ -356,23 +299,6 @@ def _traced(calls: list[Call]) -> ShallowGraph | Refusal:
         return Refusal(str(why))
 
 
-def _name(module: nn.Module) -> str:
-    return original_class(module).__name__
-
-
-def _where(call: Call) -> str:
-    return f"{call.path or 'the network itself'} ({_name(call.module)})"
-
-
-def _inside_rebuilder(call: Call) -> Refusal:
-    rebuilders = [c for c in call.chain() if c.parent is not None and _rebuilder(c.module)]
-    outer = rebuilders[-1] if rebuilders else call
-    return Refusal(
-        f"it is inside {outer.path} ({_name(outer.module)}), which rebuilds itself "
-        f"({_rebuilder(outer.module)}) and would lose it"
-    )
-
-
 def _seen_in(call: Call, node: fx.Node) -> Key | None:
     """How a forward names a value that it is given or makes itself; None where it cannot."""
     nested = any(isinstance(value, (list, tuple, dict)) for value in call.args)
@@ -405,12 +331,6 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm))
 
 
-def _rebuilder(module: nn.Module) -> str:
-    # Not getattr(module, ...): a wrapper may hand any name on to what is inside.
-    own = [m for m in _REBUILDERS if m in module.__dict__ or hasattr(type(module), m)]
-    return f"{own[0]}()" if own else ""
-
-
 def _within(call: Call, node: fx.Node) -> bool:
     return call.start <= node.meta["order"] < call.end
 
@@ -418,20 +338,6 @@ def _within(call: Call, node: fx.Node) -> bool:
 def _changed_into(node: fx.Node) -> fx.Node | None:
     """What the value's tensor becomes by the next change in place."""
     return next((user for user in node.users if user.meta.get("over") is node), None)
-
-
-def _outside_rebuilders(node: fx.Node) -> tuple[Call, Call | None]:
-    """The innermost call in whose forward the value may be touched.
-
-    Returns (that call, itself), or (the rebuilding call the value cannot leave, None).
-    """
-    call: Call = node.meta["call"]
-    blockers = [c for c in call.chain() if c.parent is not None and _rebuilder(c.module)]
-    if not blockers:
-        return call, call
-    outer = blockers[-1]
-    assert outer.parent is not None
-    return (outer.parent, outer.parent) if outer.returns(node) else (outer, None)
 
 
 def _appearances(node: fx.Node, first: Call) -> list[tuple[Call, Key]]:

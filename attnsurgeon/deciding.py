@@ -9,57 +9,21 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from attnsurgeon.attention.pooling import leave_out
 from attnsurgeon.attention.registry import ACTIONS, Mechanism, create_part, lookup
-from attnsurgeon.cuts import Cutter, Place, Refusal, input_of
+from attnsurgeon.cuts import Cutter, input_of
 from attnsurgeon.errors import RuleError
 from attnsurgeon.finder import Survey, makes_alone
 from attnsurgeon.flow import CONVOLUTIONS, NORMS, Flow, name_of
-from attnsurgeon.layouts import layout_of
+from attnsurgeon.places import Place, Refusal, class_name
+from attnsurgeon.rebuilders import behind_rebuilder
 from attnsurgeon.record import Call, Event
 from attnsurgeon.residuals import Residual
-from attnsurgeon.retype import original_class
-from attnsurgeon.sites import size_in
 from attnsurgeon.steps import Cut, Refused, Request
-from attnsurgeon.tokens import Tokens, map_is_used, tokens_at
+from attnsurgeon.tokens import Tokens
+from attnsurgeon.values import Impossible, Value, beside_tokens, value_at
 
-_SPATIAL_RANK = {"NCHW": 2, "NHWC": 2, "NCDHW": 3, "NDHWC": 3, "NLC": 2, "NCL": 2}
 _MAPS = ("NCHW", "NHWC", "NCDHW", "NDHWC")
 _INSERTIONS = ("insert-after", "insert-before")
-
-
-def _beside(tokens: Tokens | None) -> tuple[int, int]:
-    return (tokens.before, tokens.after) if tokens is not None else (0, 0)
-
-
-class Impossible(Exception):
-    """A site cannot be operated; the text is the reason."""
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A value that attention works on: its node, its layout and what follows from them."""
-
-    node: fx.Node
-    layout: str
-    tokens: Tokens | None = None
-    as_map: bool = False
-
-    @property
-    def channels(self) -> int:
-        return self.node.meta["shape"][self.layout.index("C")]
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        if self.as_map and self.tokens is not None:
-            return self.tokens.sides
-        return size_in(self.layout, self.node.meta["shape"])
-
-    @property
-    def rank(self) -> int:
-        if self.as_map and self.tokens is not None:
-            return len(self.tokens.sides)
-        return _SPATIAL_RANK[self.layout]
 
 
 @dataclass(eq=False)
@@ -132,7 +96,7 @@ class Decider:
         node = input_of(target) if before else target
         if node is None:
             raise Impossible("the operation has no input to insert before")
-        node, moved = (node, "") if before else self.cutter.outside(node)
+        node, moved = (node, "") if before else behind_rebuilder(self.survey, node)
         value = self._value(node, card)
         facts: dict[str, Any] = {}
         if "source" in card.inputs(request.attn_args):
@@ -178,7 +142,9 @@ class Decider:
         call: Call = target.meta["call"]
         events = [e for e in call.events if isinstance(e, Event) and e.name in CONVOLUTIONS]
         if not isinstance(call.module, (nn.Conv2d, nn.Conv3d)) or len(events) != 1:
-            raise Impossible(f"it is made by {_maker(call)}, not by one convolution module")
+            raise Impossible(
+                f"it is made by a {class_name(call.module)}, not by one convolution module"
+            )
         node = events[0].nodes[0]
         place = _possible(self.cutter.place_of_operation(node, "excite"))
         value = self._value(target, card)
@@ -223,7 +189,9 @@ class Decider:
         place = _possible(self.cutter.takeover(target))
         linear = self.survey.traced.calls[place.host][0].module
         if not isinstance(linear, nn.Linear) or place.calls > 1:
-            raise Impossible(f"it is made by {_maker(target.meta['call'])}, not by a linear layer")
+            raise Impossible(
+                f"it is made by a {class_name(target.meta['call'].module)}, not by a linear layer"
+            )
         inputs = card.inputs(request.attn_args)
         maps = [self._value(node, card) for node in _maps(self.survey, "stages" in inputs)]
         flat = [value.layout for value in maps if value.layout not in _MAPS]
@@ -250,7 +218,7 @@ class Decider:
         card: Mechanism,
         action: str,
         place: Place,
-        value: _Value,
+        value: Value,
         facts: Mapping[str, Any],
         *,
         source: nn.Module | None = None,
@@ -261,7 +229,7 @@ class Decider:
         if (place.calls > 1 or place.moved) and self._joined(request, card, place, value, args):
             return
         part = self._part(card, source or value.channels, value.rank, request.init, args)
-        value = self._placed(value, card, action, part)
+        value = beside_tokens(value, card, part, action in _INSERTIONS, self.survey.traced)
         params = sum(p.numel() for p in part.parameters())
         if card.tied and draft.get("link", 0) > 0:
             params = 0
@@ -296,7 +264,7 @@ class Decider:
         request: Request,
         card: Mechanism,
         place: Place,
-        value: _Value,
+        value: Value,
         args: Mapping[str, Any],
     ) -> bool:
         """Whether a cut that is there already serves this run of a shared host, too."""
@@ -310,7 +278,7 @@ class Decider:
             return True
         return False
 
-    def _apart(self, cut: Cut, card: Mechanism, value: _Value, args: Mapping[str, Any]) -> str:
+    def _apart(self, cut: Cut, card: Mechanism, value: Value, args: Mapping[str, Any]) -> str:
         """Why a cut cannot serve one more run of its host; "" if it can."""
         host = cut.place.host
         if cut.channels != value.channels:
@@ -330,48 +298,14 @@ class Decider:
             )
         return ""
 
-    def _value(self, node: fx.Node, card: Mechanism | None) -> _Value:
-        layout, why = layout_of(node, self.survey.traced.batch)
-        if layout is None:
-            raise Impossible(why)
-        tokens = tokens_at(node, layout)
-        if layout not in ("NC", "NLC", "NCL"):
-            return _Value(node, layout)
-        name = card.name if card is not None else "it"
-        if layout == "NC":
-            raise Impossible(f"{name} needs a map of positions, and here the layout is {layout}")
-        if card is None or not card.spatial:
-            return _Value(node, layout, tokens)
-        if tokens is None:
-            raise Impossible(
-                f"{name} needs a map of positions, and how the tokens here ({layout}) stand in one "
-                "is not known"
-            )
-        if len(tokens.sides) not in card.ranks:
-            raise Impossible(f"{name} is not for maps of rank {len(tokens.sides)}")
-        return _Value(node, layout, tokens, as_map=True)
-
-    def _placed(self, value: _Value, card: Mechanism, action: str, part: nn.Module) -> _Value:
-        """Decides what becomes of tokens of no position: gated, too, or passed by."""
-        tokens = value.tokens
-        if tokens is None or not tokens.beside:
-            return value
-        if not value.as_map and leave_out(part, tokens.before, tokens.after):
-            return value
-        if action not in _INSERTIONS:  # what takes the place of something does so for all tokens
-            return value
-        if not map_is_used(value.node, self.survey.traced):
-            raise Impossible(
-                f"from here on only tokens of no position ({tokens.beside}: class, registers) are "
-                f"used, and {card.name} works on the others"
-            )
-        return replace(value, as_map=True)
+    def _value(self, node: fx.Node, card: Mechanism | None) -> Value:
+        return value_at(node, card, self.survey.traced)
 
     def _link(
         self,
         request: Request,
         card: Mechanism,
-        value: _Value,
+        value: Value,
         place: Place,
         draft: dict[str, Any],
     ) -> dict[str, Any]:
@@ -472,6 +406,10 @@ def _source_of(survey: Survey, node: fx.Node) -> fx.Node:
     raise Impossible("it is not the end of a residual block or of its branch")
 
 
+def _beside(tokens: Tokens | None) -> tuple[int, int]:
+    return (tokens.before, tokens.after) if tokens is not None else (0, 0)
+
+
 def _ends(residual: Residual, node: fx.Node) -> bool:
     return node is residual.add or node in residual.branches or [node] == list(residual.add.users)
 
@@ -485,10 +423,6 @@ def _maps(survey: Survey, stages: bool) -> Sequence[fx.Node]:
     if stages and not ends:
         raise Impossible("the network has only one stage")
     return [survey.nodes[site.path] for site in (*ends, head[0])]
-
-
-def _maker(call: Call) -> str:
-    return f"a {original_class(call.module).__name__}"
 
 
 def _check_plain_convolution(conv: nn.Module) -> None:

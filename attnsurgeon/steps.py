@@ -8,7 +8,7 @@ from typing import Any, Union
 
 from torch import nn
 
-from attnsurgeon.cuts import Place
+from attnsurgeon.places import Place
 from attnsurgeon.sites import Site
 from attnsurgeon.tokens import Tokens
 

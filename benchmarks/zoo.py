@@ -1,30 +1,29 @@
 """Plans every network of timm at every placement and writes a table of what came out.
 
-    python benchmarks/zoo.py --out zoo.jsonl            all names, resumable
-    python benchmarks/zoo.py --out zoo.jsonl --table    the table of what is there
-    python benchmarks/zoo.py --library torchvision --out tv.jsonl    those of torchvision
-    python benchmarks/zoo.py --out zoo.jsonl --table --write README.md docs/zoo.md
+    python -m benchmarks.zoo --out zoo.jsonl            all names, resumable
+    python -m benchmarks.zoo --out zoo.jsonl --table    the table of what is there
+    python -m benchmarks.zoo --library torchvision --out tv.jsonl    those of torchvision
+    python -m benchmarks.zoo --out zoo.jsonl --table --write README.md docs/zoo.md
                                                         puts it between the marks in these files
 
 A name is `planned` when every placement that means something there can be cut somewhere,
 `refused` when a placement has matching sites but none that can be cut (the reason is kept), and
-`failed` on anything else. Networks are built on the meta device: no weights, no download; those
-that look at values (detectors) with random weights, at a small size.
+`failed` on anything else; then the exit code is 1. Networks are built on the meta device: no
+weights, no download; those that look at values (detectors) with random weights, at a small size.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import re
 import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.resumable import read, run, write
 
 PLACEMENTS = ("residual-branch", "residual-block", "downsample", "stage", "stem", "head", "conv3x3")
 
@@ -108,33 +107,6 @@ def _place(survey: Any, placement: str, plan_rules: Any, rules_for: Any) -> dict
     return {"matched": matched, "cut": cut, "reason": reason}
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    lines = path.read_text().splitlines()
-    return {entry["name"]: entry for entry in map(json.loads, lines)}
-
-
-def run(names: list[str], path: Path, workers: int) -> None:
-    from rich.progress import Progress
-
-    done = read(path)
-    todo = [name for name in names if name not in done]
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(workers, maxtasksperchild=100) as pool,
-        path.open("a") as file,
-        Progress() as progress,
-    ):
-        for result in progress.track(_results(pool, todo), total=len(todo), description="planning"):
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-
-
-def _results(pool: Any, names: list[str]) -> Iterator[dict[str, Any]]:
-    return pool.imap_unordered(plan_one, names)
-
-
 def summary(results: list[dict[str, Any]]) -> str:
     """Returns what came out at each placement, as Markdown."""
     status = Counter(entry["status"] for entry in results)
@@ -180,24 +152,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(file: Path, library: str, parts: dict[str, str]) -> None:
-    """Puts each part between its marks in a file: `<!-- zoo LIBRARY PART -->`, `<!-- zoo end -->`.
-
-    A file that has none of the marks is an error.
-    """
-    text = file.read_text(encoding="utf-8")
-    found = 0
-    for name, part in parts.items():
-        start = f"<!-- zoo {library} {name} -->"
-        pattern = re.compile(re.escape(start) + ".*?<!-- zoo end -->", re.DOTALL)
-        made = f"{start}\n{part}\n<!-- zoo end -->"
-        text, count = pattern.subn(lambda _, made=made: made, text)
-        found += count
-    if not found:
-        raise SystemExit(f"{file} has no mark such as {start}")
-    file.write_text(text, encoding="utf-8")
-
-
 def in_general(reason: str) -> str:
     """Returns a reason without the paths of one network: what many of them have in common."""
     why = re.sub(r"^none of the \d+ matched sites can be cut: \S+ ", "", reason)
@@ -218,12 +172,21 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         start = time.perf_counter()
-        run(names_of(options.library, options.filter), options.out, options.workers)
+        run(
+            plan_one,
+            names_of(options.library, options.filter),
+            options.out,
+            key="name",
+            workers=options.workers,
+            each=100,
+            doing="planning",
+        )
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    results = sorted(read(options.out).values(), key=lambda entry: entry["name"])
+    results = sorted(read(options.out, "name").values(), key=lambda entry: entry["name"])
     print(table(results))
     for file in options.write:
         write(file, options.library, {"summary": summary(results), "table": table(results)})
+    raise SystemExit(int(any(entry["status"] == "failed" for entry in results)))
 
 
 if __name__ == "__main__":

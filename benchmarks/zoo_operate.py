@@ -1,29 +1,29 @@
 """Operates one real network of every architecture of timm and checks what it is afterwards.
 
-    python benchmarks/zoo_operate.py --out zoo-operate.jsonl            all modules, resumable
-    python benchmarks/zoo_operate.py --out zoo-operate.jsonl --table    the table of what is there
+    python -m benchmarks.zoo_operate --out zoo-operate.jsonl            all modules, resumable
+    python -m benchmarks.zoo_operate --out zoo-operate.jsonl --table    the table of what is there
 
 Of every module of timm the smallest network is built with random weights, at the smallest of a few
 input sizes that it takes, with every norm and scale randomised. `eca`, `se` and `cbam` go to the
 residual branches, or to the nearest placement that the network has, and are checked: everything
-`Operation.verify` checks, the methods of timm, activation checkpointing, saving and loading.
+`Operation.verify` checks, the methods of timm, activation checkpointing, saving and loading. The
+exit code is 1 where something failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import multiprocessing
 import re
 import resource
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.resumable import read, run, write
 
 MECHANISMS = ("eca", "se", "cbam")
 PLACEMENTS = ("residual-branch", "residual-block", "stage", "head", "conv")
@@ -55,26 +55,9 @@ def smallest(module: str) -> str:
 
 
 def _size(name: str, **args: Any) -> int:
-    import timm
-    import torch
-    from torch.overrides import TorchFunctionMode
+    from attnsurgeon.models import build_on_meta
 
-    fillers = {"normal_", "uniform_", "zero_", "fill_", "clamp_", "mul_", "add_", "erfinv_"}
-
-    class Blank(TorchFunctionMode):
-        """Leaves out what fills a tensor with numbers: on meta that is most of the time."""
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            if args and getattr(func, "__name__", "") in fillers:
-                return args[0]
-            return func(*args, **(kwargs or {}))
-
-    with torch.device("meta"), Blank():
-        try:
-            model = timm.create_model(name, **args)
-        except (NotImplementedError, RuntimeError):  # it computes with tensors: no small one
-            return sys.maxsize
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in build_on_meta(name, **args).parameters())
 
 
 def operate_network(name: str) -> dict[str, Any]:
@@ -108,11 +91,13 @@ def operate_network(name: str) -> dict[str, Any]:
 
 def shallower(name: str) -> dict[str, Any]:
     """Arguments that make a large network small, where it has any."""
+    from attnsurgeon import SurgeonError
+
     if _size(name) <= LARGE:
         return {}
     try:
         return {"depth": 2} if _size(name, depth=2) <= LARGE else {}
-    except TypeError:  # it takes no such argument
+    except SurgeonError:  # it takes no such argument
         return {}
 
 
@@ -295,30 +280,6 @@ def equal(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(map(same, a, b))
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The results so far, by module."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {entry["module"]: entry for entry in map(json.loads, lines)}
-
-
-def run(modules: Iterable[str], path: Path, workers: int) -> None:
-    """Operates the modules that are not in the file yet, and appends what comes out."""
-    from rich.progress import Progress
-
-    done = read(path)
-    todo = [module for module in modules if module not in done]
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(workers, maxtasksperchild=8) as pool,
-        path.open("a") as file,
-        Progress() as progress,
-    ):
-        made = pool.imap_unordered(operate_module, todo)
-        for result in progress.track(made, total=len(todo), description="operating"):
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-
-
 def main() -> None:
     """The command line."""
     import timm
@@ -332,16 +293,27 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         start = time.perf_counter()
-        run(options.modules or timm.list_modules(), options.out, options.workers)
+        run(
+            operate_module,
+            options.modules or timm.list_modules(),
+            options.out,
+            key="module",
+            workers=options.workers,
+            each=8,
+            doing="operating",
+        )
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    results = sorted(read(options.out).values(), key=lambda entry: entry["module"])
+    results = sorted(read(options.out, "module").values(), key=lambda entry: entry["module"])
     print(table(results))
-    if options.write:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
-        from benchmarks.zoo import write
+    for file in options.write:
+        write(file, "timm", {"operated": table(results)})
+    raise SystemExit(int(any(map(failed, results))))
 
-        for file in options.write:
-            write(file, "timm", {"operated": table(results)})
+
+def failed(entry: dict[str, Any]) -> bool:
+    """Whether an architecture could not be tried, or a mechanism broke something there."""
+    made = entry.get("mechanisms", {}).values()
+    return "error" in entry or any(one["status"] == "failed" for one in made)
 
 
 def table(results: list[dict[str, Any]]) -> str:

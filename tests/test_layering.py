@@ -11,7 +11,8 @@ _LAYERS = """
     version errors garbage plain sizes attention sites
     randomness caches meta models record shape_only memory trace passing flow layouts
     tokens residuals trunk finder analysis
-    retype alignment proxies symbolic modes shallow likeness cuts steps deciding
+    retype alignment proxies symbolic modes shallow likeness places
+    rebuilders cuts steps values deciding
     rules selection planning parts passage configs splice
     cost auditing learning verify saved save depth
     operate replay restore integrations folding finetune exporting checkup

@@ -11,6 +11,7 @@ import torch
 import attnsurgeon
 from attnsurgeon.verify import randomise_norms
 from benchmarks import zoo, zoo_operate
+from benchmarks.resumable import read, run, write
 from benchmarks.zoo_operate import (
     changed_answers,
     equal,
@@ -96,7 +97,7 @@ def test_a_module_that_cannot_be_tried_says_so_and_stands_in_the_table(tmp_path)
     assert result["error"].startswith("ValueError")
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(result) + "\n")
-    assert list(zoo_operate.read(path)) == ["no_such_module"]
+    assert list(read(path, "module")) == ["no_such_module"]
     assert "1 modules, 1 that could not be tried." in zoo_operate.table([result])
 
 
@@ -117,15 +118,25 @@ def test_a_network_of_every_kind_is_what_it_was(name):
     assert f"| {name} | {name}" in row
 
 
+def test_a_run_goes_on_where_it_was_stopped(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"name": "test_resnet", "seconds": 0.0}\n')
+    names = ["test_resnet", "no_such_network"]
+    run(zoo.plan_one, names, path, key="name", workers=1, each=1, doing="planning")
+    made = read(path, "name")
+    assert made["test_resnet"] == {"name": "test_resnet", "seconds": 0.0}
+    assert made["no_such_network"]["status"] == "failed"
+
+
 def test_a_table_is_written_between_its_marks_only(tmp_path):
     file = tmp_path / "doc.md"
     file.write_text("before\n<!-- zoo timm table -->\nold\n<!-- zoo end -->\nafter\n")
-    zoo.write(file, "timm", {"table": "new | 1", "summary": "elsewhere"})
+    write(file, "timm", {"table": "new | 1", "summary": "elsewhere"})
     assert file.read_text() == (
         "before\n<!-- zoo timm table -->\nnew | 1\n<!-- zoo end -->\nafter\n"
     )
     with pytest.raises(SystemExit, match="has no mark such as <!-- zoo torchvision table"):
-        zoo.write(file, "torchvision", {"table": ""})
+        write(file, "torchvision", {"table": ""})
 
 
 def test_the_readmes_show_the_table_of_the_docs():

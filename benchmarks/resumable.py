@@ -1,0 +1,73 @@
+"""Names -> results, one line of JSON each: in a pool of processes, gone on with after a stop."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+
+def read(path: Path, key: str) -> dict[str, Result]:
+    """Returns the results so far by name; of several of one name the last."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {entry[key]: entry for entry in map(json.loads, lines)}
+
+
+def run(
+    job: Callable[[str], Result],
+    names: Iterable[str],
+    path: Path,
+    *,
+    key: str,
+    workers: int,
+    each: int,
+    doing: str,
+) -> None:
+    """Does a job for every name that has no result in a file yet, and appends what comes out.
+
+    Args:
+        job: a function of a module, since other processes import it.
+        names: what there is to do.
+        path: of the file, with one result a line.
+        key: the entry of a result that is its name.
+        workers: processes.
+        each: names after which a process is replaced by a fresh one.
+        doing: what the progress bar says.
+    """
+    from rich.progress import Progress
+
+    done = read(path, key)
+    todo = [name for name in names if name not in done]
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(workers, maxtasksperchild=each) as pool,
+        path.open("a") as file,
+        Progress() as progress,
+    ):
+        made = pool.imap_unordered(job, todo)
+        for result in progress.track(made, total=len(todo), description=doing):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+
+
+def write(file: Path, library: str, parts: dict[str, str]) -> None:
+    """Puts each part between its marks in a file: `<!-- zoo LIBRARY PART -->`, `<!-- zoo end -->`.
+
+    A file that has none of the marks is an error.
+    """
+    text = file.read_text(encoding="utf-8")
+    found = 0
+    for name, part in parts.items():
+        start = f"<!-- zoo {library} {name} -->"
+        pattern = re.compile(re.escape(start) + ".*?<!-- zoo end -->", re.DOTALL)
+        made = f"{start}\n{part}\n<!-- zoo end -->"
+        text, count = pattern.subn(lambda _, made=made: made, text)
+        found += count
+    if not found:
+        raise SystemExit(f"{file} has no mark such as {start}")
+    file.write_text(text, encoding="utf-8")
