@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _LAST = torch.channels_last
-Rule = Callable[..., Tensor | None]
+Made = Union[Tensor, tuple[Tensor, ...], None]  # noqa: UP007 -- evaluated by Python 3.10
+Rule = Callable[..., Made]
 
 
-def shape_only(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Returns an empty tensor in place of the result; None where the function has to be called."""
+def shape_only(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Made:
+    """Returns empty tensors in place of the result; None where the function has to be called."""
     rule = _RULES.get(func) if isinstance(func, _HASHABLE) else None
     if rule is None or not args or not _is_plain(args[0]):
         return None
@@ -113,6 +114,24 @@ def _attention(
     return torch.empty((*query.shape[:-1], value.shape[-1]), dtype=query.dtype, device="meta")
 
 
+def _lstm(
+    x: Tensor, state: tuple[Tensor, Tensor], weights: list[Tensor], biases: bool, layers: int,
+    dropout: float, training: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    plain = isinstance(state, tuple) and len(state) == 2  # packed sequences are not
+    if not plain or x.dim() != 3 or not all(_is_plain_weight(t, x) for t in (*state, *weights)):
+        return None
+    time, batch = (1, 0) if batch_first else (0, 1)
+    directions = 2 if bidirectional else 1
+    hidden = state[0]
+    fits = tuple(hidden.shape[:2]) == (layers * directions, x.shape[batch])
+    if not fits or x.shape[2] != weights[0].shape[1]:
+        return None
+    width = directions * hidden.shape[2]
+    made = torch.empty(x.shape[time], x.shape[batch], width, dtype=x.dtype, device="meta")
+    return made.transpose(0, 1) if batch_first else made, *map(torch.empty_like, state)
+
+
 _ELEMENTWISE = [
     *(F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.hardtanh, F.mish, F.elu),
     *(F.leaky_relu, F.softplus, F.sigmoid, F.tanh),
@@ -130,6 +149,7 @@ _RULES: dict[Any, Rule] = {
     F.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
     F.linear: _linear,
+    torch.lstm: _lstm,
     F.scaled_dot_product_attention: _attention,
 }
 _HASHABLE = tuple({type(function) for function in _RULES})

@@ -1,11 +1,13 @@
 """Results by shape alone: those of torch's own kernels, in shape, type and layout in memory."""
 
 import operator
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.shape_only import shape_only
 
@@ -76,6 +78,48 @@ def test_a_plain_map_is_answered(name):
     function, args, kwargs = CALLS[name](maps()["plain"])
     given = tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args)
     assert shape_only(function, given, kwargs) is not None
+
+
+LSTMS = [
+    {},
+    {"bidirectional": True},
+    {"batch_first": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "bias": False},
+    {"proj_size": 3, "num_layers": 2},
+]
+
+
+def run_lstm(x: Tensor, options: dict[str, Any], device: str) -> tuple[list[Tensor], list[Any]]:
+    """What an LSTM returns, and what the rules make of its call."""
+    answers: list[Any] = []
+
+    class Ask(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.lstm:
+                answers.append(shape_only(func, args, kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Ask():
+        output, (hidden, cell) = nn.LSTM(8, 5, **options).to(device).eval()(x.to(device))
+    return [output, hidden, cell], answers
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("options", LSTMS, ids=str)
+def test_an_lstm_has_the_shapes_and_layouts_of_the_kernel(options):
+    expected, _ = run_lstm(torch.randn(4, 7, 8), options, "cpu")
+    _, (made,) = run_lstm(torch.randn(4, 7, 8), options, "meta")
+    assert [(t.shape, t.stride()) for t in made] == [(t.shape, t.stride()) for t in expected]
+
+
+def test_an_lstm_on_one_sequence_without_a_batch_or_of_another_width_is_answered_by_torch():
+    lstm = nn.LSTM(8, 5, device="meta")
+    weights, state = lstm._flat_weights, (torch.empty(1, 7, 5, device="meta"),) * 2
+    rest = (True, 1, 0.0, False, False, False)
+    assert shape_only(torch.lstm, (torch.empty(4, 7, 8, device="meta"), state, weights, *rest), {})
+    for shape in ((7, 8), (4, 7, 9), (4, 6, 8)):
+        x = torch.empty(shape, device="meta")
+        assert shape_only(torch.lstm, (x, state, weights, *rest), {}) is None
 
 
 @pytest.mark.parametrize(
