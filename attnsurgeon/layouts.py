@@ -51,10 +51,12 @@ _NONE: Axes = frozenset()
 
 def find_axes(traced: Traced) -> None:
     """Sets what follows from the operations on every node: `node.meta["axes"]`, the set of axes
-    that make up the channels, and `node.meta["samples"]`, how many samples there are.
+    that make up the channels, `node.meta["samples"]`, how many samples there are, and
+    `node.meta["stacked"]`, whether an axis of values that were stacked comes before them.
     """
     for node in traced.graph.nodes:
         node.meta["axes"] = _axes(node) if node.meta["shape"] is not None else _NONE
+        node.meta["stacked"] = bool(node.meta["shape"]) and _is_stacked(node)
         node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
 
 
@@ -68,6 +70,8 @@ def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:
     if layout is None:
         return None, f"channels on axis {axis} of {len(shape)} is no layout we know"
     samples = node.meta["samples"] or batch
+    if node.meta["stacked"]:
+        return None, f"its first axis ({shape[0]}) is not the batch: values were stacked"
     if shape[0] != samples:
         return None, f"its first axis ({shape[0]}) is not the batch ({samples}): cut into windows?"
     return layout, None
@@ -89,6 +93,18 @@ def _samples(node: fx.Node, traced: Traced) -> int | None:
     if node.meta["name"] in _REGROUPING or len(old) != len(new) or old[0] != samples:
         return samples
     return new[0]
+
+
+def _is_stacked(node: fx.Node) -> bool:
+    """Whether the first axis counts the values that were stacked; there may be two of them, too."""
+    if "name" not in node.meta or not node.meta["data"]:
+        return False
+    if node.meta["name"] == "stack" and _dim(node, 0) % len(node.meta["shape"]) == 0:
+        return True
+    source = _source(node)
+    if source is None or not source.meta["stacked"]:
+        return False
+    return 0 not in _removed(node, node.meta["name"], len(source.meta["shape"]))
 
 
 def _axes(node: fx.Node) -> Axes:
@@ -151,16 +167,26 @@ def _moved(name: str, node: fx.Node, old: tuple[int, ...], axes: Axes) -> Axes |
         return _regrouped(old, new, axes)
     if name == "getitem":
         return _indexed(node.args[1], ndim, axes)
-    if name in ("select", "unbind") or (name == "part" and len(new) == ndim - 1):
-        return _after_removal({_dim(node, 0) % ndim}, axes)
-    if name in _REDUCTIONS and len(new) < ndim:
-        dims = {int(d) % ndim for d in _flat(_given(node, 2 if name == "norm" else 1, "dim"))}
-        return _after_removal(dims, axes) if dims else _NONE
+    if len(new) < ndim and (gone := _removed(node, name, ndim)):
+        return _after_removal(gone, axes)
     if name == "stack":
         at = _dim(node, 0) % (ndim + 1)
-        # Ahead of the batch it would be taken for the batch.
-        return frozenset(a + (a >= at) for a in axes) if at else _NONE
+        return frozenset(a + (a >= at) for a in axes)
     return None
+
+
+def _removed(node: fx.Node, name: str, ndim: int) -> set[int]:
+    """The axes of its source that an operation takes away, by a choice or a sum."""
+    if name in ("select", "unbind", "part"):
+        return {_dim(node, 0) % ndim} if len(node.meta["shape"]) == ndim - 1 else set()
+    if name == "getitem":
+        index = node.args[1]
+        first = index[0] if isinstance(index, tuple) and index else index
+        return {0} if isinstance(first, int) else set()
+    if name in _REDUCTIONS and len(node.meta["shape"]) < ndim:
+        dims = _flat(_given(node, 2 if name == "norm" else 1, "dim"))
+        return {int(d) % ndim for d in dims} or set(range(ndim))
+    return set()
 
 
 def permuted(node: fx.Node, name: str, ndim: int) -> list[int] | None:

@@ -79,6 +79,17 @@ def layout_after(expression, size=(5, 7)) -> tuple:
         (lambda m, x: torch.cat([x, x[:, :2]], 1), "NCHW", 7),
         (lambda m, x: torch.stack([x, x], 2), "NCDHW", 5),
         (lambda m, x: torch.stack([x, x], dim=-1), "NCDHW", 5),
+        # stacked ahead of the batch, and as many as there are samples
+        (lambda m, x: torch.stack([x, x]), None, None),
+        (lambda m, x: torch.stack([x, x]).relu(), None, None),
+        (lambda m, x: torch.stack([x, x]).sum(1), None, None),
+        (lambda m, x: torch.stack([x, x])[:, 0], None, None),
+        (lambda m, x: torch.stack([x, x]).flatten(3)[..., 0], None, None),
+        (lambda m, x: torch.stack([x, x]).sum(dim=0), "NCHW", 5),
+        (lambda m, x: torch.stack([x, x]).relu().mean((0, 3)), "NCL", 5),
+        (lambda m, x: torch.stack([x, x])[0], "NCHW", 5),
+        (lambda m, x: torch.stack([x, x]).unbind()[1], "NCHW", 5),
+        (lambda m, x: torch.stack([x, x]).select(0, 1), "NCHW", 5),
         # a channel shuffle splits and merges the channels
         (lambda m, x: m.conv11(x).view(2, 3, 4, 5, 7), None, None),
         (
