@@ -1,5 +1,6 @@
 """What every test starts from: one thread, one seed, no downloads."""
 
+import gc
 import os
 
 import pytest
@@ -17,3 +18,13 @@ def _seeded() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    gc.disable()  # while the tests are collected: their million objects all stay
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()
