@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -74,13 +75,23 @@ def full_twin(model: Model) -> Model:
 def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], Tensor]) -> Model:
     try:
         with _CopyTensors(copy_of):
-            return copy.deepcopy(model, memo)
+            return copy.deepcopy(model, _empty_containers(model) | memo)
     except (TypeError, RuntimeError, AttributeError, copy.Error, pickle.PickleError) as error:
         raise ModelError(
             f"this {type(model).__name__} cannot be copied: {error}",
             "an attribute of the model refuses copy.deepcopy (an open file, a lock, a generator?);"
             " set it after the surgery",
         ) from error
+
+
+def _empty_containers(model: nn.Module) -> dict[int, object]:
+    """What the empty dicts of modules become: deepcopy takes five times as long over them."""
+    return {
+        id(value): type(value)()
+        for module in model.modules()
+        for value in vars(module).values()
+        if type(value) in (dict, OrderedDict) and not value
+    }
 
 
 def _registered(model: nn.Module) -> Iterator[Tensor]:

@@ -171,13 +171,16 @@ class _Recorder(TorchFunctionMode):
         del self.stack[self.stack.index(call) :]
 
 
+_PLAIN = frozenset([bool, int, float, str, type(None)])
+
+
 def _plain_tensors(model: nn.Module) -> dict[int, str]:
     """The tensors in plain attributes: constants too, though no buffers."""
     return {
         id(tensor): f"{path}.{name}" if path else name
         for path, module in model.named_modules()
         for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules")
+        if type(value) not in _PLAIN and name not in ("_parameters", "_buffers", "_modules")
         for tensor in tensors_in(value)
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import re
@@ -27,6 +28,7 @@ def run(
     workers: int,
     each: int,
     doing: str,
+    prepare: Callable[[], None] | None = None,
 ) -> None:
     """Does a job for every name that has no result in a file yet, and appends what comes out.
 
@@ -38,6 +40,7 @@ def run(
         workers: processes.
         each: names after which a process is replaced by a fresh one.
         doing: what the progress bar says.
+        prepare: what each process does first.
     """
     from rich.progress import Progress
 
@@ -45,7 +48,7 @@ def run(
     todo = [name for name in names if name not in done]
     context = multiprocessing.get_context("spawn")
     with (
-        context.Pool(workers, maxtasksperchild=each) as pool,
+        context.Pool(workers, prepare, maxtasksperchild=each) as pool,
         path.open("a") as file,
         Progress() as progress,
     ):
@@ -53,6 +56,16 @@ def run(
         for result in progress.track(made, total=len(todo), description=doing):
             file.write(json.dumps(result) + "\n")
             file.flush()
+
+
+def settle() -> None:
+    """Imports what jobs on networks need, and takes it out of the garbage collector's rounds."""
+    import timm  # noqa: F401
+
+    import attnsurgeon.operate  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def write(file: Path, library: str, parts: dict[str, str]) -> None:

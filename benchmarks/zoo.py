@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resumable import read, run, write
+from benchmarks.resumable import read, run, settle, write
 
 PLACEMENTS = ("residual-branch", "residual-block", "downsample", "stage", "stem", "head", "conv3x3")
 
@@ -95,16 +95,15 @@ def _place(survey: Any, placement: str, plan_rules: Any, rules_for: Any) -> dict
     from attnsurgeon.rules.match import match_rules
 
     file = rules_for("eca", placement, None, None, "identity")
-    matched = len(match_rules(file, survey.sites)[0].sites)
-    if not matched:
-        return {"matched": 0, "cut": 0, "reason": "no such place in this network"}
     try:
         plan = plan_rules(survey, file, init="identity", where=placement)
     except RuleError as error:
-        return {"matched": matched, "cut": 0, "reason": error.what}
+        matched = len(match_rules(file, survey.sites)[0].sites)
+        reason = error.what if matched else "no such place in this network"
+        return {"matched": matched, "cut": 0, "reason": reason}
     reason = plan.refused[0].reason if plan.refused else ""
     cut = sum(1 + len(c.shared) for c in plan.cuts)
-    return {"matched": matched, "cut": cut, "reason": reason}
+    return {"matched": cut + len(plan.refused), "cut": cut, "reason": reason}
 
 
 def summary(results: list[dict[str, Any]]) -> str:
@@ -180,6 +179,7 @@ def main() -> None:
             workers=options.workers,
             each=100,
             doing="planning",
+            prepare=settle,
         )
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
     results = sorted(read(options.out, "name").values(), key=lambda entry: entry["name"])

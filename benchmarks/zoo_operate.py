@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resumable import read, run, write
+from benchmarks.resumable import read, run, settle, write
 
 MECHANISMS = ("eca", "se", "cbam")
 PLACEMENTS = ("residual-branch", "residual-block", "stage", "head", "conv")
@@ -301,6 +301,7 @@ def main() -> None:
             workers=options.workers,
             each=8,
             doing="operating",
+            prepare=settle,
         )
         print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
     results = sorted(read(options.out, "module").values(), key=lambda entry: entry["module"])
