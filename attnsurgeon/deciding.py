@@ -19,7 +19,7 @@ from attnsurgeon.rebuilders import behind_rebuilder
 from attnsurgeon.record import Call, Event
 from attnsurgeon.residuals import Residual
 from attnsurgeon.steps import Cut, Refused, Request
-from attnsurgeon.tokens import Tokens
+from attnsurgeon.tokens import Tokens, row_of
 from attnsurgeon.values import Impossible, Value, beside_tokens, value_at
 
 _MAPS = ("NCHW", "NHWC", "NCDHW", "NDHWC")
@@ -106,7 +106,11 @@ class Decider:
             if source.layout != value.layout:
                 raise Impossible("the block's input has another layout than the value")
         else:
-            place = _possible(self.cutter.place(node, target if before else None))
+            place = self.cutter.place(node, target if before else None)
+            row = None if before else row_of(node, self.survey.traced)
+            if isinstance(place, Refusal) and row is not None:
+                value, place = self._value(row, card), _of_row(self.cutter.place(row))
+            place = _possible(place)
         if moved:
             place = replace(place, note=moved, moved=True)
         draft: dict[str, Any] = {}
@@ -390,6 +394,13 @@ def _action(request: Request, card: Mechanism) -> str:
             f"for {card.name} it is action: {' or '.join(possible)}, or none",
         )
     return action
+
+
+def _of_row(place: Place | Refusal) -> Place | Refusal:
+    if isinstance(place, Refusal):
+        return place
+    note = "before the tokens of no position are cut off"
+    return replace(place, note=f"{note}; {place.note}" if place.note else note)
 
 
 def _possible(place: Place | Refusal) -> Place:

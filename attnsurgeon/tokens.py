@@ -74,6 +74,19 @@ def tokens_at(node: fx.Node, layout: str | None) -> Tokens | None:
     return places.tokens
 
 
+def row_of(node: fx.Node, traced: Traced) -> fx.Node | None:
+    """The row of tokens from which a value was made by cutting off those of no position, where it
+    is all that goes on from that row.
+    """
+    if node.meta.get("name") not in ("getitem", "narrow"):
+        return None
+    row = node.all_input_nodes[0]
+    left, whole = tokens_at(node, "NLC"), tokens_at(row, "NLC")
+    if left is None or whole is None or left.beside or not whole.beside:
+        return None
+    return row if list(row.users) == [node] and row not in traced.root.outputs else None
+
+
 def map_is_used(node: fx.Node, traced: Traced) -> bool:
     """Whether more than the tokens of no position goes on from a value: all that comes after may
     look at the class token alone.

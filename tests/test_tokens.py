@@ -219,5 +219,59 @@ def test_a_gate_of_maps_is_refused_on_tokens_in_no_known_map():
     assert len(attnsurgeon.plan(network, "eca", {"name": "linear"}, input_size=SIZE)) == 1
 
 
+class Deciding(Transformer):
+    """Scores from the map alone; its forward looks at a value, so that only modules can be cut."""
+
+    def __init__(self, leak: bool = False) -> None:
+        super().__init__(2, 0)
+        self.leak = leak
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        x = torch.cat([self.ahead.expand(len(x), -1, -1), x], 1) + self.place
+        for block in self.blocks:
+            x = block(x)
+        if x.isnan().any():
+            raise ValueError("no numbers")
+        x = self.norm(x)
+        scores = self.head(x[:, 2:].mean(1))
+        return scores + x[:, :1].mean((1, 2), keepdim=False)[:, None] if self.leak else scores
+
+
+@pytest.mark.parametrize("attn", ["se", "cbam"])
+def test_what_cannot_be_cut_behind_the_class_token_is_cut_before_it(attn):
+    network, args = randomised(Deciding()), {"reduction": 4}
+    wanted = {"attn_args": args, "input_size": SIZE}
+    operation = attnsurgeon.insert(network, attn, "head", **wanted)
+    (cut,) = operation.plan
+    assert (cut.place.technique, cut.place.host) == ("output-hook", "norm")
+    assert cut.place.note.startswith("before the tokens of no position are cut off")
+    assert operation.verify().ok
+    x = torch.randn(3, *SIZE)
+    assert torch.equal(operation.model(x), network(x))
+    gate = operation.model.get_submodule(cut.module_path)
+    stir(gate)
+    rows: list[Tensor] = []
+    network.norm.register_forward_hook(lambda *call: rows.append(call[-1]))
+    network(x)
+    alone = stir(create_attention(attn, 12, init="identity", **args)).eval()
+    alone.load_state_dict(gate.state_dict())
+    tokens = tokens_of(alone(map_of(rows[0], (8, 6), 2, 0)), rows[0], 2, 0)[:, 2:]
+    torch.testing.assert_close(operation.model(x), network.head(tokens.mean(1)))
+
+
+def test_it_is_not_where_others_look_at_those_tokens():
+    with pytest.raises(SurgeonError, match="decides by a value"):
+        attnsurgeon.plan(Deciding(leak=True), "eca", "head", input_size=SIZE)
+
+
+def test_what_takes_the_place_of_an_activation_does_so_for_all_tokens():
+    network = randomised(Transformer(2, 0, pooled=True))
+    operation = attnsurgeon.insert(network, "atac", {"site": "act"}, input_size=SIZE)
+    assert len(operation.plan) == 2
+    x = torch.randn(3, *SIZE)
+    assert torch.equal(operation.model(x), network(x))
+
+
 def test_tokens_know_what_stands_beside_their_map():
     assert Tokens((8, 6), 1, 3).beside == 4
