@@ -10,7 +10,7 @@ from attnsurgeon.analysis import analyse
 from attnsurgeon.attention.pooling import leave_out
 from attnsurgeon.attention.registry import create_attention, mechanisms
 from attnsurgeon.passage import map_of, through, tokens_of
-from attnsurgeon.tokens import Tokens, map_is_used, tokens_at
+from attnsurgeon.tokens import Tokens, map_is_used, row_of, tokens_at
 from tests.attention.cases import stir
 
 
@@ -260,9 +260,13 @@ def test_what_cannot_be_cut_behind_the_class_token_is_cut_before_it(attn):
     torch.testing.assert_close(operation.model(x), network.head(tokens.mean(1)))
 
 
-def test_it_is_not_where_others_look_at_those_tokens():
-    with pytest.raises(SurgeonError, match="decides by a value"):
-        attnsurgeon.plan(Deciding(leak=True), "eca", "head", input_size=SIZE)
+@pytest.mark.parametrize("leak", [False, True])
+def test_it_is_not_where_others_look_at_those_tokens(leak):
+    traced = analyse(Deciding(leak), SIZE).traced
+    made = [n for n in traced.graph.nodes if n.meta.get("name") == "getitem"]
+    (node,) = [n for n in made if n.meta["shape"] == (2, 48, 12)]
+    assert (row_of(node, traced) is None) == leak
+    assert row_of(node.all_input_nodes[0], traced) is None
 
 
 def test_what_takes_the_place_of_an_activation_does_so_for_all_tokens():
