@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import multiprocessing
@@ -66,6 +67,7 @@ def settle() -> None:
 
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def write(file: Path, library: str, parts: dict[str, str]) -> None:
