@@ -39,21 +39,23 @@ def mode_questions(module: nn.Module) -> Iterator[list[nn.Module]]:
     def put(inner: nn.Module, training: bool) -> None:
         vars(inner)["training"] = training
 
-    watched: set[type[nn.Module]] = set()
+    kinds: dict[type[nn.Module], nn.Module] = {}
     for inner in module.modules():
         kind = type(inner)
         plain = "training" in vars(inner) and not any("training" in vars(b) for b in kind.__mro__)
         if plain and kind.train is nn.Module.train:
-            watched.add(kind)
+            kinds[kind] = inner
         else:  # its mode is kept in another way
             asked.append(inner)
-    for kind in watched:
-        kind.training = property(get, put)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
+    with contextlib.ExitStack() as watched:
+        for kind, inner in kinds.items():
+            try:
+                type.__setattr__(kind, "training", property(get, put))
+            except TypeError:  # a class that takes no attributes
+                asked.append(inner)
+            else:
+                watched.callback(type.__delattr__, kind, "training")
         yield asked
-    finally:
-        for kind in watched:
-            del kind.training
 
 
 def changes_form(call: Call) -> str | None:

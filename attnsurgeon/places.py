@@ -25,7 +25,7 @@ class Place:
             two terms, or "excite" its weight.
         others: further values of the host's forward that the attention is handed.
         second: of a fusion, which of the operation's arguments is the shortcut: 0 or 1.
-        moved: it goes behind a module that rebuilds itself, and the value is inside (`outside`).
+        moved: it goes behind a module that rebuilds itself, and the value is inside.
     """
 
     technique: str

@@ -160,6 +160,33 @@ def test_who_asks_for_the_mode_is_noticed_and_nothing_stays_behind(question):
     assert not any("training" in vars(type(inner)) for inner in module.modules())
 
 
+class Sealed(type):
+    """Classes that take no attributes by the ordinary way."""
+
+    def __setattr__(cls, name, value):
+        raise AttributeError(name)
+
+
+class Closed(nn.Identity, metaclass=Sealed):
+    pass
+
+
+def test_a_class_that_guards_its_attributes_is_watched_all_the_same():
+    module = nn.Sequential(Closed(), nn.ReLU())
+    with mode_questions(module) as asked:
+        assert asked == []
+        assert module[0].training is True
+    assert asked == [module[0]]
+    assert "training" not in vars(Closed)
+
+
+def test_nothing_stays_behind_where_a_trace_fails():
+    module = Plain()
+    with pytest.raises(ZeroDivisionError), mode_questions(module):
+        assert module.training / 0
+    assert "training" not in vars(Plain)
+
+
 def test_who_does_not_ask_is_not_noticed():
     module = nn.Sequential(nn.Conv2d(3, C, 3), nn.Sequential(nn.ReLU()))
     with mode_questions(module) as asked:
