@@ -11,38 +11,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.errors import SurgeonError
+from attnsurgeon.moved import install
 from attnsurgeon.version import __version__
 
 if TYPE_CHECKING:
     from attnsurgeon.attention.registry import create_attention, mechanisms
-    from attnsurgeon.auditing import audit
-    from attnsurgeon.finetune import freeze_backbone, param_groups, unfreeze
-    from attnsurgeon.folding import fold
+    from attnsurgeon.checks.auditing import audit
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
-    from attnsurgeon.restore import load
-    from attnsurgeon.selection import Sites
-    from attnsurgeon.sites import Site
-    from attnsurgeon.splice import remove
+    from attnsurgeon.planning.selection import Sites
+    from attnsurgeon.saved.restore import load
+    from attnsurgeon.sites.site import Site
+    from attnsurgeon.splicing.folding import fold
+    from attnsurgeon.splicing.removing import remove
+    from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
+
+install()
 
 _HOMES = {
     "Operation": "operate",
-    "Site": "sites",
-    "Sites": "selection",
-    "audit": "auditing",
+    "Site": "sites.site",
+    "Sites": "planning.selection",
+    "audit": "checks.auditing",
     "create_attention": "attention.registry",
     "estimate": "operate",
     "find_sites": "operate",
-    "fold": "folding",
-    "freeze_backbone": "finetune",
+    "fold": "splicing.folding",
+    "freeze_backbone": "training.finetune",
     "insert": "operate",
-    "load": "restore",
+    "load": "saved.restore",
     "load_model": "models",
     "mechanisms": "attention.registry",
-    "param_groups": "finetune",
+    "param_groups": "training.finetune",
     "plan": "operate",
-    "remove": "splice",
-    "unfreeze": "finetune",
+    "remove": "splicing.removing",
+    "unfreeze": "training.finetune",
 }
 
 __all__ = [

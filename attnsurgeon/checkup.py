@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from attnsurgeon.auditing import Audit, audit
+from attnsurgeon.checks.auditing import Audit, audit
+from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.operate import carry_out
-from attnsurgeon.replay import replan
-from attnsurgeon.restore import Saved, load, read_folder
 from attnsurgeon.saved.origin import measure
-from attnsurgeon.splice import remove
-from attnsurgeon.verify import Verification, verify
+from attnsurgeon.saved.restore import Saved, load, read_folder
+from attnsurgeon.splicing.removing import remove
+from attnsurgeon.splicing.replay import replan
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnsurgeon.analysis import analyse, example, sketch
 from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
-from attnsurgeon.finder import Survey
-from attnsurgeon.meta import full_twin
-from attnsurgeon.planning import Plan, Request, plan_requests
+from attnsurgeon.planning.plan import Plan, Request, plan_requests
+from attnsurgeon.planning.selection import Sites
+from attnsurgeon.recording.twin import full_twin
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
 from attnsurgeon.rules.match import Refusal as Unmatched
 from attnsurgeon.rules.parse import write_rules
 from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, resolve_where
-from attnsurgeon.save import Origin, check_output, save_operation
-from attnsurgeon.selection import Sites
+from attnsurgeon.saved.save import Origin, check_output, save_operation
+from attnsurgeon.sites.analysis import analyse, example, sketch
+from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import InputSize
-from attnsurgeon.splice import Removed, splice
-from attnsurgeon.verify import Verification, verify
+from attnsurgeon.splicing.removing import Removed
+from attnsurgeon.splicing.splice import splice
 
 
 @dataclass(eq=False)

@@ -65,8 +65,8 @@ def operate_network(name: str) -> dict[str, Any]:
     import torch
 
     from attnsurgeon import load_model
-    from attnsurgeon.analysis import analyse
-    from attnsurgeon.verify import randomise_norms
+    from attnsurgeon.checks.verify import randomise_norms
+    from attnsurgeon.sites.analysis import analyse
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -103,10 +103,10 @@ def shallower(name: str) -> dict[str, Any]:
 
 def smallest_input(name: str, args: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The first of a few input sizes that the network runs on, and the arguments for it."""
-    from attnsurgeon.analysis import example
     from attnsurgeon.errors import ModelError
     from attnsurgeon.models import build_on_meta, input_size_of
-    from attnsurgeon.trace import trace
+    from attnsurgeon.recording.trace import trace
+    from attnsurgeon.sites.analysis import example
 
     own = input_size_of(build_on_meta(name, **args)) or (3, 224, 224)
     for side in (*(s for s in SIDES if s <= own[1]), own[1]):
@@ -129,8 +129,8 @@ def operate_with(
     the first mechanism at each placement; `places` holds those that have had their check.
     """
     from attnsurgeon import SurgeonError
-    from attnsurgeon.meta import full_twin
     from attnsurgeon.operate import carry_out, plan_rules, rules_for
+    from attnsurgeon.recording.twin import full_twin
     from attnsurgeon.rules.match import match_rules
 
     why = ""
@@ -194,7 +194,7 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
     import torch
     from timm.models import group_parameters
 
-    from attnsurgeon.splice import inserted
+    from attnsurgeon.splicing.history import inserted
 
     def classified(net: Any) -> Any:
         net.reset_classifier(7)
@@ -240,7 +240,7 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
 
 
 def _answer(ask: Callable[[Any], Any], net: Any) -> list[Any]:
-    from attnsurgeon.randomness import loaded_dice
+    from attnsurgeon.recording.randomness import loaded_dice
 
     try:
         with loaded_dice(0):
@@ -250,14 +250,14 @@ def _answer(ask: Callable[[Any], Any], net: Any) -> list[Any]:
 
 
 def _run(net: Any, x: Any) -> list[Any]:
-    from attnsurgeon.randomness import loaded_dice
+    from attnsurgeon.recording.randomness import loaded_dice
 
     with loaded_dice(0):
         return _tensors(net(x))
 
 
 def _tensors(value: Any) -> list[Any]:
-    from attnsurgeon.record import tensors_in
+    from attnsurgeon.recording.record import tensors_in
 
     return list(tensors_in(value))
 

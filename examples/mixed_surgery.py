@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import attnsurgeon
-from attnsurgeon.verify import randomise_norms
+from attnsurgeon.checks.verify import randomise_norms
 
 RULES = """
 version: 1

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnsurgeon.finder import Survey, survey
-from attnsurgeon.meta import full_twin
-from attnsurgeon.planning import Plan, Request, plan_requests
-from attnsurgeon.randomness import loaded_dice
-from attnsurgeon.record import tensors_in
-from attnsurgeon.splice import inserted, splice
-from attnsurgeon.trace import trace
-from attnsurgeon.verify import randomise_norms
+from attnsurgeon.checks.verify import randomise_norms
+from attnsurgeon.planning.plan import Plan, Request, plan_requests
+from attnsurgeon.recording.randomness import loaded_dice
+from attnsurgeon.recording.record import tensors_in
+from attnsurgeon.recording.trace import trace
+from attnsurgeon.recording.twin import full_twin
+from attnsurgeon.sites.survey import Survey, survey
+from attnsurgeon.splicing.history import inserted
+from attnsurgeon.splicing.splice import splice
 
 
 def ready(net: nn.Module) -> nn.Module:

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from attnsurgeon import insert, load_model
-from attnsurgeon.auditing import Audit
+from attnsurgeon.checks.auditing import Audit
 from attnsurgeon.checkup import check_folder
-from attnsurgeon.replay import replan
-from attnsurgeon.restore import read_folder
+from attnsurgeon.saved.restore import read_folder
+from attnsurgeon.splicing.replay import replan
 from tests.cli.command import TINY
 
 SIZE = (3, 40, 24)

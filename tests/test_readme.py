@@ -36,8 +36,8 @@ def test_the_python_of_the_readme_runs_and_asserts_something(code):
 
 
 def test_the_rules_of_the_readme_do_what_they_say():
-    from attnsurgeon.analysis import analyse
     from attnsurgeon.models import build_on_meta
+    from attnsurgeon.sites.analysis import analyse
 
     (text,) = blocks("README.md", "yaml")
     outcomes = run_tests(

@@ -13,9 +13,9 @@ from attnsurgeon.errors import SurgeonError
 from attnsurgeon.report.streams import out, step, write_json
 
 if TYPE_CHECKING:
-    from attnsurgeon.finder import Survey
     from attnsurgeon.report.record import Priced
     from attnsurgeon.rules.schema import RuleFile
+    from attnsurgeon.sites.survey import Survey
 
 _ALL = "all"
 
@@ -50,9 +50,9 @@ def command(
     files = _rules(attn, where, init)
     built, found = sketch(asked)
     with step("weighing"):
-        from attnsurgeon.analysis import example
         from attnsurgeon.cost.weighing import weigh
         from attnsurgeon.report.record import comparison_record, model_record
+        from attnsurgeon.sites.analysis import example
 
         priced = [_priced(found, name, file, where, init) for name, file in files.items()]
         before = weigh(found.traced.twin, example(found.traced.input_size, batch=1))

@@ -55,9 +55,9 @@ def command(
 def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
     model, found = sketch(network)
     with step("weighing"):
-        from attnsurgeon.analysis import example
         from attnsurgeon.cost.weighing import weigh
         from attnsurgeon.report.record import model_record, network_weight_record
+        from attnsurgeon.sites.analysis import example
 
         size = found.traced.input_size
         weight = weigh(found.traced.twin, example(size, batch=1))

@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
-        from attnsurgeon.exporting import check_file, export
-        from attnsurgeon.restore import load, read_folder
+        from attnsurgeon.saved.exporting import check_file, export
+        from attnsurgeon.saved.restore import load, read_folder
         from attnsurgeon.sizes import each, to_lists, together
 
         check_file(output, overwrite)
@@ -50,7 +50,7 @@ def command(
         network = load(folder, model=model, checkpoint=None if model else checkpoint)
     folded: tuple[str, ...] = ()
     if fold:
-        from attnsurgeon.folding import fold as fold_weights
+        from attnsurgeon.splicing.folding import fold as fold_weights
 
         folded = fold_weights(network)
     with step(f"exporting to {form}"):

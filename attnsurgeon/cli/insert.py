@@ -27,10 +27,10 @@ from attnsurgeon.errors import CheckFailed, SurgeonError
 from attnsurgeon.report.streams import note, out, step, write_json
 
 if TYPE_CHECKING:
+    from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.budgets import Budget
     from attnsurgeon.cost.timing import Latency
     from attnsurgeon.operate import Operation
-    from attnsurgeon.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
             **network.args,
         )
     with step("finding sites"):
-        from attnsurgeon.analysis import analyse
+        from attnsurgeon.sites.analysis import analyse
 
         found = analyse(model, network.input_size)
     made = plan_on(found, file, chosen)
     with step("operating"):
-        from attnsurgeon.meta import shared_twin
         from attnsurgeon.operate import carry_out
+        from attnsurgeon.recording.twin import shared_twin
 
         before = shared_twin(model) if wishes.latency else None
         operation = carry_out(model, made)

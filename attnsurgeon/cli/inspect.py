@@ -11,11 +11,11 @@ from attnsurgeon.cli.networks import sketch
 from attnsurgeon.cli.options import chosen_network, json_flag, network
 from attnsurgeon.cli.values import complete_where
 from attnsurgeon.report.streams import out, write_json
-from attnsurgeon.sites import ROLES
+from attnsurgeon.sites.site import ROLES
 
 if TYPE_CHECKING:
-    from attnsurgeon.finder import Survey
-    from attnsurgeon.sites import Site
+    from attnsurgeon.sites.site import Site
+    from attnsurgeon.sites.survey import Survey
 
 
 @click.command()

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from attnsurgeon.cost.budgets import Budget
     from attnsurgeon.cost.timing import Latency
-    from attnsurgeon.finder import Survey
     from attnsurgeon.models import Source
-    from attnsurgeon.planning import Plan
+    from attnsurgeon.planning.plan import Plan
     from attnsurgeon.rules.schema import RuleFile
+    from attnsurgeon.sites.survey import Survey
     from attnsurgeon.sizes import InputSize
 
 
@@ -24,7 +24,7 @@ def sketch(network: Network) -> tuple[nn.Module, Survey]:
     its sites.
     """
     with step(f"looking at {network.spec}"):
-        from attnsurgeon.analysis import sketch
+        from attnsurgeon.sites.analysis import sketch
 
         model, found = sketch(network.spec, network.input_size, **network.args)
     if found.traced.why_real:

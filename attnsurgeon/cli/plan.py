@@ -21,8 +21,8 @@ from attnsurgeon.report.streams import out, step, write_json
 
 if TYPE_CHECKING:
     from attnsurgeon.cost.budgets import Budget
-    from attnsurgeon.finder import Survey
     from attnsurgeon.rules.schema import RuleFile
+    from attnsurgeon.sites.survey import Survey
 
 
 @click.command()

@@ -19,7 +19,7 @@ def command(folder: str, html: str | None, as_json: bool) -> None:
     """Show what was done to the network in DIR. It is not loaded."""
     with step(f"reading {folder}"):
         from attnsurgeon.report.folder import folder_record
-        from attnsurgeon.restore import read_folder
+        from attnsurgeon.saved.restore import read_folder
 
         record = folder_record(read_folder(folder))
     if html is not None:

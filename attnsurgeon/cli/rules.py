@@ -17,7 +17,7 @@ from attnsurgeon.report.streams import out, write_json, write_text
 
 if TYPE_CHECKING:
     from attnsurgeon.rules.schema import RuleFile
-    from attnsurgeon.sites import Site
+    from attnsurgeon.sites.site import Site
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from attnsurgeon.cost.operators import Price, is_opened, price
 from attnsurgeon.cost.weight import Count, Weight
-from attnsurgeon.splice import MARK
+from attnsurgeon.recording.record import MARK
 
 
 class Scale(TorchDispatchMode):

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import UsageError
-from attnsurgeon.meta import shared_twin
-from attnsurgeon.record import map_tensors
+from attnsurgeon.recording.record import map_tensors
+from attnsurgeon.recording.twin import shared_twin
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnsurgeon.caches import caches_as_they_were
 from attnsurgeon.cost.scale import Scale
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin, shared_twin
-from attnsurgeon.record import map_tensors, tensors_in
-from attnsurgeon.trace import as_taken
+from attnsurgeon.recording.caches import caches_as_they_were
+from attnsurgeon.recording.record import map_tensors, tensors_in
+from attnsurgeon.recording.trace import as_taken
+from attnsurgeon.recording.twin import meta_twin, shared_twin
 
 
 def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:

@@ -1,6 +1,6 @@
 """Hugging Face's `from_pretrained` -> the operated network, once this module has been imported.
 
-`save_pretrained` writes the record of the surgery with the config (`attnsurgeon/configs.py`). Here
+`save_pretrained` writes the record of the surgery with the config (`splicing/configs.py`). Here
 the library is told, at the place it has for methods that change a network before its weights are
 loaded (it knows them as quantisers), how the surgery is repeated. Nothing is quantised, and nothing
 stays behind: the loaded network is like the one that was saved.
@@ -20,10 +20,11 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer  # pyright: ignore[reportMissingImports]
 from transformers.utils.quantization_config import QuantizationConfigMixin  # pyright: ignore[reportMissingImports]
 
-from attnsurgeon.configs import METHOD, recorded, without_guard, write_config
 from attnsurgeon.errors import ModelError
-from attnsurgeon.replay import not_repeatable, replan, replay
-from attnsurgeon.splice import history, inserted, splice
+from attnsurgeon.splicing.configs import METHOD, recorded, without_guard, write_config
+from attnsurgeon.splicing.history import history, inserted
+from attnsurgeon.splicing.replay import not_repeatable, replan, replay
+from attnsurgeon.splicing.splice import splice
 
 
 @register_quantization_config(METHOD)

@@ -20,8 +20,8 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.errors import UsageError
-from attnsurgeon.replay import replay
-from attnsurgeon.splice import history
+from attnsurgeon.splicing.history import history
+from attnsurgeon.splicing.replay import replay
 
 
 def trainer(model: nn.Module) -> type[Any]:

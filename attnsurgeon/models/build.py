@@ -14,7 +14,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.meta import meta_twin
 from attnsurgeon.models.checkpoint import read_checkpoint
 from attnsurgeon.models.fitting import fit_checkpoint
 from attnsurgeon.models.imports import FORMS
@@ -25,6 +24,7 @@ from attnsurgeon.models.torchvision_names import torchvision_recipe
 from attnsurgeon.models.transformers_names import transformers_recipe
 from attnsurgeon.models.ultralytics_names import ultralytics_recipe
 from attnsurgeon.models.user_code import file_recipe, missing_factory, module_recipe
+from attnsurgeon.recording.twin import meta_twin
 
 _FAMILIES = {
     "timm": timm_recipe,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnsurgeon.checkup import Checkup
-    from attnsurgeon.restore import Saved
+    from attnsurgeon.saved.restore import Saved
 
 
 def folder_record(saved: Saved) -> Record:

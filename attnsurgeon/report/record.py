@@ -11,16 +11,16 @@ from attnsurgeon.sizes import InputSize, to_lists
 
 if TYPE_CHECKING:
     from attnsurgeon.attention.registry import Mechanism
-    from attnsurgeon.auditing import Audit
+    from attnsurgeon.checks.auditing import Audit
+    from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.comparing import Cost
     from attnsurgeon.cost.timing import Latency
     from attnsurgeon.cost.weight import Count, Weight
     from attnsurgeon.errors import SurgeonError
-    from attnsurgeon.finder import Survey
     from attnsurgeon.models import Source
-    from attnsurgeon.planning import Plan
-    from attnsurgeon.sites import Site
-    from attnsurgeon.verify import Verification
+    from attnsurgeon.planning.plan import Plan
+    from attnsurgeon.sites.site import Site
+    from attnsurgeon.sites.survey import Survey
 
 Record = dict[str, Any]
 

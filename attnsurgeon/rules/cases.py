@@ -14,7 +14,7 @@ from attnsurgeon.errors import SurgeonError
 from attnsurgeon.rules.match import Refusal, RuleMatches, match_rules
 from attnsurgeon.rules.schema import Expectation, RuleFile, RuleTest
 from attnsurgeon.rules.values import NumberTest
-from attnsurgeon.sites import Site
+from attnsurgeon.sites.site import Site
 
 Status = Literal["ok", "noisy", "missing", "invalid"]
 FindSites = Callable[[str, Mapping[str, Any], tuple[int, ...] | None], Sequence[Site]]

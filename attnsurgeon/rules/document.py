@@ -62,20 +62,25 @@ class Node:
     size: int = 1
 
 
-def read_document(text: str, *, source: str) -> Node:
+def read_document(text: str, *, source: str, loader: type | None = None) -> Node:
     """Returns the one document of `text`, or raises a `RuleError` that says where it is broken.
 
     Args:
         text: the YAML.
         source: the file's name, for the error.
+        loader: the parser; default: the fastest that PyYAML has here. That one looks 1000 brackets
+            ahead of its events and has a limit of its own there.
     """
+    loader = loader or LOADER
     text = text.removeprefix("\ufeff")
     _refuse_unreadable(text, source)
     builder = _Builder(source)
     try:
-        for event in yaml.parse(text, Loader=LOADER):
+        for event in yaml.parse(text, Loader=loader):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
+        if "nesting depth" in str(error.problem) and loader is not yaml.SafeLoader:
+            return read_document(text, source=source, loader=yaml.SafeLoader)  # it says where
         raise _broken(error, text, source) from None
     if builder.root is None:
         raise RuleError(f"{source}:1:1: the file is empty", "`attnsurgeon rules new` writes one")

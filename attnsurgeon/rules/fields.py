@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic_core import CoreSchema, core_schema
 
 from attnsurgeon.rules import values
-from attnsurgeon.sites import LAYOUTS, ROLES
+from attnsurgeon.sites.site import LAYOUTS, ROLES
 
 ACTIONS = ("insert-after", "insert-before", "replace", "fuse")
 INITS = ("identity", "paper")

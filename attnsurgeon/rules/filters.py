@@ -8,7 +8,7 @@ from typing import Any
 
 from attnsurgeon.rules.describe import describe, listed
 from attnsurgeon.rules.schema import Matcher, ModuleMatcher
-from attnsurgeon.sites import ModuleRef, Site
+from attnsurgeon.sites.site import ModuleRef, Site
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attnsurgeon.errors import CheckFailed, RuleError
 from attnsurgeon.rules.describe import listed, name_of
 from attnsurgeon.rules.filters import Scene, misses
 from attnsurgeon.rules.schema import Rule, RuleFile, RuleMatcher
-from attnsurgeon.sites import Site
+from attnsurgeon.sites.site import Site
 
 _SHOWN = 3  # candidates in an error
 

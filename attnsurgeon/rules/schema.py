@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from attnsurgeon.rules import fields
-from attnsurgeon.sites import Site
+from attnsurgeon.sites.site import Site
 
 
 class AtKey(ValueError):

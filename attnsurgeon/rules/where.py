@@ -14,7 +14,7 @@ from attnsurgeon.rules.parse import read_rules
 from attnsurgeon.rules.placements import PAPER, shipped
 from attnsurgeon.rules.schema import Rule, RuleFile, RuleMatcher
 from attnsurgeon.rules.values import kind_of
-from attnsurgeon.sites import Site
+from attnsurgeon.sites.site import Site
 
 Where = str | Path | Mapping[str, Any] | Callable[[Site], object] | RuleFile
 _ID = "where"  # of the rule made from a matcher or a function

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin
 from attnsurgeon.models import Source, identify, load_model, source_of
 from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
+from attnsurgeon.recording.twin import meta_twin
 from attnsurgeon.saved.origin import base_tensors
 from attnsurgeon.saved.trust import GIVE_THE_BASE, refuse_foreign_code
 from attnsurgeon.saved.weights import cast_to, strides_of
-from attnsurgeon.splice import remove
+from attnsurgeon.splicing.removing import remove
 
 
 def find_source(model: nn.Module, *, weights: bool) -> Source | None:

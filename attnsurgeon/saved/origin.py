@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from attnsurgeon.splice import MARK, history
+from attnsurgeon.recording.record import MARK
+from attnsurgeon.splicing.history import history
 
 _NOTE = "_attnsurgeon_origin"
 

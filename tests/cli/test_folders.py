@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import attnsurgeon as library
-from attnsurgeon import exporting
+from attnsurgeon.saved import exporting
 from tests.cli.command import TINY, attnsurgeon
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
@@ -67,7 +67,7 @@ def test_a_folder_with_changed_weights_is_refused(folder, tmp_path):
 
 def test_an_attention_that_is_never_called_fails_the_verification(folder, monkeypatch):
     from attnsurgeon import checkup
-    from attnsurgeon.auditing import Audit
+    from attnsurgeon.checks.auditing import Audit
 
     lost = Audit({"late.attn": 0}, ("late.attn",), {})
     monkeypatch.setattr(checkup, "audit", lambda model, input_size: lost)

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from attnsurgeon.cost.weighing import weigh
-from attnsurgeon.meta import meta_twin
+from attnsurgeon.recording.twin import meta_twin
 
 
 def timm_model(name, **args):

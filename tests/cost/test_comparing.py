@@ -7,7 +7,7 @@ from torch import nn
 from attnsurgeon.cost.comparing import SiteCost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh
 from attnsurgeon.errors import UsageError
-from attnsurgeon.splice import MARK
+from attnsurgeon.recording.record import MARK
 
 
 class Gate(nn.Module):

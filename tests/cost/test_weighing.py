@@ -13,8 +13,8 @@ from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Count
 from attnsurgeon.errors import ModelError
-from attnsurgeon.meta import meta_twin
-from attnsurgeon.splice import MARK
+from attnsurgeon.recording.record import MARK
+from attnsurgeon.recording.twin import meta_twin
 from tests.nets.stages import Stages
 
 

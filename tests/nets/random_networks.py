@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from attnsurgeon.verify import randomise_norms
+from attnsurgeon.checks.verify import randomise_norms
 
 T = TypeVar("T")
 WIDTHS = (4, 8, 6, 12, 16, 24, 7, 5, 3, 2, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from attnsurgeon.rules.match import RuleMatches, match_rules
 from attnsurgeon.rules.where import resolve_where
-from attnsurgeon.sites import ModuleRef, Site
+from attnsurgeon.sites.site import ModuleRef, Site
 
 
 def site(path: str, *roles: str, **fields: Any) -> Site:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from attnsurgeon.analysis import analyse
 from attnsurgeon.models import build_on_meta
 from attnsurgeon.rules.cases import run_tests
 from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.rules.placements import shipped, shipped_names, shipped_text
 from attnsurgeon.rules.template import rule_template
-from attnsurgeon.sites import Site
+from attnsurgeon.sites.analysis import analyse
+from attnsurgeon.sites.site import Site
 
 
 def find(spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None) -> list[Site]:

@@ -1,0 +1,1 @@
+"""An operated network -> does it hold what was promised?"""

@@ -1,0 +1,1 @@
+"""One module's forward -> a graph, and code that can be changed."""

@@ -1,0 +1,1 @@
+"""Sites, rules, mechanisms -> what would be cut where, or why not."""

@@ -1,0 +1,1 @@
+"""A network and an example -> one recorded forward."""

@@ -1,0 +1,331 @@
+"""nn.Module + example input -> Traced: one forward, written down as one torch.fx.Graph.
+
+The forward runs on a twin of the network whose tensors are on the meta device, so it needs
+neither weights nor memory and the user's modules are never touched. Every torch function called
+becomes a node; every module called becomes a `Call`, which knows the events of its own forward
+in order. A network whose forward looks at values falls back to a small real run on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.recording.caches import caches_as_they_were
+from attnsurgeon.recording.garbage import uncollected
+from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.recording.record import (
+    MARK,
+    Call,
+    Event,
+    Traced,
+    map_tensors,
+    name_of_call,
+    operation_name,
+    tensors_in,
+)
+from attnsurgeon.recording.shape_only import shape_only
+from attnsurgeon.recording.twin import full_twin, meta_twin
+
+# Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
+PATCHING = threading.RLock()
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes down each torch function and each module call of one forward."""
+
+    def __init__(self, model: nn.Module, on_meta: bool) -> None:
+        super().__init__()
+        self.on_meta = on_meta
+        self.graph = fx.Graph()
+        self.calls: dict[str, list[Call]] = {}
+        self.paths = {id(m): p for p, m in model.named_modules()}
+        self.named = {id(t): n for n, t in model.named_parameters(remove_duplicate=False)}
+        self.named |= {id(t): n for n, t in model.named_buffers(remove_duplicate=False)}
+        self.named = _plain_tensors(model) | self.named
+        self.nodes: dict[int, fx.Node] = {}
+        self.kept: list[Tensor] = []  # ids must not be used again while we look values up by them
+        self.count = 0
+        self.names: Counter[str] = Counter()
+        self.stack: list[Call] = []
+        self.root: Call | None = None
+        self.closed = False  # an inserted attention is running: it is one operation
+        self.caught: Exception | None = None  # raised in the forward, and not by it
+
+    def bind(self, tensor: Tensor, node: fx.Node) -> fx.Node:
+        """Lets `node` stand for the present value of `tensor`."""
+        self.nodes[id(tensor)] = node
+        self.kept.append(tensor)
+        node.meta.update(shape=tuple(tensor.shape), dtype=tensor.dtype, memory=_memory_of(tensor))
+        return node
+
+    def new_node(self, op: str, target: Any, args: tuple, kwargs: dict, name: str) -> fx.Node:
+        node = self.graph.create_node(op, target, args, kwargs, name=name)
+        data = op == "placeholder" or any(n.meta["data"] for n in node.all_input_nodes)
+        call = self.stack[-1] if self.stack else None
+        node.meta.update(call=call, order=self.count, data=data)
+        self.count += 1
+        return node
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        node = self.nodes.get(id(tensor))
+        if node is not None:
+            return node
+        name = self.named.get(id(tensor))
+        if name is not None:
+            return self.bind(tensor, self.new_node("get_attr", name, (), {}, "param"))
+        if self.stack:  # made where no torch function is seen (a custom autograd function):
+            inputs = self.stack[-1].inputs  # it may depend on all that this forward was given
+            return self.bind(tensor, self.new_node("call_function", _unseen, inputs, {}, "unseen"))
+        return self.bind(tensor, self.new_node("placeholder", "constant", (), {}, "constant"))
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.closed:
+            return func(*args, **kwargs)
+        given = [*tensors_in(args), *tensors_in(kwargs)]
+        versions = [_version(t) for t in given]
+        inputs = [self.node_of(t) for t in given] if self.stack else []
+        out = shape_only(func, args, kwargs) if self.on_meta else None
+        if out is None:
+            try:
+                out = func(*args, **kwargs)
+            except Exception as error:
+                self.caught = error
+                raise
+        if self.stack:
+            changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
+            self.note(func, args, kwargs, list(tensors_in(out)), changed, len(inputs))
+        return out
+
+    def note(self, func, args, kwargs, results, changed, count) -> None:
+        """Adds the node(s) of one executed function; `changed` were modified in place."""
+        if not results and not changed:
+            return  # a question about a tensor (its size, its device), not a value
+        name = operation_name(func)
+        fresh = [t for t in {id(t): t for t in (*results, *changed)}.values()
+                 if id(t) not in self.nodes or any(t is c for c in changed)]  # fmt: skip
+        call = self.stack[-1]
+        ordinal = sum(isinstance(e, Event) and e.name == name for e in call.events)
+        if not fresh:
+            same = tuple(self.node_of(t) for t in results)
+            call.events.append(Event(name, same, alias=True, ordinal=ordinal))
+            return
+        node_args = map_tensors(args, self.node_of)
+        node_kwargs = map_tensors(kwargs, self.node_of)
+        before = {id(t): self.node_of(t) for t in changed}
+        node = self.new_node("call_function", func, node_args, node_kwargs, name)
+        node.meta["name"] = name
+        if len(fresh) == 1 and len(results) <= 1:
+            nodes: tuple[fx.Node, ...] = (self.bind(fresh[0], node),)
+        else:
+            node.meta.update(shape=None, dtype=None)
+            nodes = tuple(self.bind(t, self.part(node, i)) for i, t in enumerate(fresh))
+        event = Event(name, nodes, ordinal=ordinal)
+        node.meta["event"] = event
+        for made, tensor in zip(nodes, fresh, strict=True):
+            made.meta["event"] = event
+            if id(tensor) in before:
+                made.meta["over"] = before[id(tensor)]
+        call.events.append(event)
+
+    def part(self, node: fx.Node, index: int) -> fx.Node:
+        """Returns a new node for one of several results."""
+        part = self.new_node("call_function", _part, (node, index), {}, "part")
+        part.meta["name"] = "part"
+        return part
+
+    def enter(self, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Call:
+        parent = self.stack[-1] if self.stack else None
+        earlier = self.calls.setdefault(path, [])
+        call = Call(path, module, len(earlier), parent, args, kwargs, self.count)
+        call.name = name_of_call(call, self.names)
+        call.inputs = tuple(self.node_of(t) for t in tensors_in((args, kwargs)))
+        earlier.append(call)
+        if parent is None:
+            self.root = call
+        else:
+            parent.events.append(call)
+        self.stack.append(call)
+        return call
+
+    def leave(self, call: Call, output: Any) -> None:
+        call.output = output
+        call.outputs = tuple(self.node_of(t) for t in tensors_in(output))
+        call.inputs_after = tuple(self.node_of(t) for t in tensors_in((call.args, call.kwargs)))
+        call.end = self.count
+        self.stack.pop()
+
+    def abandon(self, call: Call, error: Exception) -> None:
+        """Ends a call that raised; a caller may catch it and go on."""
+        call.end = self.count
+        self.caught = error
+        del self.stack[self.stack.index(call) :]
+
+
+_PLAIN = frozenset([bool, int, float, str, type(None)])
+
+
+def _plain_tensors(model: nn.Module) -> dict[int, str]:
+    """The tensors in plain attributes: constants too, though no buffers."""
+    return {
+        id(tensor): f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) not in _PLAIN and name not in ("_parameters", "_buffers", "_modules")
+        for tensor in tensors_in(value)
+    }
+
+
+def _memory_of(tensor: Tensor) -> int | None:
+    """The same number for a tensor and its views, on meta too; None without plain memory."""
+    if tensor.layout is not torch.strided:
+        return None
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts the changes in place; made in inference mode, a tensor does not count them."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _unseen(*inputs):
+    """Stands in the graph for a value made where no torch function could be seen."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
+def attention(*inputs):
+    """Stands in the graph for an inserted module, whose inside is nobody's site."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
+def _part(values, index):
+    """Stands in the graph for one of several results of an operation."""
+    raise NotImplementedError("an analysis graph is not run")
+
+
+@contextlib.contextmanager
+def _module_calls(recorder: _Recorder) -> Iterator[None]:
+    """Tells `recorder` of every call of the modules it knows; others pass."""
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        path = recorder.paths.get(id(module))
+        if path is None or recorder.closed:
+            return plain(module, *args, **kwargs)
+        entered = recorder.enter(module, path, args, kwargs)
+        recorder.closed = module.__dict__.get(MARK) is not None
+        try:
+            output = plain(module, *args, **kwargs)
+        except Exception as error:
+            recorder.closed = False
+            recorder.abandon(entered, error)
+            raise
+        if recorder.closed:
+            recorder.closed = False
+            recorder.note(attention, args, kwargs, list(tensors_in(output)), [], 0)
+        recorder.leave(entered, output)
+        return output
+
+    with PATCHING:
+        plain = nn.Module.__call__
+        nn.Module.__call__ = call
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = plain
+
+
+def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
+    recorder = _Recorder(twin, device == "meta")
+    for tensor in tensors_in(example):
+        recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
+    place = torch.device("meta") if device == "meta" else contextlib.nullcontext()
+    still = torch.inference_mode(False)  # its tensors would not count their changes in place
+    with (
+        caches_as_they_were(twin),
+        dice_as_they_were(),
+        still,
+        torch.no_grad(),
+        place,
+        _module_calls(recorder),
+        recorder,
+    ):
+        twin(*example)
+    if recorder.caught is not None and device == "meta":
+        raise recorder.caught  # with values, the forward may not have had to catch anything
+    assert recorder.root is not None
+    return Traced(twin, recorder.graph, recorder.root, recorder.calls, example, device)
+
+
+@uncollected()
+def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
+    """Records one forward of `model` in eval mode, on meta where that works, without touching it.
+
+    Args:
+        model: the network; only copies of it are run.
+        example: the positional inputs, tensors on any device (only their shapes matter).
+
+    Raises:
+        ModelError: the network cannot be run on this input.
+    """
+    example = map_tensors(example, lambda t: as_taken(t, model))
+    why = ""
+    failed: Exception | None = None
+    for constants in (False, True) if _plain_tensors(model) else (False,):
+        twin = meta_twin(model, constants=constants)
+        twin.eval()  # a statement: who overrides train() may forget to return self
+        try:
+            return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
+        except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
+            failed = failed or error
+            why = why or f"{type(error).__name__}: {error}".split("\n")[0]
+    if any(t.is_meta for t in model.parameters()):
+        what = f"the network cannot be run on the meta device: {why}"
+        raise ModelError(what, _SIZE_HINT) from failed
+    real = full_twin(model).cpu()
+    real.eval()
+    generator = torch.Generator().manual_seed(0)
+
+    def with_values(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t.cpu()
+        return torch.rand(t.shape, generator=generator, dtype=t.dtype)
+
+    inputs = map_tensors(example, with_values)
+    try:
+        traced = _record(real, inputs, "cpu")
+    except Exception as error:  # a stranger's forward may raise anything; it ends here
+        text = f"{type(error).__name__}: {error}".split("\n")[0]
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
+        raise ModelError(
+            f"the network cannot be run on an input of {shapes}: {text}", _SIZE_HINT
+        ) from error
+    traced.why_real = why
+    return traced
+
+
+@uncollected()
+def run_again(twin: nn.Module, traced: Traced) -> Traced:
+    """Records a forward of a changed copy of a recorded network, on the same input."""
+    return _record(twin, traced.example, traced.device)
+
+
+def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
+    """Returns an input in the floating-point type that the network's weights have."""
+    weights = (p.dtype for p in model.parameters() if p.is_floating_point() and p.dim() > 1)
+    return tensor.to(next(weights, tensor.dtype)) if tensor.is_floating_point() else tensor
+
+
+_SIZE_HINT = (
+    "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224)); "
+    "of several inputs each: --input-size 3,64,64 --input-size 1,64,64"
+)

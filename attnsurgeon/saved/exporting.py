@@ -1,0 +1,171 @@
+"""Network -> a torch.export program or an ONNX file, compared with it before it is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
+from attnsurgeon.models.foreign import guarded, quote
+from attnsurgeon.recording.record import tensors_in
+from attnsurgeon.sizes import InputSize, each
+
+FORMATS = ("torch-export", "onnx")
+_TOLERANCE = {"torch-export": 1e-5, "onnx": 1e-4}  # of the largest output
+_SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}  # torch.export warns of any other
+_BATCHES = (1, 3)
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+Run = Callable[[tuple[Tensor, ...]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that computes what the network computes.
+
+    Attributes:
+        path: of the file.
+        form: one of `FORMATS`.
+        batches: the batch sizes at which both were run.
+        relative_diff: largest difference of any output, over the largest output.
+        dynamic: whether the file takes every batch size.
+    """
+
+    path: Path
+    form: str
+    batches: tuple[int, ...]
+    relative_diff: float
+    dynamic: bool
+
+
+def export(
+    model: nn.Module,
+    input_size: InputSize,
+    path: str | os.PathLike[str],
+    *,
+    form: str = "torch-export",
+    dynamic: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a network, in eval mode, to one file, and compares the two on random inputs.
+
+    Args:
+        model: the network; it is left in the mode it was in.
+        input_size: (C, H, W) or (C, D, H, W), or a tuple of one for each input.
+        path: of the file, written only if the comparison holds.
+        form: "torch-export" (read by `torch.export.load`) or "onnx".
+        dynamic: let the file take every batch size; else a batch of one.
+        overwrite: replace an existing file.
+
+    Raises:
+        UsageError: the file cannot be written, or what ONNX needs is not installed.
+        ModelError: the network cannot be exported.
+        CheckFailed: the exported program computes something else.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"{form!r} is not a format to export to", nearest(str(form), FORMATS))
+    file = check_file(path, overwrite)
+    if form == "onnx":
+        _require_onnx()
+    was_training = model.training
+    model.eval()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".attnsurgeon-", dir=file.parent) as folder:
+            draft = Path(folder) / f"draft{_SUFFIX[form]}"
+            write = _write_program if form == "torch-export" else _write_onnx
+            run = guarded(
+                lambda: write(model, input_size, draft, dynamic),
+                lambda error: _refusal(error, model, form),
+            )
+            batches = _BATCHES if dynamic else _BATCHES[:1]
+            moved = max(_difference(model, run, input_size, batch) for batch in batches)
+            if not moved <= _TOLERANCE[form]:
+                raise CheckFailed(
+                    f"the exported program differs from the network by {moved:.2g} of the largest "
+                    "output; nothing was written",
+                    f"up to {_TOLERANCE[form]:g} would be rounding",
+                )
+            os.replace(draft, file)
+    finally:
+        model.train(was_training)
+    return Exported(file, form, batches, moved, dynamic)
+
+
+def check_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Refuses, before any work, a file that could not be written."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise UsageError(f"{path} is a folder", "name a file: -o FILE")
+    if file.exists() and not overwrite:
+        raise UsageError(
+            f"{path} exists", "choose another name, or allow to replace it: --overwrite"
+        )
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write {path}", "choose a folder that exists, where you may write")
+    return file
+
+
+def _require_onnx() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"exporting to ONNX needs {', '.join(missing)}",
+            'pip install "attnsurgeon[export]"; or --format torch-export, which needs nothing',
+        )
+
+
+def _refusal(error: BaseException, model: nn.Module, form: str) -> ModelError:
+    return ModelError(
+        f"this {type(model).__name__} cannot be exported to {form}: {quote(error)}",
+        "does the network without attention export? try another --format, or a fixed batch",
+    )
+
+
+def _write_program(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
+    example = _images(size, 2 if dynamic else 1)
+    batch = {0: torch.export.Dim("batch")}
+    shapes = tuple(batch for _ in example) if dynamic else None
+    program = torch.export.export(model, example, dynamic_shapes=shapes)
+    torch.export.save(program, file)
+    read = torch.export.load(file).module()
+    return lambda inputs: list(tensors_in(read(*inputs)))
+
+
+def _write_onnx(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    example = _images(size, 2 if dynamic else 1)
+    batch = {0: torch.export.Dim("batch")}
+    shapes = tuple(batch for _ in example) if dynamic else None
+    torch.onnx.export(
+        model, example, file, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(y) for y in session.run(None, feed)]
+
+    return run
+
+
+def _images(size: InputSize, batch: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(batch)
+    return tuple(torch.randn(batch, *one, generator=generator) for one in each(size))
+
+
+def _difference(model: nn.Module, run: Run, size: InputSize, batch: int) -> float:
+    """The largest difference of any output, over the largest output."""
+    inputs = _images(size, batch)
+    with torch.no_grad():
+        pairs = list(zip(tensors_in(model(*inputs)), run(inputs), strict=True))
+    moved = max(float((a - b).abs().max()) for a, b in pairs)
+    return moved / max(float(a.abs().max()) for a, b in pairs) if moved else 0.0

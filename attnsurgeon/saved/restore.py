@@ -1,0 +1,247 @@
+"""Folder -> network: the base is built again, the surgery replayed, the weights loaded."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.models import Source
+from attnsurgeon.plain import from_plain
+from attnsurgeon.saved.base import Form, rebuild, source_from
+from attnsurgeon.saved.folder import RECORD
+from attnsurgeon.saved.origin import Origin, measure, note
+from attnsurgeon.saved.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
+from attnsurgeon.saved.schema import check_record
+from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
+from attnsurgeon.splicing.history import history
+from attnsurgeon.splicing.replay import not_repeatable, replay
+
+_MAX_BYTES = 1 << 26  # a record is some kilobytes; a larger file is something else
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A saved folder, read but not yet loaded.
+
+    Attributes:
+        path: of the folder.
+        record: what stands in its surgery.json.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def mode(self) -> str:
+        """What the weights are of: "full" or "adapter"."""
+        return self.record["mode"]
+
+    @property
+    def source(self) -> Source | None:
+        """How the base network is built again, where that is known."""
+        return source_from(self.record["source"])
+
+    @property
+    def operations(self) -> tuple[dict[str, Any], ...]:
+        """The operations as `Plan.record` gave them, oldest first."""
+        return tuple(from_plain(record) for record in self.record["operations"])
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights."""
+        return self.path / WEIGHTS[self.mode]
+
+
+def read_folder(path: str | os.PathLike[str]) -> Saved:
+    """Read the record of a folder that `Operation.save` wrote; the weights are not touched.
+
+    Raises:
+        ModelError: it is no such folder, it is damaged, or a newer version wrote it.
+    """
+    folder = Path(path)
+    file = folder / RECORD
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ModelError(f"{path} {what}", "name a folder that Operation.save (-o) wrote")
+    if not file.is_file():
+        raise ModelError(
+            f"{path} has no {RECORD}: it is not a network saved after surgery",
+            "name a folder that Operation.save (-o) wrote; a file of weights alone is read by"
+            " load_model(..., checkpoint=FILE)",
+        )
+    record = _read_json(file)
+    if isinstance(record, dict) and record.get("format") == FORMAT:
+        written = record.get("format_version")
+        if isinstance(written, int) and written > FORMAT_VERSION:
+            raise ModelError(
+                f"{file} has format version {written}; this attnsurgeon reads up to"
+                f" {FORMAT_VERSION}",
+                "upgrade attnsurgeon",
+            )
+    check_record(record, file)
+    saved = Saved(folder, record)
+    for needed in (saved.weights, *([folder / BUFFERS] if record["buffers"] else [])):
+        if not needed.is_file():
+            raise ModelError(
+                f"{path} is not complete: {needed.name} is missing",
+                "copy or download the whole folder again",
+            )
+    return saved
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> nn.Module:
+    """Load a network that was saved after surgery.
+
+    Its base is built again from where it came from, the same attention is put in at the same
+    places, and the saved weights are loaded. Nothing that the folder holds is unpickled, and it
+    cannot name code to run but your own. Like a network fresh from its factory, the result is in
+    training mode and every parameter is trainable.
+
+    Args:
+        path: a folder that `Operation.save` wrote.
+        model: the base network, where it cannot be built from what the folder knows, or should
+            not be; it is copied. Of an adapter, with its weights.
+        checkpoint: the file of the base network's weights, for an adapter on a base that was
+            loaded from a checkpoint.
+
+    Raises:
+        ModelError: the folder is damaged, the base cannot be built, or it is no longer the
+            network that was operated.
+        UsageError: a checkpoint was given that would not be used.
+    """
+    saved = read_folder(path)
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten, so leave no trace
+        base = _base(saved, model, checkpoint)
+        if saved.mode == "adapter":
+            _check_base(saved, base)
+        replay(base, saved.operations, functools.partial(_drift, saved))
+    _load_weights(saved, base)
+    if saved.mode == "full":
+        note(base, Origin(saved.record["base"]["sha256"]))
+    return base
+
+
+def _base(saved: Saved, model: nn.Module | None, checkpoint: Any) -> nn.Module:
+    """Build or copy the base network."""
+    source = saved.source
+    adapter = saved.mode == "adapter"
+    wants_file = adapter and source is not None and source.weights.startswith("checkpoint")
+    if checkpoint is not None and (model is not None or not wants_file):
+        raise UsageError(
+            f"{saved.path} needs no checkpoint",
+            "leave it out: load(path)" if model is None else "the base network brings its weights",
+        )
+    if model is not None:
+        if history(model):
+            raise ModelError(
+                "the base network has attention in it already", "pass it as it was before surgery"
+            )
+        return copy.deepcopy(model)
+    if source is None:
+        raise ModelError(
+            f"{saved.path} does not know how to build its base network, a"
+            f" {saved.record['base']['class']}",
+            "build it yourself and pass it: attnsurgeon.load(path, model=base)",
+        )
+    if wants_file and checkpoint is None:
+        raise ModelError(
+            f"{saved.path} is an adapter for {source.spec} with the weights of {source.weights}",
+            "pass that file: attnsurgeon.load(path, checkpoint=FILE)",
+        )
+    return rebuild(source, folder=saved.path, weights=adapter, checkpoint=checkpoint)
+
+
+def _check_base(saved: Saved, base: nn.Module) -> None:
+    """Refuse a base network that is not the one the adapter was trained on."""
+    form = saved.record["base"]["form"]
+    Form(
+        {name: getattr(torch, dtype) for name, dtype in form["dtypes"].items()},
+        {name: tuple(strides) for name, strides in form["strides"].items()},
+    ).give_to(base)
+    origin = measure(base)
+    note(base, origin)
+    if origin.sha256 != saved.record["base"]["sha256"]:
+        raise ModelError(
+            f"the base network does not have the weights that the adapter {saved.path} was made"
+            " for: their sha256 differs",
+            "give the base it was made from: attnsurgeon.load(path, model=base)",
+        )
+
+
+def _drift(saved: Saved, differences: list[str]) -> ModelError:
+    made = ", ".join(f"{name} {version}" for name, version in saved.record["versions"].items())
+    return not_repeatable(
+        differences,
+        what=f"the surgery of {saved.path}",
+        hint=f"the network has changed since; it was saved with {made}",
+    )
+
+
+def _load_weights(saved: Saved, network: nn.Module) -> None:
+    packed = _packed(saved, saved.record["weights"], saved.weights)
+    state = dict(packed.tensors)
+    state |= {name: packed.tensors[kept] for name, kept in packed.aliases.items()}
+    own = network.state_dict()
+    new = {site["module_path"] for operation in saved.operations for site in operation["sites"]}
+    prefixes = tuple(f"{path}." for path in new) if saved.mode == "adapter" else ("",)
+    expected = [name for name in own if name.startswith(prefixes)]
+    wrong = [
+        *(f"{name} is missing" for name in expected if name not in state),
+        *(f"{name} is not of this network" for name in state if name not in expected),
+        *(
+            f"{name} has the shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            for name in expected
+            if name in state and state[name].shape != own[name].shape
+        ),
+    ]
+    if wrong:
+        more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelError(
+            f"{saved.weights} does not fit the network:\n  " + "\n  ".join(wrong[:5]) + more,
+            "it belongs to another network, or the base network has changed since it was saved",
+        )
+    reshape_to(network, packed)
+    network.load_state_dict(state, strict=saved.mode == "full")
+    if saved.record["buffers"]:
+        set_buffers(network, _packed(saved, saved.record["buffers"], saved.path / BUFFERS))
+
+
+def _packed(saved: Saved, record: Mapping[str, Any], file: Path) -> Packed:
+    tensors = read_tensors(file, record["sha256"])
+    aliases = record["aliases"]
+    strides = {name: tuple(found) for name, found in record["strides"].items()}
+    odd = [name for name in aliases.values() if name not in tensors]
+    odd += [n for n, s in strides.items() if n not in tensors or len(s) != tensors[n].dim()]
+    if odd:
+        raise ModelError(
+            f"{saved.path / RECORD} and {file.name} do not belong together: {odd[0]} does not fit",
+            "copy or download the whole folder again",
+        )
+    return Packed(tensors, aliases, strides)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ModelError(f"{file} is too large to be a record of surgery")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ModelError(
+            f"{file} cannot be read: {why}", "copy or download the whole folder again"
+        ) from error

@@ -1,0 +1,254 @@
+"""Operation -> folder: `surgery.json`, the weights as safetensors, and a README."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnsurgeon.cost.comparing import Cost
+from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
+from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.models import Source
+from attnsurgeon.plain import to_plain
+from attnsurgeon.planning.plan import Plan
+from attnsurgeon.saved.base import (
+    Form,
+    find_source,
+    rebuild,
+    source_record,
+)
+from attnsurgeon.saved.card import write_card
+from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
+from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
+from attnsurgeon.saved.trust import refuse_foreign_code
+from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
+from attnsurgeon.splicing.history import history, inserted
+from attnsurgeon.version import __version__
+
+__all__ = ["MODES", "Origin", "check_output", "save_operation"]
+
+FORMAT = "attnsurgeon"
+FORMAT_VERSION = 1
+MODES = ("full", "adapter")
+WEIGHTS = {"full": "model.safetensors", "adapter": "adapter.safetensors"}
+BUFFERS = "buffers.safetensors"
+_SAVE_ALL = 'save all weights: mode="full" (--save full)'
+
+
+def save_operation(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    plan: Plan,
+    cost: Cost,
+    origin: Origin,
+    *,
+    overwrite: bool = False,
+    mode: str = "full",
+) -> Path:
+    """Write an operated network to a folder that `attnsurgeon.load` reads.
+
+    All or nothing: after an error or a crash there is the folder of before, or none, or the new
+    one. Nothing is pickled.
+
+    Args:
+        path: of the folder; its parents are created.
+        model: the operated network.
+        plan: what was last carried out on it; all earlier operations are saved, too.
+        cost: of that plan.
+        origin: of the base network.
+        overwrite: replace a folder that this tool wrote.
+        mode: "full" for all weights; "adapter" for those of the attention, where the base network
+            can be had again and still has the weights it had.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: the folder cannot be written, or the network cannot be saved that way.
+        CheckFailed: the network no longer has the attention that was put in.
+    """
+    if mode not in MODES:
+        raise UsageError(f"mode={mode!r} is not a way to save", nearest(str(mode), MODES))
+    target = check_output(path, overwrite)
+    _refuse_altered(model, plan)
+    source = find_source(model, weights=mode == "adapter")
+    form = Form.of(model) if mode == "adapter" else None
+    if form is not None:
+        _refuse_baseless(model, source, origin, form, target)
+    record = _record(model, cost, origin, source, form, mode)
+    weights = pack(_state(model, mode))
+    buffers = pack(dict(buffers_left_out(model)))
+    needs_base = source is None or not _trusted(source.spec, target)
+    with new_folder(path, overwrite=overwrite) as folder:
+        record["weights"] = _write(folder, WEIGHTS[mode], weights)
+        record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        (folder / RECORD).write_text(text, encoding="utf-8")
+        card = write_card(record, target.name, needs_base=needs_base)
+        (folder / CARD).write_text(card, encoding="utf-8")
+    return Path(path)
+
+
+def _state(model: nn.Module, mode: str) -> dict[str, Any]:
+    state = model.state_dict()
+    if mode == "full":
+        return state
+    new = attention_prefixes(model)
+    return {name: tensor for name, tensor in state.items() if name.startswith(new)}
+
+
+def _write(folder: Path, name: str, packed: Packed) -> dict[str, Any]:
+    return {
+        "file": name,
+        "sha256": write_tensors(packed, folder / name),
+        "aliases": dict(packed.aliases),
+        "strides": {name: list(strides) for name, strides in packed.strides.items()},
+    }
+
+
+def _record(
+    model: nn.Module,
+    cost: Cost,
+    origin: Origin,
+    source: Source | None,
+    form: Form | None,
+    mode: str,
+) -> dict[str, Any]:
+    kind = original_class(model)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "mode": mode,
+        "source": source_record(source),
+        "base": {
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "sha256": origin.sha256,
+            "form": None if form is None else _form_record(form),
+        },
+        "operations": [_operation(record) for record in history(model)],
+        "cost": _cost(cost),
+        "versions": {
+            "attnsurgeon": __version__,
+            "torch": torch.__version__,
+            "timm": _installed("timm"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _operation(record: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return to_plain(record)
+    except TypeError as error:
+        raise UsageError(
+            f"the operation cannot be written down: it has an argument {error}",
+            "give mechanisms numbers, texts, truth values and lists of these",
+        ) from error
+
+
+def _form_record(form: Form) -> dict[str, Any]:
+    return {
+        "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in form.dtypes.items()},
+        "strides": {name: list(strides) for name, strides in form.strides.items()},
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    figures = ("params", "macs", "activations")
+    return {
+        **{
+            title: {name: getattr(part, name) for name in figures}
+            for title, part in [
+                ("before", cost.before),
+                ("after", cost.after),
+                ("delta", cost.delta),
+            ]
+        },
+        "uncounted": list(cost.uncounted),
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _trusted(spec: str, folder: Path) -> bool:
+    try:
+        refuse_foreign_code(spec, folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _refuse_altered(model: nn.Module, plan: Plan) -> None:
+    """Refuse a network that is no longer what the operation made of it."""
+    records = history(model)
+    if not records or records[-1] != plan.record():
+        what = "has been operated on again since" if records else "has no attention any more"
+        raise CheckFailed(
+            f"this operation cannot be saved: its network {what}",
+            "save what the last `insert` returned",
+        )
+    planned = {site["module_path"] for record in records for site in record["sites"]}
+    present = {name for name, _ in inserted(model)}
+    if planned != present:
+        lost = sorted(planned - present)
+        what = f"has lost {_some(lost)}" if lost else f"also has {_some(sorted(present - planned))}"
+        raise CheckFailed(
+            f"this operation cannot be saved: its network {what}",
+            "`attnsurgeon.audit` counts what still runs; fuse(), reparameterize() and"
+            " switch_to_deploy() drop attention, so save before them",
+        )
+
+
+def _refuse_baseless(
+    model: nn.Module, source: Source | None, origin: Origin, form: Form, target: Path
+) -> None:
+    """Refuse an adapter whose base network could not be had again."""
+    known = source is not None and source.weights not in ("random", "none")
+    if source is None or not known:
+        why = "where its base network came from is not known"
+        if source is not None:
+            why = (
+                f"its base network, {source.spec}, had random weights, which are not kept anywhere"
+            )
+        raise UsageError(f"an adapter would be of no use: {why}", _SAVE_ALL)
+    now = measure(model)
+    if origin.sha256 is None or now.sha256 != origin.sha256:
+        which = _some(sorted(origin.differences(now))) or "they"
+        raise UsageError(
+            "an adapter would be of no use: weights of the base network changed since the"
+            f" operation ({which})",
+            f"{_SAVE_ALL}; attnsurgeon.freeze_backbone(model) before training keeps the base as"
+            " it is, running statistics included",
+        )
+    if source.weights.startswith("checkpoint"):
+        return  # the file's name is known but not where it is; its sha256 is checked on loading
+    try:
+        base = rebuild(source, folder=target, weights=True)
+    except ModelError as error:
+        raise UsageError(f"an adapter would be of no use: {error.what}", _SAVE_ALL) from error
+    form.give_to(base)
+    if measure(base).sha256 != origin.sha256:
+        raise UsageError(
+            f"an adapter would be of no use: {source.spec} ({source.weights}) does not give the"
+            " weights that the base network has",
+            f"{_SAVE_ALL}; or build the base with load_model(..., pretrained=True) or checkpoint=,"
+            " so that its weights can be found again",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

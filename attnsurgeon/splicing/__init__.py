@@ -1,0 +1,1 @@
+"""A plan -> the changed network, and back."""

@@ -1,0 +1,145 @@
+"""The graph of a module's forward + cuts -> generated code in which the attentions are called."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from attnsurgeon.attention.registry import lookup
+from attnsurgeon.attention.weights.each import convolve_each
+from attnsurgeon.forwards.retype import (
+    Reference,
+    flat_call,
+    form_of,
+    original_class,
+    retyped,
+    source_of,
+)
+from attnsurgeon.forwards.shallow import ShallowGraph, name_in
+from attnsurgeon.planning.cut import Cut
+from attnsurgeon.recording.record import Call
+from attnsurgeon.splicing.channels_first import call_through
+
+
+def rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
+    """Gives the host generated code in which the attentions are called."""
+    evaluate = _with_attention(graph.evaluate, cuts)
+    train = _with_attention(graph.train, cuts) if graph.train is not None else None
+    sources: list[str] = []
+    references: set[Reference] = set()
+
+    def emit(made: fx.Graph, name: str) -> None:
+        source, used = source_of(made, name)
+        sources.append(source)
+        references.update(used)
+
+    if train is None and not graph.structured:
+        emit(evaluate, "forward")
+    else:
+        emit(evaluate, "_attnsurgeon_eval")
+        emit(train or evaluate, "_attnsurgeon_train")
+        sources.append(_dispatcher(evaluate, sources[0], call if graph.structured else None))
+        if graph.structured:
+            references.add(("flat_call", flat_call.__module__, "flat_call"))
+    host.__class__ = original_class(host)
+    retyped(host, tuple(sources), tuple(sorted(references)))
+
+
+def _dispatcher(graph: fx.Graph, source: str, structured: Call | None) -> str:
+    """The forward that picks the code of the mode the module is in."""
+    pick = "(self._attnsurgeon_train if self.training else self._attnsurgeon_eval)"
+    if structured is not None:
+        form = form_of(*pytree.tree_flatten((structured.args, structured.kwargs)))
+        return (
+            "def forward(self, *args, **kwargs):\n"
+            f"    return flat_call({pick}, {form!r}, args, kwargs)\n"
+        )
+    header = source[source.index("(") : source.index("\n")]
+    names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    return f"def forward{header}\n    return {pick}({', '.join(names)})\n"
+
+
+def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
+    """Returns a copy of the graph with a call of each cut's module at its place."""
+    copy = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    output = copy.graph_copy(graph, mapping)
+    copy.output(output)
+    nodes = {name_in(old): new for old, new in mapping.items() if name_in(old) is not None}
+    tails: dict[Any, fx.Node] = {}  # operation -> what stands for its result by now
+    for cut in cuts:
+        place = cut.place
+        assert place.key is not None
+        target = nodes[place.key]
+        tail = tails.get(place.key, target)
+        others = [tails.get(key, nodes[key]) for key in place.others]
+        if place.edit == "excite":
+            _excite(copy, target, cut)
+        elif place.edit == "fuse":
+            terms = list(target.all_input_nodes)
+            first, second = terms[1 - place.second], terms[place.second]
+            with copy.inserting_before(target.next):
+                made = call_through(copy, cut.name, cut.way, [first, second])
+            tails[place.key] = _instead(copy, target, made)
+        elif place.edit == "replace":
+            tails[place.key] = _replace(copy, target, cut)
+        elif place.before:
+            source = next(iter(target.all_input_nodes))
+            with copy.inserting_before(target):
+                target.replace_input_with(source, call_through(copy, cut.name, cut.way, [source]))
+        else:
+            users = list(tail.users)
+            with copy.inserting_before(max([tail, *others]).next):
+                made = call_through(copy, cut.name, cut.way, [tail, *others])
+            tail.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
+            tails[place.key] = made
+    copy.lint()
+    return copy
+
+
+def _among(users: list[fx.Node], user: fx.Node) -> bool:
+    return user in users
+
+
+def _replace(graph: fx.Graph, target: fx.Node, cut: Cut) -> fx.Node:
+    """Puts the attention in the place of an operation of one value."""
+    value = target.all_input_nodes[0]
+    if cut.clones:  # or the attention would work on what the operation made of its input
+        with graph.inserting_before(target):
+            target.replace_input_with(value, graph.call_method("clone", (value,)))
+    with graph.inserting_before(target.next):
+        made = call_through(graph, cut.name, cut.way, [value, target] if cut.keeps_old else [value])
+    return _instead(graph, target, made)
+
+
+def _instead(graph: fx.Graph, target: fx.Node, made: fx.Node) -> fx.Node:
+    """Lets `made` stand for the result of an operation, which goes where nothing needs it."""
+    ahead = {made}
+    todo = [made]
+    while todo:  # the nodes between the two, which bring the channels to axis 1
+        for node in todo.pop().all_input_nodes:
+            if node not in ahead and node > target:
+                ahead.add(node)
+                todo.append(node)
+    users = [user for user in target.users if user not in ahead]
+    target.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
+    if not target.users:
+        graph.erase_node(target)
+    return made
+
+
+def _excite(graph: fx.Graph, target: fx.Node, cut: Cut) -> None:
+    """Hands a convolution's weight through the attention."""
+    named = dict(zip(("input", "weight"), target.args, strict=False)) | target.kwargs
+    weight, value = named["weight"], named["input"]
+    assert isinstance(weight, fx.Node)
+    per_sample = lookup(cut.attn).per_sample
+    with graph.inserting_before(target):
+        made = graph.call_module(cut.name, (weight, value) if per_sample else (weight,))
+    target.replace_input_with(weight, made)
+    if per_sample:
+        target.target = convolve_each

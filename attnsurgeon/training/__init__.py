@@ -1,0 +1,1 @@
+"""An operated network -> what an optimiser trains."""

@@ -1,0 +1,73 @@
+"""Exporting: the file is compared with the network, and a file that differs is not kept."""
+
+import pytest
+import torch
+from torch import nn
+
+from attnsurgeon import insert
+from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.saved.exporting import check_file, export
+from tests.cli.tiny import Decides, net
+
+SIZE = (3, 40, 24)
+
+
+def test_the_network_is_left_in_the_mode_it_was_in(tmp_path):
+    for training in (True, False):
+        model = net().train(training)
+        made = export(model, SIZE, tmp_path / f"{training}.pt2")
+        assert model.training is training
+        assert made.relative_diff == 0
+
+
+def test_the_attention_is_in_the_exported_program(tmp_path):
+    model = insert(net(), "se", init="paper", input_size=SIZE).model
+    made = export(model, SIZE, tmp_path / "net.pt2")
+    names = [name for name, _ in torch.export.load(made.path).named_parameters()]
+    assert "blocks.0.attn.fc1.weight" in names
+
+
+@pytest.mark.slow
+def test_an_operated_network_exports_for_every_batch_size(tmp_path):
+    model = insert(net(), "cbam", init="paper", input_size=SIZE).model.eval()
+    made = export(model, SIZE, tmp_path / "net.pt2", dynamic=True)
+    assert (made.batches, made.dynamic) == ((1, 3), True)
+    x = torch.randn(7, *SIZE)
+    torch.testing.assert_close(torch.export.load(made.path).module()(x), model(x))
+
+
+def test_a_batch_of_one_is_what_a_fixed_program_takes(tmp_path):
+    made = export(net(), SIZE, tmp_path / "net.pt2")
+    program = torch.export.load(made.path).module()
+    assert program(torch.randn(1, *SIZE)).shape == (1, 7)
+    with pytest.raises(Exception, match=r"(?i)shape|size"):
+        program(torch.randn(2, *SIZE))
+
+
+def test_a_network_that_cannot_be_exported_says_why_and_leaves_nothing(tmp_path):
+    with pytest.raises(ModelError, match="Decides cannot be exported to torch-export"):
+        export(Decides(), SIZE, tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_format_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
+        export(net(), SIZE, tmp_path / "x", form="onx")
+
+
+def test_outputs_without_a_single_difference_need_no_largest_value(tmp_path):
+    class Zero(nn.Module):
+        def forward(self, x):
+            return x * 0
+
+    assert export(Zero(), SIZE, tmp_path / "zero.pt2").relative_diff == 0
+
+
+def test_a_file_is_looked_at_before_any_work(tmp_path):
+    (tmp_path / "there").write_text("kept")
+    assert check_file(tmp_path / "new.pt2", False) == tmp_path / "new.pt2"
+    assert check_file(tmp_path / "there", True) == tmp_path / "there"
+    for path, said in [(tmp_path, "is a folder"), (tmp_path / "there", "exists"),
+                       (tmp_path / "no" / "x", "cannot write")]:  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            check_file(path, False)
