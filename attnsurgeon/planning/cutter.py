@@ -15,7 +15,7 @@ of which some stay, is replaced in the forward that calls it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, fx, nn
 
@@ -26,7 +26,7 @@ from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.forwards.shallow import ShallowGraph, shallow_graph
 from attnsurgeon.planning.place import Place, Refusal, where
 from attnsurgeon.planning.rebuilders import inside_rebuilder, outside_rebuilders
-from attnsurgeon.recording.memory import torn_from
+from attnsurgeon.recording.memory import changes_later, torn_from
 from attnsurgeon.recording.record import Call, Event, Key, key_of
 from attnsurgeon.sites.flow import Flow
 from attnsurgeon.sites.survey import Survey, makes_alone, value_path
@@ -128,7 +128,8 @@ class Cutter:
         reasons: list[str] = []
         place = None if shown is None else self._hook(node, shown, reasons)
         if place is not None and place.calls == 1:
-            return place
+            changes = changes_later(node, self.survey.memory)
+            return replace(place, copies=changes)
         return Refusal("; ".join(reasons) or "no module boundary shows the feature map")
 
     def _torn(self, node: fx.Node) -> Refusal | None:

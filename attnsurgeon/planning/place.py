@@ -26,6 +26,7 @@ class Place:
         others: further values of the host's forward that the attention is handed.
         second: of a fusion, which of the operation's arguments is the shortcut: 0 or 1.
         moved: it goes behind a module that rebuilds itself, and the value is inside.
+        copies: of a tap, the value is changed in place afterwards, so that a copy is kept.
     """
 
     technique: str
@@ -38,6 +39,7 @@ class Place:
     others: tuple[Key, ...] = ()
     second: int = 1
     moved: bool = False
+    copies: bool = False
 
 
 @dataclass(frozen=True)

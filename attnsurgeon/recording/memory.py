@@ -34,6 +34,14 @@ def torn_from(node: fx.Node, memory: dict[int, list[fx.Node]]) -> fx.Node | None
     return next((n for n in older if _used_after(n, now)), None)
 
 
+def changes_later(node: fx.Node, memory: dict[int, list[fx.Node]]) -> bool:
+    """Whether something in the memory of a value is changed in place after it was made."""
+    there = memory.get(node.meta.get("memory", 0), [])
+    return any(
+        n.meta.get("over") is not None and n.meta["order"] > node.meta["order"] for n in there
+    )
+
+
 def _forms(node: fx.Node) -> Iterator[fx.Node]:
     """The value, and what its tensor was before each change in place."""
     form: fx.Node | None = node

@@ -72,6 +72,6 @@ class Parts:
             module = model.get_submodule(place.host)
             mailbox = self._mailboxes[cut.module_path]
             if place.technique == "output-hook":
-                module.register_forward_hook(OutputTap(mailbox, index))
+                module.register_forward_hook(OutputTap(mailbox, index, place.copies))
             else:
-                module.register_forward_pre_hook(InputTap(mailbox, index))
+                module.register_forward_pre_hook(InputTap(mailbox, index, place.copies))

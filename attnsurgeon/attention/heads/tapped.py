@@ -1,4 +1,7 @@
-"""A head in a network: its feature maps are tapped where they are made, and wait for it here."""
+"""A head in a network: its feature maps are tapped where they are made, and wait for it here.
+
+Each thread has its own, so that two forwards of one network at a time do not meet here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnsurgeon.attention.linked.chain import Fleeting
+from attnsurgeon.attention.linked.chain import Fleeting, this_thread
 
 
 class Mailbox(Fleeting):
@@ -15,11 +18,11 @@ class Mailbox(Fleeting):
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._held: dict[int, Tensor] = {}
+        self._held: dict[int, dict[int, Tensor]] = {}  # thread -> the values, by their number
 
     def put(self, index: int, value: Tensor) -> None:
         """Keeps a value."""
-        self._held[index] = value
+        self._held.setdefault(this_thread(), {})[index] = value
 
     def take(self, count: int) -> list[Tensor]:
         """Returns values 0 to count - 1, and forgets them.
@@ -27,7 +30,7 @@ class Mailbox(Fleeting):
         Raises:
             RuntimeError: one of them was not made since the last time.
         """
-        held, self._held = self._held, {}
+        held = self._held.pop(this_thread(), {})
         if len(held) < count:
             raise RuntimeError(
                 "this classifier looks at feature maps that were not made in this forward; "
@@ -38,26 +41,40 @@ class Mailbox(Fleeting):
 
 @dataclass
 class OutputTap:
-    """Forward hook: keeps the module's output for the head."""
+    """Forward hook: keeps the module's output for the head.
+
+    Attributes:
+        mailbox: where it waits.
+        index: its number among the values of the head.
+        copies: keep a copy, for the network goes on to change the value in place.
+    """
 
     mailbox: Mailbox
     index: int
+    copies: bool = False
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Keeps the output."""
-        self.mailbox.put(self.index, output)
+        self.mailbox.put(self.index, output.clone() if self.copies else output)
 
 
 @dataclass
 class InputTap:
-    """Forward pre-hook: keeps the module's first input for the head."""
+    """Forward pre-hook: keeps the module's first input for the head.
+
+    Attributes:
+        mailbox: where it waits.
+        index: its number among the values of the head.
+        copies: keep a copy, for the network goes on to change the value in place.
+    """
 
     mailbox: Mailbox
     index: int
+    copies: bool = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Keeps the input."""
-        self.mailbox.put(self.index, args[0])
+        self.mailbox.put(self.index, args[0].clone() if self.copies else args[0])
 
 
 class Tapped(nn.Module):

@@ -65,8 +65,8 @@ class Chain(Fleeting):
 
     def clear(self) -> None:
         """Forgets the last forward."""
-        # thread -> what the place that ran last handed on, as (backward, place, state)
-        self._last: dict[int, tuple[int, int, Any]] = {}
+        # thread -> what the place that ran last handed on, as (backward, place, state, its versions)
+        self._last: dict[int, tuple[int, int, Any, tuple[int, ...]]] = {}
         self._again: dict[int, Callable[[], _Note | None]] = {}  # in recomputations
         self._notes: dict[int, list[weakref.ref[_Note]]] = {}  # place -> what it was given
 
@@ -82,14 +82,15 @@ class Chain(Fleeting):
             x: the input.
 
         Raises:
-            RuntimeError: the recomputation is one through which no gradient flows back.
+            RuntimeError: the recomputation is one through which no gradient flows back; or what was
+                handed on has been changed in place since.
         """
-        backward, thread = _backward(), _thread()
+        backward, thread = _backward(), this_thread()
         given = self._given(place, x, backward, thread) if place else None
         y, handed = step(x, given)
         if backward:
             # What a recomputation makes belongs to its own graph, and must not keep that alive.
-            note = _Note((backward, place, handed), y)
+            note = _Note((backward, place, handed, versions(handed)), y)
             self._again[thread] = weakref.ref(note) if y.requires_grad else lambda: note
             return y
         if place and _may_be_recomputed() and y.requires_grad:
@@ -98,7 +99,7 @@ class Chain(Fleeting):
         if place == self.places - 1:  # nothing is kept, for the state holds the forward's graph
             self._last.pop(thread, None)
         else:
-            self._last[thread] = (0, place, handed)
+            self._last[thread] = (0, place, handed, versions(handed))
         return y
 
     def _given(self, place: int, x: Tensor, backward: int, thread: int) -> Any:
@@ -108,6 +109,10 @@ class Chain(Fleeting):
             note = self._again[thread]() if thread in self._again else None
             last = note.content if note else None
         if last is not None and last[:2] == (backward, place - 1):
+            if last[3] != versions(last[2]):
+                raise RuntimeError(
+                    f"what place {place - 1} of a chain of attention handed on was changed in place"
+                )
             return last[2]
         return self._noted(place, x) if backward else None
 
@@ -187,12 +192,21 @@ class Link(nn.Module):
         return f"place={self.place}"
 
 
+def versions(state: Any) -> tuple[int, ...]:
+    """How often each tensor of a state has been changed in place, where torch counts that."""
+    if torch.compiler.is_compiling():
+        return ()
+    tensors = state if isinstance(state, (tuple, list)) else (state,)
+    counted = (t for t in tensors if isinstance(t, Tensor) and not t.is_inference())
+    return tuple(tensor._version for tensor in counted)
+
+
 def _backward() -> int:
     """Returns which backward pass is running, in which checkpointing runs forwards again; or 0."""
     return 0 if torch.compiler.is_compiling() else torch._C._current_graph_task_id() + 1
 
 
-def _thread() -> int:
+def this_thread() -> int:
     """Returns a number for this thread: 0 for the main one, and for compiled code."""
     if torch.compiler.is_compiling():
         return 0

@@ -133,8 +133,12 @@ class MapLink(nn.Module):
 class Maps(nn.Module):
     """CBAM, given two maps of the place before: after its channel gate, and its output.
 
+    The output is handed on as its two factors: the tensor that is returned is the network's, whose
+    block may add its shortcut to it in place.
+
     Shape:
-        x (N, C, ...), two of (N, previous, ...) of any size -> x times its gates, two maps
+        x (N, C, ...), u (N, previous, ...) and its gate (N, 1, ...) of any size -> x times its
+        gates, the next u and gate
     """
 
     def __init__(self, channels: int, rank: int, hidden: int, link: Any) -> None:
@@ -169,9 +173,10 @@ class Maps(nn.Module):
         u = x * per_channel(by_channel, self.rank).to(x.dtype)
         planes = self.planes(u)
         if self.link is not None and before is not None:
-            planes = self.link.planes(planes, self.planes(at_size_of(before[1], u)))
-        y = u * self.gate(self.norm(self.conv(planes))).to(x.dtype)
-        return y, (u, y)
+            output = before[0] * before[1]
+            planes = self.link.planes(planes, self.planes(at_size_of(output, u)))
+        by_position = self.gate(self.norm(self.conv(planes))).to(x.dtype)
+        return u * by_position, (u, by_position)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Returns the mean and the maximum of each channel, (2, N, C)."""
@@ -290,7 +295,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "ever learn",
         "with inner='cbam' a map of another size is averaged to the size at hand, as in the "
         "authors' code where the one divides the other, and also where it does not",
-        "with inner='cbam' two full maps are handed on, which activation checkpointing keeps",
+        "with inner='cbam' a full map is handed on, which activation checkpointing keeps",
         "reduction is 16 as in the authors' ResNets; in their MobileNets it is 8",
         "rank 3 is not the authors': the kernel is (3, 7, 7), as clips have few frames",
         ONE_VALUE,
@@ -315,7 +320,7 @@ class DCA(Linked):
             never used.
 
     Shape:
-        x (N, C, ...) -> (N, C, ...); the state is (N, C) for "se" and "ge", two maps for "cbam"
+        x (N, C, ...) -> (N, C, ...); the state is (N, C) for "se" and "ge", a map and its gate for "cbam"
     """
 
     def __init__(
