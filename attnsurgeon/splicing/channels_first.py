@@ -67,6 +67,27 @@ def tokens_of(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
+@torch.fx.wrap
+def as_the_sum(y: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
+    """Returns `y` with the strides of `first + second`, or of `first` alone.
+
+    What goes on from an addition may add up along its memory: with other strides the same numbers
+    give other last digits.
+    """
+    if torch.compiler.is_compiling() or (second is None and first.stride() == y.stride()):
+        return y
+    if second is not None:
+        if first.stride() == second.stride() == y.stride():
+            return y
+        shapes = [torch.empty_strided(t.shape, t.stride(), device="meta") for t in (first, second)]
+        first = shapes[0] + shapes[1]
+        if first.stride() == y.stride():
+            return y
+    order = sorted(range(y.dim()), key=first.stride().__getitem__, reverse=True)
+    back = [order.index(axis) for axis in range(y.dim())]
+    return y.permute(order).contiguous().permute(back)
+
+
 def through(attention: nn.Module, way: Way, *values: Tensor) -> Tensor:
     """Runs an attention on values of any layout."""
     if not isinstance(way, str):

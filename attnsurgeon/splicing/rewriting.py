@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from attnsurgeon.forwards.retype import (
 from attnsurgeon.forwards.shallow import ShallowGraph, name_in
 from attnsurgeon.planning.cut import Cut
 from attnsurgeon.recording.record import Call
-from attnsurgeon.splicing.channels_first import call_through
+from attnsurgeon.splicing.channels_first import as_the_sum, call_through
 
 
 def rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
@@ -84,6 +85,8 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
             first, second = terms[1 - place.second], terms[place.second]
             with copy.inserting_before(target.next):
                 made = call_through(copy, cut.name, cut.way, [first, second])
+                beside = None if _in_place(target) else terms[1]
+                made = copy.call_function(as_the_sum, (made, terms[0], beside))
             tails[place.key] = _instead(copy, target, made)
         elif place.edit == "replace":
             tails[place.key] = _replace(copy, target, cut)
@@ -99,6 +102,11 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
             tails[place.key] = made
     copy.lint()
     return copy
+
+
+def _in_place(target: fx.Node) -> bool:
+    """Whether an addition changes its first term, whose strides then stay."""
+    return target.target is operator.iadd or target.target == "add_"
 
 
 def _among(users: list[fx.Node], user: fx.Node) -> bool:

@@ -122,7 +122,7 @@ def test_a_state_that_was_changed_in_place_is_an_error():
     chain.run(1, lambda x, state: (x, state), x)  # unchanged
     chain.run(0, lambda x, state: (x, x), x)
     x += 1
-    with pytest.raises(RuntimeError, match="place 0 .* was changed in place"):
+    with pytest.raises(RuntimeError, match=r"place 0 .* was changed in place"):
         chain.run(1, lambda x, state: (x, state), x)
 
 

@@ -65,7 +65,7 @@ class Chain(Fleeting):
 
     def clear(self) -> None:
         """Forgets the last forward."""
-        # thread -> what the place that ran last handed on, as (backward, place, state, its versions)
+        # thread -> what the place that ran last handed on: (backward, place, state, versions)
         self._last: dict[int, tuple[int, int, Any, tuple[int, ...]]] = {}
         self._again: dict[int, Callable[[], _Note | None]] = {}  # in recomputations
         self._notes: dict[int, list[weakref.ref[_Note]]] = {}  # place -> what it was given

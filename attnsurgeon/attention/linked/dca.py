@@ -320,7 +320,8 @@ class DCA(Linked):
             never used.
 
     Shape:
-        x (N, C, ...) -> (N, C, ...); the state is (N, C) for "se" and "ge", a map and its gate for "cbam"
+        x (N, C, ...) -> (N, C, ...); the state is (N, C) for "se" and "ge", for "cbam" a map and
+        its gate
     """
 
     def __init__(
