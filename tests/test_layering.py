@@ -8,7 +8,8 @@ import pytest
 import attnsurgeon
 
 PACKAGE = Path(__file__).parents[1] / "attnsurgeon"
-# Lowest first. A wing's files, where they are listed, may import one another in the order given.
+# Lowest first. A wing's files, where they are listed, may import one another in the order given;
+# of a folder inside a wing, all its files are.
 WINGS: dict[str, str] = {
     "version": "",
     "moved": "",
@@ -19,9 +20,14 @@ WINGS: dict[str, str] = {
     "recording": "randomness garbage caches twin record shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens residuals trunk survey analysis",
-    "forwards": "retype alignment proxies symbolic modes shallow fingerprint",
+    "forwards": "retype alignment proxies whereabouts running in_place symbolic modes shallow "
+    "fingerprint",
     "rules": "",
-    "planning": "selection place rebuilders cutter cut operand deciding plan",
+    "planning": "selection place cutting.rebuilders cutting.graphs cutting.modules "
+    "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
+    "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
+    "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
+    "deciding.sharing deciding.decider plan",
     "splicing": "parts channels_first configs history rewriting removing splice replay folding",
     "cost": "",
     "checks": "auditing learning verify",
@@ -40,6 +46,10 @@ FLOORS = {
     for floor, (wing, rooms) in enumerate(WINGS.items())
     for at, room in enumerate(["", *rooms.split()])
 }
+FOLDERS = {room.rpartition(".")[0] for room in FLOORS if room.count(".") == 2}
+FLOORS |= {
+    folder: min(FLOORS[r] for r in FLOORS if r.startswith(f"{folder}.")) for folder in FOLDERS
+}
 DOORS = {
     "timm": "models",
     "torchvision": "models",
@@ -57,15 +67,15 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "shipped" not in path.p
 
 def room_of(path: Path) -> str:
     """The name of a file as `FLOORS` has it: of a listed room, else of its wing."""
-    wing, *rest = path.relative_to(PACKAGE).with_suffix("").parts
-    return _room(".".join([wing, *rest]))
+    return _room(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 def _room(name: str) -> str:
-    wing, _, rest = name.partition(".")
-    return (
-        f"{wing}.{rest.split('.')[0]}" if WINGS.get(wing) and rest not in ("", "__init__") else wing
-    )
+    wing, *inner = name.removesuffix(".__init__").split(".")
+    if not inner or not WINGS.get(wing):
+        return wing
+    room = f"{wing}.{inner[0]}"
+    return ".".join([room, *inner[1:2]]) if room in FOLDERS else room
 
 
 def imported_names(source: str, *, at_run_time_only: bool = True) -> set[str]:
@@ -118,5 +128,9 @@ def test_this_check_can_fail():
     assert found("recording.trace", "def f():\n    import click") != []
     assert found("sites.flow", "from attnsurgeon.sites.trunk import find_trunk") != []
     assert found("recording.record", "from attnsurgeon.planning import plan") != []
+    hooks, leaks = "planning.cutting.hooks", "planning.cutting.leaks"
+    assert found(leaks, f"from attnsurgeon.{hooks} import tap") != []
+    assert found(hooks, f"from attnsurgeon.{leaks} import leaks") == []
+    assert room_of(PACKAGE / "planning" / "cutting" / "unheard_of.py") not in FLOORS
     assert found("sites.trunk", "from attnsurgeon.sites.flow import Flow") == []
     assert found("cost", "from attnsurgeon.splicing.splice import splice") == []

@@ -94,7 +94,9 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
         if isinstance(event, Call) and (changed := changes_form(event)) is not None:
             raise Untraceable(f"{changed} returns something of another form in training mode")
     if not asked and not tracer.missing:
-        return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
+        return ShallowGraph(
+            evaluate, None, structured, tracer.methods, frozenset(tracer.holders.shadowed)
+        )
     flags = {m: m.training for m in module.modules()}
     try:
         module.train()
@@ -108,10 +110,14 @@ def _both_modes(call: Call, structured: bool) -> ShallowGraph:
             m.training = training
     train_code = train.python_code("self")
     if evaluate.python_code("self").src == train_code.src:
-        return ShallowGraph(evaluate, None, structured, tracer.methods, frozenset(tracer.shadowed))
+        return ShallowGraph(
+            evaluate, None, structured, tracer.methods, frozenset(tracer.holders.shadowed)
+        )
     _check_code(train_code)
     _match_keys(evaluate, train)
-    return ShallowGraph(evaluate, train, structured, tracer.methods, frozenset(tracer.shadowed))
+    return ShallowGraph(
+        evaluate, train, structured, tracer.methods, frozenset(tracer.holders.shadowed)
+    )
 
 
 def _goes_without(graph: fx.Graph, call: Call) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError, RuleError
 from attnsurgeon.forwards.shallow import ShallowGraph
 from attnsurgeon.planning.cut import Cut, Refused, Request
-from attnsurgeon.planning.cutter import Cutter
-from attnsurgeon.planning.deciding import Decider
+from attnsurgeon.planning.cutting.graphs import graph_of
+from attnsurgeon.planning.deciding.decider import Decider
 from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import to_lists
@@ -38,7 +38,6 @@ class Plan:
     where: str
     init: str
     rules: str = ""
-    _cutter: Cutter | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Cut]:
         return iter(self.cuts)
@@ -67,8 +66,7 @@ class Plan:
 
     def graph(self, host: str) -> ShallowGraph:
         """The shallow graph of a host that is retyped."""
-        assert self._cutter is not None
-        graph = self._cutter.graph(self.survey.traced.calls[host][0])
+        graph = graph_of(self.survey, self.survey.traced.calls[host][0])
         assert isinstance(graph, ShallowGraph)
         return graph
 
@@ -78,8 +76,7 @@ class Plan:
         made_inside = call.outputs[0].meta["call"] is not call  # by a child, and handed through
         if made_inside or not call.module._forward_hooks:
             return False
-        assert self._cutter is not None
-        return not isinstance(self._cutter.graph(call), ShallowGraph)
+        return not isinstance(graph_of(self.survey, call), ShallowGraph)
 
 
 @uncollected()
@@ -98,8 +95,7 @@ def plan_requests(
         MechanismError: a mechanism cannot be built at any of its sites.
         RuleError: an action is not possible for a mechanism, or every site is refused.
     """
-    cutter = Cutter(survey)
-    decider = Decider(survey, cutter)
+    decider = Decider(survey)
     refused: list[Refused] = []
     first_error: MechanismError | None = None
     for request in requests:
@@ -120,9 +116,7 @@ def plan_requests(
             f"{refused[0].site.path}: {refused[0].reason}",
             _elsewhere(requests[0].attn),
         )
-    return Plan(
-        tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules, _cutter=cutter
-    )
+    return Plan(tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules)
 
 
 def _elsewhere(attn: str) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 
 import attnsurgeon
 from attnsurgeon.forwards.fingerprint import fingerprint
-from attnsurgeon.planning.cutter import Cutter
+from attnsurgeon.planning.cutting.graphs import graph_of
 from attnsurgeon.sites.analysis import analyse
 
 
@@ -110,8 +110,7 @@ def test_another_way_through_the_same_forward_is_unlike():
 def test_blocks_that_are_alike_share_one_graph_and_keep_their_own_weights():
     model = Net(Block(), Block(0.5), Block()).eval()
     survey = analyse(model, (3, 16, 12))
-    cutter = Cutter(survey)
-    graphs = [cutter.graph(survey.traced.calls[f"blocks.{i}"][0]) for i in range(3)]
+    graphs = [graph_of(survey, survey.traced.calls[f"blocks.{i}"][0]) for i in range(3)]
     assert graphs[0] is graphs[2] is not graphs[1]
     x = torch.randn(2, 3, 16, 12)
     args = {"attn_args": {"reduction": 4}, "input_size": (3, 16, 12)}

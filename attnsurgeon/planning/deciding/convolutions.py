@@ -1,0 +1,53 @@
+"""What stands in the place of a convolution, and of its norm where that is its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import fx, nn
+
+from attnsurgeon.planning.cutting.takeover import takeover
+from attnsurgeon.planning.deciding.asked import Asked, Draft, check_own, possible
+from attnsurgeon.planning.deciding.operand import Impossible
+from attnsurgeon.recording.record import Call
+from attnsurgeon.sites.flow import NORMS, name_of
+from attnsurgeon.sites.survey import Survey, makes_alone
+
+
+def decide(asked: Asked) -> Draft:
+    """Decides whether a convolution can be replaced, and what goes with it."""
+    survey, target = asked.survey, asked.target
+    place = possible(takeover(survey, target))
+    conv = survey.traced.calls[place.host][0].module
+    _check_plain(conv)
+    removes: tuple[str, ...] = ()
+    if asked.request.init == "paper":
+        norm, note = _norm_behind(survey, target) if asked.card.swallows_norm else ((), "")
+        place = replace(place, note=note)
+        removes = (place.host, *norm)
+        for path in removes:
+            check_own(survey, path)
+    return Draft(
+        place, asked.value(target), {"conv": conv},
+        conv=conv, removes=removes, keeps_old=asked.request.init == "identity",
+    )  # fmt: skip
+
+
+def _check_plain(conv: nn.Module) -> None:
+    if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
+        raise Impossible(f"it is a {type(conv).__name__}, not a convolution module")
+    if conv.__dict__.get("parametrizations") or "weight" not in conv._parameters:
+        raise Impossible("its weight is computed from other parameters")
+
+
+def _norm_behind(survey: Survey, target: fx.Node) -> tuple[tuple[str, ...], str]:
+    """The path of the norm that alone uses a convolution, or a note on why it stays."""
+    users = list(target.users)
+    norms = [u for u in users if name_of(u) in NORMS]
+    if not norms:
+        return (), ""
+    call: Call = norms[0].meta["call"]
+    alone = makes_alone(call, norms[0]) and len(survey.traced.calls[call.path]) == 1
+    if len(users) == 1 and alone:
+        return (call.path,), ""
+    return (), "the norm behind it stays: it is part of a larger module"

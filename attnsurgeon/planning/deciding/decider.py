@@ -1,0 +1,170 @@
+"""Requests -> cuts and refusals: asks the kinds one by one, builds, names, keeps the peace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnsurgeon.attention.registry import ACTIONS, Mechanism, create_part, lookup
+from attnsurgeon.errors import RuleError
+from attnsurgeon.planning.cut import Cut, Refused, Request
+from attnsurgeon.planning.deciding import (
+    activations,
+    convolutions,
+    fusions,
+    gates,
+    heads,
+    linked,
+    weights,
+)
+from attnsurgeon.planning.deciding.asked import INSERTIONS, Asked, Draft
+from attnsurgeon.planning.deciding.operand import Impossible, beside_tokens
+from attnsurgeon.planning.deciding.sharing import apart, half_shared, joined, serving
+from attnsurgeon.sites.survey import Survey
+
+# kind of attention -> who decides about it.
+_DECIDES: Mapping[str, Callable[[Asked], Draft]] = MappingProxyType(
+    {
+        "gate": gates.decide,
+        "linked": linked.decide,
+        "conv": convolutions.decide,
+        "weight": weights.decide,
+        "activation": activations.decide,
+        "fusion": fusions.decide,
+        "head": heads.decide,
+    }
+)
+
+
+@dataclass(eq=False)
+class Decider:
+    """Turns requests into cuts; finds names that are free and hosts that are shared."""
+
+    survey: Survey
+    cuts: list[Cut] = field(default_factory=list)
+    _names: set[tuple[str, str]] = field(default_factory=set)
+    _torn: dict[str, str] = field(default_factory=dict)  # host -> why its runs cannot share
+    _parts: dict[Hashable, nn.Module] = field(default_factory=dict)
+
+    def add(self, request: Request) -> str | None:
+        """Adds the cut of one request; returns the reason where there can be none.
+
+        Raises:
+            MechanismError: the mechanism cannot be built for this site.
+            RuleError: the action is none for this mechanism, or two rules claim one operation.
+        """
+        card = lookup(request.attn)
+        asked = Asked(request, card, _action(request, card), self.survey, self.cuts)
+        try:
+            if asked.action not in INSERTIONS:
+                self._check_unclaimed(request)
+            self._finish(asked, _DECIDES[card.kind](asked))
+        except Impossible as reason:
+            return str(reason)
+        return None
+
+    def half_shared(self) -> list[Refused]:
+        """Takes back cuts in hosts that run more often than they serve."""
+        self.cuts, refused = half_shared(self.cuts, self._torn)
+        return refused
+
+    def check_apart(self) -> None:
+        """Refuses attention inside what another rule takes away."""
+        for cut in self.cuts:
+            for path in cut.removes:
+                inside = [c for c in self.cuts if c.place.host.startswith(f"{path}.")]
+                if inside:
+                    what = f"cannot both be: the one takes {path} away, in which the other works"
+                    raise _conflict(cut.rule, inside[0].rule, what)
+
+    def _check_unclaimed(self, request: Request) -> None:
+        """Refuses two replacements of one operation."""
+        for cut in self.cuts:
+            if cut.action not in INSERTIONS and request.site in (cut.site, *cut.shared):
+                raise _conflict(cut.rule, request.rule, f"both replace {request.site.path}")
+
+    def _finish(self, asked: Asked, draft: Draft) -> None:
+        """Adds the cut, or joins it to one that serves another run of the same host."""
+        request, card, place, value = asked.request, asked.card, draft.place, draft.value
+        args = card.args_at(value.size, request.attn_args, **draft.facts)
+        shared = serving(asked, place)
+        if shared is not None:
+            if why := apart(self.survey, shared, card, value, args):
+                self._torn[place.host] = why
+                raise Impossible(why)
+            self.cuts[self.cuts.index(shared)] = joined(shared, request)
+            return
+        part = self._part(card, draft.conv or value.channels, value.rank, request.init, args)
+        value = beside_tokens(value, card, part, asked.action in INSERTIONS, self.survey.traced)
+        self.cuts.append(
+            Cut(
+                request.site, card.name, args, request.init, asked.action, request.rule, place,
+                self._name(place.host), value.channels, value.rank, value.layout,
+                self._params(card, draft, part), tokens=value.tokens, as_map=value.as_map,
+                keeps_old=draft.keeps_old, clones=draft.clones, removes=draft.removes,
+                scope=draft.scope, chain=draft.chain, link=draft.link, taps=draft.taps,
+                tapped=draft.tapped, conv=draft.conv,
+            )
+        )  # fmt: skip
+
+    def _part(
+        self,
+        card: Mechanism,
+        source: int | nn.Module,
+        rank: int,
+        init: str,
+        args: Mapping[str, Any],
+    ) -> nn.Module:
+        """The mechanism on meta, for its parameters; built once for sites that are alike."""
+        key = (card.name, source, rank, init, repr(sorted(args.items())))
+        if key not in self._parts:
+            with torch.device("meta"):
+                self._parts[key] = create_part(card.name, source, rank=rank, init=init, **args)
+        return self._parts[key]
+
+    def _params(self, card: Mechanism, draft: Draft, part: nn.Module) -> int:
+        """Parameters that a cut adds: none where its chain has the module, less what goes."""
+        tied = card.tied and draft.link > 0
+        gone = [self.survey.traced.twin.get_submodule(path) for path in draft.removes]
+        return (0 if tied else _parameters(part)) - sum(map(_parameters, gone))
+
+    def _name(self, host: str) -> str:
+        """A child name that the host does not use: attn, attn_1, ..."""
+        module: nn.Module = self.survey.traced.twin.get_submodule(host)
+        number = 0
+        while True:
+            name = f"attn_{number}" if number else "attn"
+            # dir(), not hasattr(): a class may answer for every name.
+            if (host, name) not in self._names and name not in dir(module):
+                self._names.add((host, name))
+                return name
+            number += 1
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _conflict(first: str, second: str, what: str) -> RuleError:
+    return RuleError(
+        f"rules {first!r} and {second!r} {what}",
+        "let their matchers exclude each other, with `not` or `nth`",
+    )
+
+
+def _action(request: Request, card: Mechanism) -> str:
+    """What is done: what the rule says, if the mechanism's kind can."""
+    own = ACTIONS[card.kind][0]
+    possible = INSERTIONS if own == "insert-after" else (own,)
+    action = request.action or own
+    if action not in possible:
+        raise RuleError(
+            f"rule {request.rule!r}: {card.name} ({card.kind}) cannot {action}",
+            f"for {card.name} it is action: {' or '.join(possible)}, or none",
+        )
+    return action

@@ -1,0 +1,69 @@
+"""A gate on a value: after it, or before the operation that it enters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from attnsurgeon.planning.cutting.appearing import input_of
+from attnsurgeon.planning.cutting.insertion import place_on
+from attnsurgeon.planning.cutting.rebuilders import behind_rebuilder
+from attnsurgeon.planning.cutting.retyping import place_beside
+from attnsurgeon.planning.deciding.asked import Asked, Draft, possible
+from attnsurgeon.planning.deciding.operand import Impossible, Value, value_at
+from attnsurgeon.planning.place import Place, Refusal
+from attnsurgeon.sites.residuals import Residual
+from attnsurgeon.sites.tokens import row_of
+
+
+def decide(asked: Asked) -> Draft:
+    """Decides where a gate goes in, and what it works on there."""
+    survey, target = asked.survey, asked.target
+    before = asked.action == "insert-before"
+    node = input_of(target) if before else target
+    if node is None:
+        raise Impossible("the operation has no input to insert before")
+    node, moved = (node, "") if before else behind_rebuilder(survey, node)
+    value = asked.value(node)
+    facts: dict[str, Any] = {}
+    if "source" in asked.card.inputs(asked.request.attn_args):
+        source = source_of(asked)
+        place = possible(place_beside(survey, node, [source.node]))
+        facts = {"source_channels": source.channels, "source_size": source.size}
+        if source.layout != value.layout:
+            raise Impossible("the block's input has another layout than the value")
+    elif before:
+        place = place_on(survey, node, target)
+    else:
+        value, place = _after(asked, value)
+    place = possible(place)
+    if moved:
+        place = replace(place, note=moved, moved=True)
+    return Draft(place, value, facts)
+
+
+def _after(asked: Asked, value: Value) -> tuple[Value, Place | Refusal]:
+    """The place behind a value; where a map cannot be cut, that of the row it is cut from."""
+    place = place_on(asked.survey, value.node)
+    row = row_of(value.node, asked.survey.traced)
+    if isinstance(place, Place) or row is None:
+        return value, place
+    value, place = asked.value(row), place_on(asked.survey, row)
+    if isinstance(place, Refusal):
+        return value, place
+    note = "before the tokens of no position are cut off"
+    return value, replace(place, note=f"{note}; {place.note}" if place.note else note)
+
+
+def source_of(asked: Asked) -> Value:
+    """The value that the residual block around a branch or a block's output starts from."""
+    for residual in asked.survey.residuals.values():
+        if _ends(residual, asked.target):
+            return value_at(residual.source, None, asked.survey.traced)
+    raise Impossible("it is not the end of a residual block or of its branch")
+
+
+def _ends(residual: Residual, node: fx.Node) -> bool:
+    return node is residual.add or node in residual.branches or [node] == list(residual.add.users)
