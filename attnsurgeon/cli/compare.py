@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from attnsurgeon.cli.networks import sketch, source_noted
-from attnsurgeon.cli.options import chosen_network, init_option, json_flag, network
+from attnsurgeon.cli.options import Network, init_option, json_flag, network
 from attnsurgeon.cli.values import Names, complete_attn, complete_where
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.report.streams import out, step, write_json
@@ -37,16 +37,13 @@ _ALL = "all"
 @init_option
 @json_flag
 def command(
-    model: str,
-    model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[tuple[int, ...], ...],
+    asked: Network,
     attn: tuple[str, ...],
     where: str | None,
     init: str,
     as_json: bool,
 ) -> None:
     """Weigh mechanisms side by side on MODEL. No weights are loaded."""
-    asked = chosen_network(model, model_args, input_size)
     files = _rules(attn, where, init)
     built, found = sketch(asked)
     with step("weighing"):

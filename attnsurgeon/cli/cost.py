@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from attnsurgeon.cli.networks import (
@@ -17,8 +15,6 @@ from attnsurgeon.cli.networks import (
 from attnsurgeon.cli.options import (
     Network,
     Selection,
-    chosen_network,
-    chosen_sites,
     json_flag,
     latency_flag,
     network,
@@ -29,27 +25,20 @@ from attnsurgeon.report.streams import out, step, write_json
 
 @click.command()
 @network
-@selection
+@selection(required=False)
 @latency_flag
 @json_flag
 def command(
-    model: str,
-    model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[tuple[int, ...], ...],
-    attn: str | None,
-    where: str | None,
-    rules: str | None,
-    args: tuple[tuple[str, Any], ...],
-    init: str,
+    asked: Network,
+    chosen: Selection | None,
     latency: bool,
     as_json: bool,
 ) -> None:
     """Weigh MODEL, alone or with attention. No weights are loaded, but for --latency."""
-    asked = chosen_network(model, model_args, input_size)
-    if attn is None and rules is None and where is None and not args:
+    if chosen is None:
         _show_weight(asked, latency, as_json)
     else:
-        _show_difference(asked, chosen_sites(attn, where, rules, args, init), latency, as_json)
+        _show_difference(asked, chosen, latency, as_json)
 
 
 def _show_weight(network: Network, latency: bool, as_json: bool) -> None:

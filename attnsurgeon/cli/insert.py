@@ -14,8 +14,6 @@ from attnsurgeon.cli.options import (
     Network,
     Selection,
     budgets,
-    chosen_network,
-    chosen_sites,
     json_flag,
     latency_flag,
     network,
@@ -58,7 +56,7 @@ class Wishes:
 
 @click.command()
 @network
-@selection
+@selection()
 @weights
 @click.option("-o", "--output", type=FOLDER, help="Folder to save the operated network in.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
@@ -83,14 +81,8 @@ class Wishes:
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, like `plan`.")
 @json_flag
 def command(
-    model: str,
-    model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[tuple[int, ...], ...],
-    attn: str | None,
-    where: str | None,
-    rules: str | None,
-    args: tuple[tuple[str, Any], ...],
-    init: str,
+    asked: Network,
+    chosen: Selection,
     pretrained: bool,
     checkpoint: str | None,
     unsafe_pickle: bool,
@@ -114,8 +106,6 @@ def command(
     attnsurgeon insert resnet50 --attn eca --where bottleneck -o r50-eca
     attnsurgeon insert resnet50 --rules mine.yaml --checkpoint r50.pth -o r50-mine
     """
-    chosen = chosen_sites(attn, where, rules, args, init)
-    asked = chosen_network(model, model_args, input_size)
     timed = latency or max_latency is not None
     wishes = Wishes(
         pretrained, checkpoint, unsafe_pickle, output, overwrite, mode, verify, timed, as_json

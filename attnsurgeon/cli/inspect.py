@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from attnsurgeon.cli.networks import sketch
-from attnsurgeon.cli.options import chosen_network, json_flag, network
+from attnsurgeon.cli.options import Network, json_flag, network
 from attnsurgeon.cli.values import complete_where
 from attnsurgeon.report.streams import out, write_json
 from attnsurgeon.sites.site import ROLES
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 @click.option("--tree", is_flag=True, help="Draw the sites in the tree of modules.")
 @json_flag
 def command(
-    model: str,
-    model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[tuple[int, ...], ...],
+    asked: Network,
     role: str | None,
     where: str | None,
     every: bool,
@@ -40,11 +38,11 @@ def command(
     as_json: bool,
 ) -> None:
     """List the sites of MODEL and their roles. No weights are loaded."""
-    _, found = sketch(chosen_network(model, model_args, input_size))
+    _, found = sketch(asked)
     sites = _selected(found, role, where)
     from attnsurgeon.report.record import network_record
 
-    record = network_record(model, found, sites)
+    record = network_record(asked.spec, found, sites)
     if as_json:
         write_json(record)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +13,8 @@ from attnsurgeon.cli.values import Pair, Size, as_mapping, complete_attn, comple
 from attnsurgeon.sizes import InputSize
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Decorator = Callable[[Function], Function]
+Command = Callable[..., Any]
+Pairs = tuple[tuple[str, Any], ...]
 
 FOLDER = click.Path(file_okay=True, dir_okay=True)  # what is there is checked by the library
 
@@ -60,8 +62,15 @@ init_option = click.option(
 )
 
 
-def network(function: Function) -> Function:
-    """MODEL, how to build it, and the input to look at it with."""
+def network(function: Command) -> Command:
+    """MODEL, how to build it, and the input to look at it with: the command gets `asked`."""
+
+    @functools.wraps(function)
+    def command(
+        *, model: str, model_args: Pairs, input_size: tuple[tuple[int, ...], ...], **rest: Any
+    ) -> Any:
+        return function(asked=chosen_network(model, model_args, input_size), **rest)
+
     for decorate in (
         click.option(
             "--input-size",
@@ -78,33 +87,53 @@ def network(function: Function) -> Function:
         ),
         click.argument("model"),
     ):
-        function = decorate(function)
-    return function
+        command = decorate(command)
+    return command
 
 
-def selection(function: Function) -> Function:
-    """What to insert and where."""
-    for decorate in (
-        init_option,
-        click.option(
-            "--arg",
-            "args",
-            type=Pair(),
-            multiple=True,
-            help="Argument of the mechanism, such as reduction=8. Repeatable.",
-        ),
-        click.option("--rules", type=click.Path(), help="Rule file that says what goes where."),
-        click.option(
-            "--where",
-            shell_complete=complete_where,
-            help="Placement (`attnsurgeon rules list`) or rule file.  [default: the paper's own]",
-        ),
-        click.option(
-            "--attn", shell_complete=complete_attn, help="Mechanism (`attnsurgeon attn list`)."
-        ),
-    ):
-        function = decorate(function)
-    return function
+def selection(*, required: bool = True) -> Callable[[Command], Command]:
+    """What to insert and where: the command gets `chosen`, None where nothing has to be said."""
+
+    def decorator(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(
+            *,
+            attn: str | None,
+            where: str | None,
+            rules: str | None,
+            args: Pairs,
+            init: str,
+            **rest: Any,
+        ) -> Any:
+            chosen = chosen_sites(attn, where, rules, args, init)
+            if chosen is None and required:
+                raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
+            return function(chosen=chosen, **rest)
+
+        for decorate in (
+            init_option,
+            click.option(
+                "--arg",
+                "args",
+                type=Pair(),
+                multiple=True,
+                help="Argument of the mechanism, such as reduction=8. Repeatable.",
+            ),
+            click.option("--rules", type=click.Path(), help="Rule file that says what goes where."),
+            click.option(
+                "--where",
+                shell_complete=complete_where,
+                help="Placement (`attnsurgeon rules list`) or rule file.  "
+                "[default: the paper's own]",
+            ),
+            click.option(
+                "--attn", shell_complete=complete_attn, help="Mechanism (`attnsurgeon attn list`)."
+            ),
+        ):
+            command = decorate(command)
+        return command
+
+    return decorator
 
 
 def weights(function: Function) -> Function:
@@ -137,7 +166,7 @@ def budgets(function: Function) -> Function:
 
 
 def chosen_network(
-    spec: str, model_args: tuple[tuple[str, Any], ...], input_size: tuple[tuple[int, ...], ...]
+    spec: str, model_args: Pairs, input_size: tuple[tuple[int, ...], ...]
 ) -> Network:
     """Returns the network that the options of `network` name."""
     sizes = (input_size[0] if len(input_size) == 1 else input_size) or None
@@ -148,14 +177,14 @@ def chosen_sites(
     attn: str | None,
     where: str | None,
     rules: str | None,
-    args: tuple[tuple[str, Any], ...],
+    args: Pairs,
     init: str,
-) -> Selection:
-    """Returns what the options of `selection` say; refuses contradictions, and saying nothing."""
+) -> Selection | None:
+    """Returns what the options of `selection` say, None for nothing; refuses contradictions."""
     if where is not None and rules is not None:
         raise click.UsageError("--where and --rules both say where; give one of them")
-    if attn is None and where is None and rules is None:
-        raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
     if attn is None and args:
         raise click.UsageError("--arg needs the mechanism it is for: --attn NAME")
+    if attn is None and where is None and rules is None:
+        return None
     return Selection(attn, where, rules, as_mapping(args, "--arg"), init)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +11,6 @@ from attnsurgeon.cli.options import (
     Network,
     Selection,
     budgets,
-    chosen_network,
-    chosen_sites,
     json_flag,
     network,
     selection,
@@ -27,27 +25,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @network
-@selection
+@selection()
 @budgets
 @click.option("--explain", metavar="SITE", help="Say why each rule takes or leaves this site.")
 @json_flag
 def command(
-    model: str,
-    model_args: tuple[tuple[str, Any], ...],
-    input_size: tuple[tuple[int, ...], ...],
-    attn: str | None,
-    where: str | None,
-    rules: str | None,
-    args: tuple[tuple[str, Any], ...],
-    init: str,
+    asked: Network,
+    chosen: Selection,
     max_params: str | None,
     max_macs: str | None,
     explain: str | None,
     as_json: bool,
 ) -> None:
     """Say what `insert` would do, and its price. No weights are loaded, nothing is written."""
-    chosen = chosen_sites(attn, where, rules, args, init)
-    asked = chosen_network(model, model_args, input_size)
     if explain is None:
         budget = read_budget(max_params=max_params, max_macs=max_macs)
         show_plan(asked, chosen, budget, as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.cli.groups import Named
+from attnsurgeon.cli.options import Network, json_flag
 from attnsurgeon.cli.values import complete_where
 from attnsurgeon.errors import CheckFailed, UsageError
 from attnsurgeon.report import words
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from attnsurgeon.rules.schema import RuleFile
     from attnsurgeon.sites.site import Site
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
 
 @click.group(cls=Named)
 def command() -> None:
@@ -28,7 +27,7 @@ def command() -> None:
 
 
 @command.command("list")
-@_JSON
+@json_flag
 def list_rules(as_json: bool) -> None:
     """List the placements that --where takes."""
     from attnsurgeon.rules.placements import placements
@@ -63,7 +62,7 @@ def check_rules(files: tuple[str, ...]) -> None:
 
 @command.command("test")
 @click.argument("files", nargs=-1, type=click.Path())
-@_JSON
+@json_flag
 def test_rules(files: tuple[str, ...], as_json: bool) -> None:
     """Run the tests inside rule files. By default of all shipped ones; no weights are loaded."""
     from attnsurgeon.rules.cases import run_tests
@@ -123,6 +122,5 @@ def _find_sites(
     spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None
 ) -> Sequence[Site]:
     from attnsurgeon.cli.networks import sketch
-    from attnsurgeon.cli.options import Network
 
     return sketch(Network(spec, dict(args), input_size))[1].sites
