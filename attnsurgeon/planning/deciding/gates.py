@@ -14,6 +14,7 @@ from attnsurgeon.planning.cutting.retyping import place_beside
 from attnsurgeon.planning.deciding.asked import Asked, Draft, possible
 from attnsurgeon.planning.deciding.operand import Impossible, Value, value_at
 from attnsurgeon.planning.place import Place, Refusal
+from attnsurgeon.sites.flow import Flow, is_weighted
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.tokens import row_of
 
@@ -58,11 +59,24 @@ def _after(asked: Asked, value: Value) -> tuple[Value, Place | Refusal]:
 
 
 def source_of(asked: Asked) -> Value:
-    """The value that the residual block around a branch or a block's output starts from."""
+    """The value that enters the residual block around a branch or a block's output."""
     for residual in asked.survey.residuals.values():
         if _ends(residual, asked.target):
-            return value_at(residual.source, None, asked.survey.traced)
+            node = _entering(residual, asked.survey.flow)
+            return value_at(node, None, asked.survey.traced)
     raise Impossible("it is not the end of a residual block or of its branch")
+
+
+def _entering(residual: Residual, flow: Flow) -> fx.Node:
+    """What enters the block of a residual addition: where the block first normalises and bends
+    its input, and branch and projection both start from that, it is the input still.
+    """
+    source, call = residual.source, residual.add.meta["call"]
+    given = [node for node in call.inputs if node in flow.rank]
+    if len(given) != 1 or source in given or not flow.reaches(given[0], source):
+        return source
+    ahead = flow.between(given[0], source)
+    return source if any(is_weighted(node) for node in ahead) else given[0]
 
 
 def _ends(residual: Residual, node: fx.Node) -> bool:
