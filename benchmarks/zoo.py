@@ -3,7 +3,7 @@
     python -m benchmarks.zoo --out zoo.jsonl            all names, resumable
     python -m benchmarks.zoo --out zoo.jsonl --table    the table of what is there
     python -m benchmarks.zoo --library torchvision --out tv.jsonl    those of torchvision
-    python -m benchmarks.zoo --out zoo.jsonl --table --write README.md docs/zoo.md
+    python -m benchmarks.zoo --out zoo.jsonl --table --write docs/zoo.md docs/networks*.md
                                                         puts it between the marks in these files
 
 A name is `planned` when every placement that means something there can be cut somewhere,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from collections.abc import Iterator
 from itertools import takewhile
 
 from pictures.svg import WIDTH, box, dot, line, picture, text, write
@@ -18,6 +19,7 @@ from tests.test_layering import FILES, PACKAGE, WINGS, imported_names, room_of
 DOCS = PACKAGE.parent / "docs"
 # The way of one network through `insert`, in order; docs/architecture.md tells it.
 JOURNEY = ("models", "recording", "sites", "planning", "splicing", "cost", "checks", "saved")
+WAY = "one network on its way through insert"
 DOORS = ("__init__", "__main__")
 LINES = 58  # characters of a sentence in one line
 ROW, PITCH = 39, 14.5
@@ -49,59 +51,54 @@ def sentence(wing: str) -> str:
     return first.rstrip(".").replace("`", "").replace("->", "→").replace("<→", "↔")
 
 
-def draw(used: dict[str, set[str]]) -> str:
-    """Returns the picture of who uses whom; the lowest wing stands at the bottom."""
+def architecture(used: dict[str, set[str]] | None = None) -> str:
+    """Returns the picture of who uses whom, by default of today; the lowest wing at the bottom."""
+    used = imports() if used is None else used
     ground = list(takewhile(lambda wing: not (PACKAGE / wing).is_dir(), WINGS))
     floors = [wing for wing in WINGS if wing not in (*ground, *DOORS)]
-    middle = {w: TOP + ROW * (len(floors) - at) - ROW / 2 for at, w in enumerate(floors)}
     bottom = TOP + ROW * len(floors)
     right = WIDTH - 28
-    column = {w: right - PITCH * at for at, w in enumerate(floors)}
+    # Where a wing's line rises from: its floor, and a column of its own.
+    source = {w: (right - PITCH * n, bottom - ROW * (n + 0.5)) for n, w in enumerate(floors)}
     parts = [
         text(LEFT, 32, "attnsurgeon/", "fill-ink mono bold big"),
-        text(
-            LEFT,
-            53,
-            "What each wing turns into what. 1 to 8: one network on its way through insert.",
-            "fill-soft",
-        ),
+        text(LEFT, 53, f"What each wing turns into what. 1 to {len(JOURNEY)}: {WAY}.", "fill-soft"),
         text(right + 6, 32, "A dot: this wing imports the one that", "fill-soft end"),
         text(right + 6, 48, "the line rises from. No line runs down.", "fill-soft end"),
     ]
-    for at in range(0, len(floors), 2):
-        parts.append(box(8, TOP + ROW * at, WIDTH - 16, ROW, "fill-band", 5))
+    bands = range(0, len(floors), 2)
+    parts += [box(8, TOP + ROW * n, WIDTH - 16, ROW, "fill-band", 5) for n in bands]
     for wing in floors:
-        users = [other for other in floors if wing in used[other]]
-        tone = "blue" if wing in JOURNEY else "faint"
-        if users:
-            top = min(middle[user] for user in users)
-            x = column[wing]
-            parts.append(line(f"M{x:g} {middle[wing]:g}V{top:g}", f"line-{tone}", 1.6))
-            parts += [dot(x, middle[user], 3.2, f"fill-{tone}") for user in users]
+        users = [source[other][1] for other in floors if wing in used[other]]
+        parts += _line(*source[wing], users, "blue" if wing in JOURNEY else "faint")
     for wing in floors:
-        parts += _floor(wing, middle[wing], column[wing], used)
-    y = bottom + 20
-    parts.append(line(f"M{LEFT} {bottom + 4}H{WIDTH - LEFT}", "line-edge", 1.5))
-    parts.append(text(LEFT, y + 4, " · ".join(f"{w}.py" for w in ground), "fill-ink mono small"))
-    parts.append(text(right + 6, y + 4, "the ground: every wing may use it", "fill-soft end"))
+        parts += _floor(wing, *source[wing])
+    parts += [
+        line(f"M{LEFT} {bottom + 4}H{WIDTH - LEFT}", "line-edge"),
+        text(LEFT, bottom + 24, " · ".join(f"{w}.py" for w in ground), "fill-ink mono small"),
+        text(right + 6, bottom + 24, "the ground: every wing may use it", "fill-soft end"),
+    ]
     return picture(bottom + 44, "The wings of attnsurgeon and who imports whom", parts)
 
 
-def _floor(wing: str, y: float, x: float, used: dict[str, set[str]]) -> list[str]:
+def _line(x: float, y: float, users: list[float], tone: str) -> Iterator[str]:
+    if users:
+        yield line(f"M{x:g} {y:g}V{min(users):g}", f"line-{tone}", 1.6)
+    for user in users:
+        yield dot(x, user, 3.2, f"fill-{tone}")
+
+
+def _floor(wing: str, x: float, y: float) -> Iterator[str]:
     step = JOURNEY.index(wing) + 1 if wing in JOURNEY else None
-    tone = "blue" if step else "soft"
-    name = f"{wing}/" if (PACKAGE / wing).is_dir() else f"{wing}.py"
-    parts = [box(x - 4.5, y - 4.5, 9, 9, f"fill-{tone}", 2)]
+    yield box(x - 4.5, y - 4.5, 9, 9, f"fill-{'blue' if step else 'soft'}", 2)
     if step:
-        parts += [
-            dot(LEFT + 8, y, 9, "fill-blue"),
-            text(LEFT + 8, y + 4, str(step), "fill-ground bold small middle"),
-        ]
-    parts.append(text(LEFT + 24, y + 4.5, name, f"fill-{'ink' if step else 'soft'} mono bold"))
-    lines = _wrapped(sentence(wing))
-    start = y + 4.5 - 7.5 * (len(lines) - 1)
-    parts += [text(WORDS, start + 15 * at, row, "fill-ink") for at, row in enumerate(lines)]
-    return parts
+        yield dot(LEFT + 8, y, 9, "fill-blue")
+        yield text(LEFT + 8, y + 4, str(step), "fill-ground bold small middle")
+    name = f"{wing}/" if (PACKAGE / wing).is_dir() else f"{wing}.py"
+    yield text(LEFT + 24, y + 4.5, name, f"fill-{'ink' if step else 'soft'} mono bold")
+    rows = _wrapped(sentence(wing))
+    for at, row in enumerate(rows):
+        yield text(WORDS, y + 4.5 + 15 * at - 7.5 * (len(rows) - 1), row)
 
 
 def _wrapped(words: str) -> list[str]:
@@ -112,11 +109,6 @@ def _wrapped(words: str) -> list[str]:
         for width in range(1, LINES + 1)
         if len(lines := textwrap.wrap(words, width)) == fewest and max(map(len, lines)) <= LINES
     )
-
-
-def architecture(used: dict[str, set[str]] | None = None) -> str:
-    """Returns the picture as it has to be today."""
-    return draw(imports() if used is None else used)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The READMEs keep their word: their code runs, their figures come out, both say the same."""
+"""README and docs keep their word: their code runs, their figures come out, languages agree."""
 
 import re
 from pathlib import Path
@@ -11,39 +11,77 @@ from attnsurgeon.cli.app import app
 from attnsurgeon.rules.cases import run_tests
 from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.rules.placements import shipped_names
+from attnsurgeon.rules.reference import reference
+from attnsurgeon.sites.site import ROLES
 
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.zh-CN.md"]
+# Every page that there is in Chinese, too.
+PAGES = [
+    "README.md",
+    *sorted(
+        f"docs/{path.name.replace('.zh-CN', '')}" for path in (ROOT / "docs").glob("*.zh-CN.md")
+    ),
+]
+LANGUAGES = ["python", "yaml", ""]
+
+
+def chinese(name: str) -> str:
+    return name.replace(".md", ".zh-CN.md")
+
+
+def both(name: str) -> list[str]:
+    return [name, chinese(name)]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def blocks(name: str, language: str) -> list[str]:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", read(name), re.MULTILINE | re.DOTALL)
     return [code for said, code in found if said == language]
 
 
 def marked(name: str, mark: str) -> str:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {mark} -->\n```\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"<!-- {mark} -->\n```\n(.*?)```", read(name), re.DOTALL)
     assert found, f"{name} has no block marked {mark!r}"
     return found[1]
 
 
-@pytest.mark.parametrize("code", blocks("README.md", "python"))
-def test_the_python_of_the_readme_runs_and_asserts_something(code):
+def codes(language: str) -> list:
+    """The code blocks of all pages, in English: the Chinese ones are the same."""
+    return [
+        pytest.param(code, id=f"{name}-{at}")
+        for name in PAGES
+        for at, code in enumerate(blocks(name, language))
+    ]
+
+
+@pytest.mark.parametrize("code", codes("python"))
+def test_the_python_of_a_page_runs_and_asserts_something(code):
     assert "assert " in code
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-def test_the_rules_of_the_readme_do_what_they_say():
+@pytest.mark.parametrize("text", codes("yaml"))
+def test_the_rules_of_a_page_do_what_they_say(text):
     from attnsurgeon.models import build_on_meta
     from attnsurgeon.sites.analysis import analyse
 
-    (text,) = blocks("README.md", "yaml")
+    rules = parse_rules(text)
     outcomes = run_tests(
-        parse_rules(text), lambda spec, args, size: analyse(build_on_meta(spec, **args), size).sites
+        rules, lambda spec, args, size: analyse(build_on_meta(spec, **args), size).sites
     )
-    assert [outcome.status for outcome in outcomes] == ["ok"]
+    assert rules.tests
+    assert [outcome for outcome in outcomes if outcome.status != "ok"] == []
+    assert len(outcomes) == sum(len(test.expect) for test in rules.tests)
+
+
+def test_the_readme_and_the_pages_have_code_of_each_language():
+    assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 5]
+    assert len(blocks("docs/python.md", "python")) == 4
+    assert len(blocks("docs/rules.md", "yaml")) == 1
 
 
 def test_the_output_shown_is_the_output_printed():
@@ -57,23 +95,108 @@ def test_the_output_shown_is_the_output_printed():
     assert [row for row in tables if row not in lines] == []
 
 
-def test_the_chinese_readme_has_the_same_code_but_for_comments():
-    for language in ("python", "yaml", ""):
-        english, chinese = (
-            [re.sub(r"\s+#.*|message:.*", "", block) for block in blocks(name, language)]
-            for name in READMES
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READMES)
+def test_the_main_command_prints_every_line_that_is_shown(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = marked(name, "main command").partition("attnsurgeon insert")[2].split()
+    done = CliRunner().invoke(app, ["insert", *command], env={"COLUMNS": "100"})
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == marked(name, "output of insert").strip()
+
+
+def comparable(code: str) -> str:
+    return re.sub(r"\s+#.*|message:.*", "", code)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_chinese_page_has_the_same_code_but_for_comments(name):
+    for language in LANGUAGES:
+        english, translated = (
+            [comparable(block) for block in blocks(page, language)] for page in both(name)
         )
-        assert english == chinese
+        assert english == translated
+
+
+def outline(name: str) -> dict[str, list]:
+    """What has to be the same in both languages: headings, pictures, rows and list items."""
+    prose = re.sub(r"^```.*?^```$", "", read(name), flags=re.MULTILINE | re.DOTALL)
+    return {
+        "headings": re.findall(r"^#+ ", prose, re.MULTILINE),
+        "pictures": re.findall(r"!\[[^]]*\]\(([^)]*)\)", prose),
+        "columns": [row.count("|") for row in re.findall(r"^\|.*\|$", prose, re.MULTILINE)],
+        "items": re.findall(r"^(?:-|\d\.) ", prose, re.MULTILINE),
+        "figures": sorted(re.findall(r"\d+\.\d+|\d+,\d{3}", prose)),
+    }
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if page != "docs/rules.md"])
+def test_a_chinese_page_has_the_same_headings_tables_items_and_figures(name):
+    english, translated = map(outline, both(name))
+    assert english == translated
+
+
+def test_the_rules_are_the_same_page_but_for_the_reference():
+    english, translated = map(outline, both("docs/rules.md"))
+    start = read("docs/rules.md").index("# Reference")
+    own = read("docs/rules.md")[start:]
+    assert english["items"] == translated["items"]
+    assert english["headings"] == translated["headings"] + re.findall(r"^#+ ", own, re.MULTILINE)
+    assert english["columns"][: len(translated["columns"])] == translated["columns"]
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_every_mechanism_and_placement_is_in_the_readme(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
+def test_a_readme_is_a_door_and_no_manual(name):
+    assert len(read(name).splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", both("docs/mechanisms.md"))
+def test_every_mechanism_is_in_the_table_of_mechanisms(name):
     rows = re.findall(
-        r"^\| `([a-z0-9-]+)` \| .*arxiv|^\| `([a-z0-9-]+)` \| .*http", text, re.MULTILINE
+        r"^\| `([a-z0-9-]+)` \| .*arxiv|^\| `([a-z0-9-]+)` \| .*http", read(name), re.MULTILINE
     )
     assert [a or b for a, b in rows] == list(mechanisms())
+
+
+@pytest.mark.parametrize("name", both("docs/mechanisms.md"))
+@pytest.mark.parametrize("card", mechanisms().values(), ids=lambda card: card.name)
+def test_a_row_of_the_table_says_what_the_card_says(name, card):
+    (row,) = re.findall(rf"^\| `{card.name}` \|.*", read(name), re.MULTILINE)
+    cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+    assert cells[2] == f"[{card.title}]({card.paper}), {card.venue}"
+    assert cells[3:] == [f"`{card.placement}`", card.identity, f"`{card.formula}`"]
+    if name == "docs/mechanisms.md":
+        assert cells[1] == card.kind
+
+
+@pytest.mark.parametrize("name", both("docs/rules.md"))
+def test_every_placement_and_every_role_is_in_the_rules(name):
+    text = read(name)
     assert [place for place in shipped_names() if f"`{place}`" not in text] == []
+    roles = re.findall(
+        r"`([a-z-]+)`", text[text.index("`site:`") : text.index("`attnsurgeon insp")]
+    )
+    assert sorted(roles) == sorted(ROLES)
+
+
+def test_the_reference_of_the_rules_is_the_one_of_their_models():
+    shown = re.search(
+        r"<!-- rule reference -->\n(.*?)\n<!-- rule reference end -->",
+        read("docs/rules.md"),
+        re.DOTALL,
+    )
+    assert shown
+    assert shown[1] == reference().strip()
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_counts_mechanisms_and_placements_right(name):
+    text = read(name)
+    linked = re.findall(r"\[(\d+)[^]]*\]\(docs/(mechanisms|rules)[^)]*\)", text)
+    assert {page: int(count) for count, page in linked} == {
+        "mechanisms": len(mechanisms()),
+        "rules": len(shipped_names()),
+    }
 
 
 def test_ci_runs_the_command_that_the_readme_gives():

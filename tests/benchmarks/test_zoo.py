@@ -142,10 +142,10 @@ def test_a_table_is_written_between_its_marks_only(tmp_path):
         write(file, "torchvision", {"table": ""})
 
 
-def test_the_readmes_show_the_table_of_the_docs():
+def test_the_pages_of_networks_show_the_table_of_the_zoo():
     root = Path(zoo.__file__).parents[1]
     docs = (root / "docs/zoo.md").read_text(encoding="utf-8")
-    for name in ("README.md", "README.zh-CN.md"):
+    for name in ("docs/networks.md", "docs/networks.zh-CN.md"):
         text = (root / name).read_text(encoding="utf-8")
         shown = re.findall("<!-- zoo timm summary -->\n(.*?)\n<!-- zoo end -->", text, re.DOTALL)
         assert len(shown) == 1
