@@ -85,3 +85,15 @@ def test_operated_encoders_are_saved_and_loaded(tmp_path):
     again = attnsurgeon.load(tmp_path / "out", model=net)
     images = torch.randn(2, *size), torch.randn(2, *size)
     assert same(operation.model, again, *images)
+
+
+@pytest.mark.slow
+def test_raft_runs_with_linked_attention_in_both_of_its_encoders():
+    net, size = attnsurgeon.load_model("torchvision:raft_small").eval(), (3, 128, 160)
+    operation = attnsurgeon.insert(net, "dca", "residual-branch", input_size=(size, size))
+    assert [len(links) for links in chains(operation.plan).values()] == [5, 5]
+    images = torch.randn(1, *size), torch.randn(1, *size)
+    with torch.no_grad():
+        wanted = net(*images, num_flow_updates=2)
+        made = operation.model.eval()(*images, num_flow_updates=2)
+    assert all(torch.equal(one, other) for one, other in zip(wanted, made, strict=True))
