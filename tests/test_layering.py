@@ -27,7 +27,7 @@ WINGS: dict[str, str] = {
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
-    "deciding.sharing deciding.decider plan",
+    "deciding.sharing deciding.narrow deciding.decider plan",
     "splicing": "parts channels_first configs history rewriting removing splice replay folding",
     "cost": "",
     "checks": "auditing learning verify",

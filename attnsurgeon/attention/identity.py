@@ -12,7 +12,7 @@ first step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -130,6 +130,27 @@ def zero(module: nn.Module, *layers: str) -> None:
     for path in layers:
         for parameter in module.get_submodule(path).parameters():
             nn.init.zeros_(parameter)
+
+
+def pair(module: nn.Module, layers: Iterable[str]) -> None:
+    """Makes every second unit of the layers the negative of the one before it.
+
+    Of a unit behind a ReLU and its negative one is alive whatever the input: without that, a few
+    units are all dead for all inputs in many a start, and what feeds them never learns.
+    """
+    with torch.no_grad():
+        for path in layers:
+            for parameter in _layer(module, path).parameters(recurse=False):
+                units = 2 * (len(parameter) // 2)
+                parameter[1:units:2] = -parameter[0:units:2]
+
+
+def _layer(module: nn.Module, path: str) -> nn.Module:
+    """The submodule of a path, or one without parameters where another variant has none there."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return nn.Identity()
 
 
 def open_gates(module: nn.Module) -> None:

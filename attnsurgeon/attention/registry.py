@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from attnsurgeon.attention.arguments import complete, defaults, takes
-from attnsurgeon.attention.identity import Identity, Start, Within
+from attnsurgeon.attention.identity import Identity, Start, Within, pair
 from attnsurgeon.attention.weights.each import Excited
 from attnsurgeon.errors import MechanismError, nearest
 
@@ -65,6 +65,8 @@ class Mechanism:
             reason among the deviations (biases straight before a batch norm).
         inert: parameters that cannot learn in any mode and are kept for the authors' count, with
             the reason among the deviations (a bias that all scores of a softmax share).
+        bottleneck: the layers straight before a ReLU, whose units can be dead for every input where
+            they are few; of a start as identity they come in pairs of opposite sign.
         lighter: where the default would more than double a network: which arguments or placement
             cost less, in one sentence.
         rank_reason: why it is not defined for both ranks, where it is not.
@@ -104,6 +106,7 @@ class Mechanism:
     deviations: tuple[str, ...] = ()
     unmoved: tuple[str, ...] = ()
     inert: tuple[str, ...] = ()
+    bottleneck: tuple[str, ...] = ()
     lighter: str = ""
     rank_reason: str = ""
     resolution_free: bool = True
@@ -281,6 +284,8 @@ def create_attention(
     card, module = _build(name, channels, conv, rank, init, args)
     if card.adopt is not None and conv is not None:
         card.adopt(module, conv)
+    if init == "identity":
+        pair(module, card.bottleneck)
     if card.kind == "weight":
         assert conv is not None
         part = card.start(module, None) if init == "identity" else module
@@ -311,6 +316,7 @@ def create_part(
     card, module = _build(name, channels, conv, rank, init, args)
     if init == "paper":
         return module
+    pair(module, card.bottleneck)
     return card.within(module) if card.within is not None else card.start(module, None)
 
 

@@ -27,6 +27,7 @@ class Request:
         attn, attn_args, init: what, and how it starts.
         action: what is done there, or "" for what the mechanism's kind asks for.
         scope: of linked attention, what forms a chain: "stage", "network", or "" for its card's.
+        again: it repeats a recorded cut, with the arguments that were decided then.
     """
 
     rule: str
@@ -36,12 +37,14 @@ class Request:
     action: str
     init: str
     scope: str = ""
+    again: bool = False
 
     @classmethod
-    def again(cls, record: Mapping[str, Any], site: Site) -> Request:
+    def repeating(cls, record: Mapping[str, Any], site: Site) -> Request:
         """Returns the request that a recorded cut (`Cut.record`) was made for."""
         kept = {name: record[name] for name in ("rule", "attn", "action", "init")}
-        return cls(site=site, attn_args=record["args"], scope=record.get("scope", ""), **kept)
+        scope = record.get("scope", "")
+        return cls(site=site, attn_args=record["args"], scope=scope, again=True, **kept)
 
 
 @dataclass(frozen=True)

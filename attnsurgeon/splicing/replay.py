@@ -62,7 +62,7 @@ def replan(network: nn.Module, operation: Record, explain: Explain = not_repeata
     wanted = [(cut, p) for cut in operation["sites"] for p in (cut["path"], *cut["shared"])]
     if gone := [path for _, path in wanted if path not in sites]:
         raise explain([f"{path}: there is no such site now" for path in gone])
-    requests = [Request.again(cut, sites[path]) for cut, path in wanted]
+    requests = [Request.repeating(cut, sites[path]) for cut, path in wanted]
     kept = {name: operation[name] for name in ("attn", "where", "init", "rules")}
     try:
         return plan_requests(survey, requests, **kept)

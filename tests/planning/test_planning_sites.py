@@ -99,7 +99,7 @@ def test_arguments_for_clips_alone_are_not_refused_for_it(tmp_path):
         "version: 1\nname: clips\nrules:\n"
         "  - {id: clips, match: {site: conv}, attn: {type: tse, tile: [2, 7, 7]}}\n"
     )
-    net = nn.Sequential(nn.Conv3d(3, 16, 3, padding=1))
+    net = nn.Sequential(nn.Conv3d(3, 64, 3, padding=1))
     (cut,) = attnsurgeon.plan(net, rules=rules, input_size=(3, 4, 14, 10))
     assert cut.attn_args == {"tile": [2, 7, 7]}
     with pytest.raises(attnsurgeon.SurgeonError, match="has 3 sides and the map 2 axes"):

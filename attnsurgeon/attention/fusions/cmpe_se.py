@@ -124,6 +124,7 @@ def count(channels: int, squeeze: Squeeze, reduction: int, maps: int | None) -> 
     "cmpe-se",
     kind="fusion",
     ranks=(2, 3),
+    bottleneck=("squeeze.branch", "squeeze.shortcut", "squeeze.fc1"),
     placement="residual-add",
     formula="double-fc 4Cm; pair-2x1 (2 + 2)k + 2Cm; pair-1x1 (1 + 2)k + 3Cm; folded-3x3 "
     "(9 + 2)k + 14 (C//8 - 2) m + Cm; m = C//r, k = max(C//64, 1)",

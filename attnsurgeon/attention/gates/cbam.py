@@ -39,6 +39,7 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
     "cbam",
     kind="gate",
     ranks=(2, 3),
+    bottleneck=("fc1",),
     placement="residual-branch",
     formula="2C(C//r) + C//r + C + 2k^2 + 2; 6k^2 for 2k^2 at rank 3",
     count=count,

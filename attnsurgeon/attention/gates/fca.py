@@ -104,6 +104,7 @@ def count(channels: int, reduction: int) -> int:
     kind="gate",
     ranks=(2,),
     rank_reason="(its frequencies were chosen by the accuracy that each brings on images)",
+    bottleneck=("fc1",),
     placement="residual-branch",
     formula="2C(C//r)",
     count=count,

@@ -41,6 +41,7 @@ def count(channels: int, reduction: int) -> int:
     "scse",
     kind="gate",
     ranks=(2, 3),
+    bottleneck=("fc1",),
     placement="residual-block",
     formula="2C(C//r) + C//r + C + C + 1",
     count=count,

@@ -68,6 +68,7 @@ def count(channels: int, reduction: int) -> int:
     "soca",
     kind="gate",
     ranks=(2, 3),
+    bottleneck=("fc1",),
     placement="residual-branch",
     formula="2C(C//r) + C//r + C",
     count=count,

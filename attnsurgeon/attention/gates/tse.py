@@ -67,6 +67,7 @@ def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
     "tse",
     kind="gate",
     ranks=(2, 3),
+    bottleneck=("fc1",),
     placement="residual-branch",
     formula="2C(C//r) + C//r + C; 2C(C//r) with bias=False",
     count=count,

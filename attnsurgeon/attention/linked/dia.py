@@ -48,6 +48,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     "dia",
     kind="linked",
     ranks=(2, 3),
+    bottleneck=("of_input.0", "of_hidden.0"),
     placement="residual-branch",
     formula="2(5C(C//r) + C//r + 4C) for each stage",
     count=count,

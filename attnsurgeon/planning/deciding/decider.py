@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ from attnsurgeon.planning.deciding import (
     weights,
 )
 from attnsurgeon.planning.deciding.asked import INSERTIONS, Asked, Draft
+from attnsurgeon.planning.deciding.narrow import widened
 from attnsurgeon.planning.deciding.operand import Impossible, beside_tokens
 from attnsurgeon.planning.deciding.sharing import apart, half_shared, joined, serving
 from attnsurgeon.sites.survey import Survey
@@ -92,6 +94,10 @@ class Decider:
         """Adds the cut, or joins it to one that serves another run of the same host."""
         request, card, place, value = asked.request, asked.card, draft.place, draft.value
         args = card.args_at(value.size, request.attn_args, **draft.facts)
+        source = draft.conv or value.channels
+        build = functools.partial(self._part, card, source, value.rank, request.init)
+        args, note = (args, "") if request.again else widened(request, card, args, build)
+        place = replace(place, note="; ".join(filter(None, (place.note, note))))
         shared = serving(asked, place)
         if shared is not None:
             if why := apart(self.survey, shared, card, value, args):
@@ -99,7 +105,7 @@ class Decider:
                 raise Impossible(why)
             self.cuts[self.cuts.index(shared)] = joined(shared, request)
             return
-        part = self._part(card, draft.conv or value.channels, value.rank, request.init, args)
+        part = build(args)
         value = beside_tokens(value, card, part, asked.action in INSERTIONS, self.survey.traced)
         self.cuts.append(
             Cut(
