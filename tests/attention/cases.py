@@ -1,9 +1,9 @@
-"""The mechanisms under contract: one case for each mechanism and rank."""
+"""The mechanisms under contract: a case is one mechanism, at one rank, with its arguments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import Mechanism, create_attention, mechanisms
 
-CHANNELS = 64
 SIZES = {2: (7, 5), 3: (3, 7, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
-KINDS = ("gate",)  # the others have a folder each with a contract of their own
-# What a mechanism needs at these sizes besides its defaults: 7 rows would be a single tile.
-ARGS: dict[str, dict[str, Any]] = {"tse": {"tile": (2, None)}}
 
 # Mechanisms that their authors too start as the identity.
 IDENTITY_BY_ITS_AUTHORS = ("crisscross",)
@@ -33,38 +29,123 @@ def make(name: str, channels: int | None = None, **args: Any) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One mechanism at one rank."""
+    """One mechanism at one rank, as a module of one input; a kind says here what is its own.
+
+    Attributes:
+        card: the mechanism.
+        rank: 2 or 3.
+        args: the arguments that are not the defaults, as (name, value).
+        channels: C of the usual input.
+        widths: the C at which parameters are counted.
+        noise: what rounding may make of a gradient that is zero, in double precision.
+        export_margin: by how much the map that an export starts from is larger than the usual one.
+    """
 
     card: Mechanism
     rank: int
+    args: tuple[tuple[str, Any], ...] = ()
 
-    def build(self, init: str = "paper", *, channels: int = CHANNELS) -> Any:
-        args = ARGS.get(self.card.name, {})
-        return make(self.card.name, channels, rank=self.rank, init=init, **args)
+    channels: ClassVar[int] = 64
+    widths: ClassVar[tuple[int, ...]] = (64, 96, 256)
+    noise: ClassVar[float] = 1e-12
+    export_margin: ClassVar[int] = 0
 
-    def params(self, channels: int = CHANNELS) -> int:
-        return self.card.params(channels, rank=self.rank, **ARGS.get(self.card.name, {}))
+    def __str__(self) -> str:
+        return "-".join([self.card.name, f"{self.rank}d", *(str(value) for _, value in self.args)])
+
+    def given(self) -> dict[str, Any]:
+        """Returns the arguments that it is built with."""
+        return dict(self.args)
+
+    def build(self, init: str = "paper", *, channels: int | None = None) -> Any:
+        channels = channels or self.channels
+        return make(self.card.name, channels, rank=self.rank, init=init, **self.given())
+
+    def params(self, channels: int | None = None) -> int:
+        """Returns the declared number of parameters of the paper start."""
+        return self.card.params(channels or self.channels, rank=self.rank, **self.given())
+
+    def extra(self, channels: int | None = None) -> int:
+        """Returns how many parameters the identity start has besides."""
+        return {"native": 0, "blend": 1}[self.card.identity]
 
     def input(self, batch: int = 2, size: tuple[int, ...] | None = None, **kwargs: Any) -> Tensor:
-        return torch.randn(batch, CHANNELS, *(size or SIZES[self.rank]), **kwargs)
+        return torch.randn(batch, self.channels, *(size or SIZES[self.rank]), **kwargs)
 
     def before(self, x: Tensor) -> Tensor:
         """Returns what the network computed before the surgery: for a gate, the value itself."""
         return x
 
+    @property
+    def spatial(self) -> bool:
+        """Says whether the order of positions matters."""
+        return self.card.spatial
+
+    def keeps_layout(self, x: Tensor) -> bool:
+        """Says whether the output has to be channels-last where `x` is."""
+        return True
+
+    def free_axes(self) -> tuple[int, ...]:
+        """Returns the axes whose size an exported program leaves open."""
+        return (0, 2, 3) if self.card.resolution_free else (0,)
+
     def steady(self, module: Any) -> Any:
         """Returns `module` in eval mode, or in the only mode in which it does something."""
         return module.train(self.card.name in IDENTITY_IN_EVAL)
 
+    def moved(self, module: Any) -> Any:
+        """Returns `module` with what the mechanism brought stirred, and nothing else."""
+        return stir(module)
 
-CASES = [
-    Case(card, rank)
-    for card in mechanisms().values()
-    if card.kind in KINDS and card.inputs({}) == ("value",)
-    for rank in card.ranks
-]
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.card.name}-{c.rank}d")
+@dataclass(frozen=True)
+class Part(Case):
+    """A mechanism as a network has it, on few channels: what it is handed lies in one input."""
+
+    channels: ClassVar[int] = 32
+
+
+class Beside(nn.Module):
+    """Two inputs as one: the channels of the first, and beside them those of the second.
+
+    Args:
+        inner: the mechanism of two inputs.
+        channels: of the first input.
+    """
+
+    def __init__(self, inner: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.channels = channels
+
+    def forward(self, both: Tensor) -> Tensor:
+        """Returns what the mechanism makes of the two."""
+        return self.inner(both[:, : self.channels], both[:, self.channels :])
+
+
+@dataclass(frozen=True)
+class Pair(Part):
+    """A mechanism of two inputs, which lie beside each other in the input of a case."""
+
+    second: int | None = None
+
+    def build(self, init: str = "paper", *, channels: int | None = None) -> Any:
+        return Beside(super().build(init, channels=channels), channels or self.channels)
+
+    def input(self, batch: int = 2, size: tuple[int, ...] | None = None, **kwargs: Any) -> Tensor:
+        total = self.channels + (self.second or self.channels)
+        return torch.randn(batch, total, *(size or SIZES[self.rank]), **kwargs)
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the two inputs."""
+        return x[:, : self.channels], x[:, self.channels :]
+
+
+def of_kind(kind: str) -> list[Mechanism]:
+    """Returns the mechanisms of that kind."""
+    return [card for card in mechanisms().values() if card.kind == kind]
+
+
 each_init = pytest.mark.parametrize("init", ["paper", "identity"])
 each_mode = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 

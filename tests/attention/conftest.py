@@ -3,12 +3,26 @@
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests.attention.contract")
+
 SLOW_FILES = ("test_variants.py",)  # other arguments of mechanisms that the contract holds already
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+def pytest_generate_tests(metafunc):
+    """Gives a test each of its file's CASES as `case`, and each of their widths as `channels`."""
+    if "case" not in metafunc.fixturenames:
+        return
+    cases = metafunc.module.CASES
+    if "channels" in metafunc.fixturenames:
+        widths = [(case, width) for case in cases for width in case.widths]
+        metafunc.parametrize(("case", "channels"), widths, ids=str)
+    else:
+        metafunc.parametrize("case", cases, ids=str)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
@@ -19,7 +33,7 @@ def pytest_collection_modifyitems(items):
     """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        contract = item.path.name in ("test_contract.py", "test_portability.py")
+        contract = item.path.name == "test_contract.py"
         rare = getattr(params.get("case"), "rank", 2) == 3 or (
             contract and params.get("init") == "paper"
         )

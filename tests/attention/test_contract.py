@@ -1,140 +1,35 @@
-"""What every mechanism that keeps its input's shape has to do, whatever it computes."""
+"""The contract itself: nothing is outside of it, and its checks can fail."""
 
-import copy
+from importlib import import_module
 from pathlib import Path
 
-import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnsurgeon.attention.registry import mechanisms
-from tests.attention.cases import (
-    CASES,
-    CHANNELS,
-    FORMATS,
-    IDENTITY_BY_ITS_AUTHORS,
-    KINDS,
-    SIZES,
-    each_case,
-    each_init,
-    each_mode,
-    gradients,
-    params,
-    stir,
-)
+from attnsurgeon.attention.registry import KINDS, mechanisms
+from tests.attention.cases import SIZES, Case
+from tests.attention.contract import contract
+from tests.attention.contract.behaviour import still_after_two_steps, unsteady
+
+FILES = [
+    import_module(f"tests.attention.{file.parent.name}.test_contract")
+    for file in sorted(Path(__file__).parent.glob("*/test_contract.py"))
+]
 
 
 def test_no_mechanism_is_outside_the_contract():
-    """A gate of one value is a case here; every other kind has a contract in its own folder."""
-    cases = {case.card.name for case in CASES}
-    others = {
-        "pair" if card.kind in KINDS else card.kind
-        for card in mechanisms().values()
-        if card.name not in cases
-    }
-    folders = {kind: "linked" if kind == "linked" else f"{kind}s" for kind in others}
-    here = Path(__file__).parent
-    assert [f for f in folders.values() if not (here / f / "test_contract.py").is_file()] == []
+    """Neither at any of its ranks."""
+    cases = {(case.card.name, case.rank) for file in FILES for case in file.CASES}
+    assert cases == {(card.name, rank) for card in mechanisms().values() for rank in card.ranks}
+    assert {case.card.kind for file in FILES for case in file.CASES} == set(KINDS)
 
 
-@each_case
-@each_init
-@each_mode
-@pytest.mark.parametrize("batch", [1, 2])
-def test_shape_and_dtype_pass_through_and_all_is_finite(case, init, train, batch):
-    for size in (SIZES[case.rank], (1,) * case.rank, (1, 6, 3)[-case.rank :]):
-        module, x = case.build(init).train(train), case.input(batch, size)
-        y, grads = gradients(module, x)
-        before = case.before(x)
-        assert (y.shape, y.dtype) == (before.shape, before.dtype)
-        assert y.isfinite().all()
-        assert all(g.isfinite().all() for g in grads)
-
-
-@each_case
-@each_mode
-@pytest.mark.parametrize("fill", [0.0, 3.0, 1e4])
-def test_a_map_without_any_variation_stays_finite(case, train, fill):
-    module = case.build("identity").train(train)
-    y, grads = gradients(module, torch.full_like(case.input(), fill))
-    assert y.isfinite().all()
-    assert all(g.isfinite().all() for g in grads)
-
-
-@each_case
-@pytest.mark.parametrize("channels", [64, 96, 256])
-def test_the_declared_number_of_parameters_is_the_true_one(case, channels):
-    assert case.params(channels) == params(case.build(channels=channels))
-
-
-@each_case
-def test_the_identity_start_costs_one_parameter_at_most(case):
-    extra = {"native": 0, "blend": 1}[case.card.identity]
-    assert params(case.build("identity")) == case.params() + extra
-
-
-@each_case
-@each_mode
-@pytest.mark.parametrize("batch", [1, 2])
-def test_identity_is_exact_to_the_bit(case, train, batch):
-    for size in (SIZES[case.rank], (1,) * case.rank):
-        module, x = case.build("identity").train(train), 3 * case.input(batch, size)
-        assert torch.equal(module(x), case.before(x))
-        assert torch.equal(module(x), case.before(x))  # the first call may have moved statistics
-
-
-@each_case
-def test_identity_is_exact_for_other_layouts_and_dtypes(case):
-    x = case.input()
-    last = x.to(memory_format=FORMATS[case.rank])
-    assert torch.equal(case.build("identity")(last), case.before(x))
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        module, y = case.build("identity").to(dtype), case.before(x.to(dtype))
-        assert torch.equal(module(x.to(dtype)), y)
-
-
-@each_case
-def test_the_paper_start_is_no_identity_but_where_it_is_the_authors(case):
-    x = case.input()
-    alike = torch.allclose(case.build("paper")(x), case.before(x), atol=1e-3)
-    assert alike == (case.card.name in IDENTITY_BY_ITS_AUTHORS)
-
-
-@each_case
-def test_an_identity_start_can_learn_something_else(case):
-    module, x = case.build("identity"), case.input()
-    assert not torch.allclose(stir(module)(x), case.before(x), atol=1e-3)
-
-
-def still_after_two_steps(module, x):
-    """Returns the names of the parameters that two steps of gradient descent leave in place."""
-    if not params(module):
-        return set()
-    start = {name: p.detach().clone() for name, p in module.named_parameters()}
-    target = torch.randn_like(module(x))
-    descent = torch.optim.SGD(module.parameters(), lr=1.0)
-    for _ in range(2):
-        descent.zero_grad()
-        (module(x) - target).square().mean().backward()
-        descent.step()
-    moved = {n: (p - start[n]).abs().max().item() for n, p in module.named_parameters()}
-    return {name.replace("inner.", "") for name, by in moved.items() if by < 1e-10}
-
-
-@each_case
-@each_init
-def test_every_parameter_but_the_inert_moves_within_two_steps(case, init):
-    module = case.steady(case.build(init).double())
-    still = still_after_two_steps(module, case.input(4, dtype=torch.float64))
-    assert still == set(case.card.inert)
-
-
-@each_case
-@each_init
-def test_while_training_all_parameters_move_but_those_the_card_names(case, init):
-    module = case.build(init).double().train()
-    still = still_after_two_steps(module, case.input(4, dtype=torch.float64))
-    assert still == {*case.card.unmoved, *case.card.inert}
+def test_every_kind_runs_every_test_but_those_it_has_in_words_of_its_own():
+    """Neither has a test of its own the name of one here, and runs instead."""
+    found = {}
+    for file in FILES:
+        other = [name for name, test in contract().items() if vars(file).get(name) is not test]
+        found[file.__name__.split(".")[2]] = len(other)
+    assert {kind: count for kind, count in found.items() if count} == {"heads": 1, "linked": 2}
 
 
 def test_the_check_for_still_parameters_can_fail():
@@ -143,120 +38,11 @@ def test_the_check_for_still_parameters_can_fail():
     assert still_after_two_steps(frozen_after_norm.double().train(), x) == {"0.bias"}
 
 
-@each_case
-@each_init
-def test_the_input_is_neither_changed_nor_returned(case, init):
-    module, x = case.build(init), case.input()
-    kept, version = x.clone(), x._version
-    y = module(x)
-    assert torch.equal(x, kept)
-    assert x._version == version
-    assert y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
-
-
-@each_case
-def test_channels_last_gives_the_same_numbers_and_stays_channels_last(case):
-    module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    last = x.to(memory_format=FORMATS[case.rank])
-    expected, wanted = gradients(module, x)
-    y, grads = gradients(module, last)
-    assert y.is_contiguous(memory_format=FORMATS[case.rank])
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(grads, wanted, rtol=1e-12, atol=1e-12)
-
-
-@each_case
-def test_an_input_that_is_a_strided_view_gives_the_same_numbers(case):
-    module, wide = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    wide = torch.cat((wide, wide.flip(-1)), dim=-1)
-    view = wide[..., 1::2]
-    assert not view.is_contiguous()
-    torch.testing.assert_close(module(view), module(view.contiguous()), rtol=0, atol=1e-12)
-
-
-@each_case
-def test_each_image_of_a_batch_is_treated_alone_in_eval(case):
-    module, x = stir(case.build().double().eval()), case.input(3, dtype=torch.float64)
-    alone = torch.cat([module(image) for image in x.split(1)])
-    torch.testing.assert_close(module(x), alone, rtol=0, atol=1e-12)
-
-
-@each_case
-def test_eval_changes_no_buffer(case):
-    module = case.build().eval()
-    before = copy.deepcopy(module.state_dict())
-    module(case.input())
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-@each_case
-def test_only_a_mechanism_that_looks_at_positions_notices_their_order(case):
-    module, x = case.steady(stir(case.build().double())), case.input(dtype=torch.float64)
-    order = torch.randperm(x[0, 0].numel())
-
-    def shuffled(z):
-        return z.flatten(2)[..., order].reshape(z.shape)
-
-    alike = torch.allclose(module(shuffled(x)), shuffled(module(x)), rtol=0, atol=1e-10)
-    assert alike == (not case.card.spatial)
-
-
-@each_case
-def test_one_instance_serves_two_resolutions_where_the_card_says_so(case):
-    if not case.card.resolution_free:
-        pytest.skip("the card says it is built for one resolution")
-    module, size = case.build().eval(), tuple(n + 4 for n in SIZES[case.rank])
-    module(case.input())
-    assert module(case.input(2, size)).shape[2:] == size
-
-
-@each_case
-def test_gradients_are_those_of_finite_differences(case):
-    module = stir(case.build().double().eval())
-    x = case.input(1, (2, 3) if case.rank == 2 else (2, 1, 3), dtype=torch.float64)
-    assert torch.autograd.gradcheck(module, (x.requires_grad_(),), fast_mode=True)
-
-
-class Recorder(TorchDispatchMode):
-    """Writes down the name of every operation, also of the backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-# Operations whose CUDA backward adds in an order that changes from run to run.
-UNSTEADY = ("adaptive", "max_pool", "scatter_add", "index_add", "upsample", "grid_sampler", "put_")
-
-
-def unsteady(module, x):
-    with Recorder() as recorder:
-        gradients(module, x)
-    return sorted(n for n in recorder.names if any(word in n for word in UNSTEADY))
-
-
-@each_case
-@each_init
-def test_no_operation_has_an_unsteady_backward(case, init):
-    assert unsteady(case.build(init).train(), case.input()) == []
-
-
 def test_the_check_for_unsteady_operations_can_fail():
     assert unsteady(torch.nn.AdaptiveMaxPool2d(2), torch.randn(1, 3, 5, 5)) != []
 
 
-@each_case
-@each_init
-def test_two_runs_agree_to_the_bit(case, init):
-    module, x = stir(case.build(init)), case.input()
-    first, second = (gradients(copy.deepcopy(module), x) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
 def test_channels_of_the_cases_tell_the_axes_apart():
-    assert all(CHANNELS not in size for size in SIZES.values())
+    kinds = {type(case) for file in FILES for case in file.CASES}
+    assert len(kinds) == len(FILES) + 1  # what replaces a convolution: alone, and in a network
+    assert all(kind.channels not in size for kind in {Case, *kinds} for size in SIZES.values())

@@ -10,25 +10,16 @@ import torch
 
 from attnsurgeon.attention.identity import Blend
 from attnsurgeon.attention.registry import lookup
-from tests.attention import test_contract as contract
-from tests.attention import test_portability as portability
-from tests.attention.cases import CHANNELS, SIZES, Case, make, params, stir
+from tests.attention.cases import SIZES, Case, params, stir
+from tests.attention.contract import behaviour, portability
 
 
 @dataclass(frozen=True)
 class Variant(Case):
-    """A mechanism at one rank with arguments of its own."""
-
-    args: tuple[tuple[str, Any], ...] = ()
+    """A mechanism at one rank, with what follows from where it is put."""
 
     def given(self) -> dict[str, Any]:
         return self.card.args_at(SIZES[self.rank], dict(self.args))
-
-    def build(self, init: str = "paper", *, channels: int = CHANNELS) -> Any:
-        return make(self.card.name, channels, rank=self.rank, init=init, **self.given())
-
-    def params(self, channels: int = CHANNELS) -> int:
-        return self.card.params(channels, rank=self.rank, **self.given())
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -51,66 +42,57 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("gam", {"groups": 4}),
     ("gam", {"sigmoid": True}),
 ]
-VARIANTS = [
+CASES = [
     Variant(lookup(name), rank, tuple(args.items()))
     for name, args in FORMS
     for rank in lookup(name).ranks
 ]
-each_variant = pytest.mark.parametrize(
-    "case", VARIANTS, ids=lambda c: f"{c.card.name}-{c.rank}d-{c.args}"
-)
 INITS = ("paper", "identity")
 
 
-@each_variant
 def test_it_computes_something_finite_everywhere(case):
     for init in INITS:
         for train in (False, True):
             for batch in (1, 2):
-                contract.test_shape_and_dtype_pass_through_and_all_is_finite(
+                behaviour.test_shape_and_dtype_pass_through_and_all_is_finite(
                     case, init, train, batch
                 )
-    for train in (False, True):
-        for value in (0.0, 3.0, 1e4):
-            contract.test_a_map_without_any_variation_stays_finite(case, train, value)
+            for value in (0.0, 3.0, 1e4):
+                behaviour.test_a_map_without_any_variation_stays_finite(case, init, train, value)
 
 
-@each_variant
 def test_its_identity_start_is_exact_and_can_learn(case):
     for train in (False, True):
         for batch in (1, 2):
-            contract.test_identity_is_exact_to_the_bit(case, train, batch)
-    contract.test_identity_is_exact_for_other_layouts_and_dtypes(case)
-    contract.test_an_identity_start_can_learn_something_else(case)
+            behaviour.test_identity_is_exact_to_the_bit(case, train, batch)
+    behaviour.test_identity_is_exact_for_other_layouts_and_dtypes(case)
+    behaviour.test_an_identity_start_can_learn_something_else(case)
     start = case.build("identity")
     assert params(start) == case.params() + isinstance(start, Blend)
 
 
-@each_variant
 def test_all_its_parameters_move(case):
-    contract.test_the_declared_number_of_parameters_is_the_true_one(case, 96)
+    behaviour.test_the_declared_number_of_parameters_is_the_true_one(case, 96)
     x = case.input(4, dtype=torch.float64)
     for init in INITS:
         module = case.build(init).double()
         inert = set(case.card.inert)
-        assert contract.still_after_two_steps(module.eval(), x) == inert
+        assert behaviour.still_after_two_steps(module.eval(), x) == inert
         module = case.build(init).double()
-        assert contract.still_after_two_steps(module.train(), x) == inert | {*case.card.unmoved}
+        assert behaviour.still_after_two_steps(module.train(), x) == inert | {*case.card.unmoved}
 
 
-@each_variant
 def test_layouts_batches_and_runs_agree(case):
-    contract.test_channels_last_gives_the_same_numbers_and_stays_channels_last(case)
-    contract.test_an_input_that_is_a_strided_view_gives_the_same_numbers(case)
-    contract.test_each_image_of_a_batch_is_treated_alone_in_eval(case)
-    contract.test_gradients_are_those_of_finite_differences(case)
+    behaviour.test_channels_last_gives_the_same_numbers_and_stays_channels_last(case)
+    behaviour.test_an_input_that_is_a_strided_view_gives_the_same_numbers(case)
+    behaviour.test_each_image_of_a_batch_is_treated_alone_in_eval(case)
+    behaviour.test_gradients_are_those_of_finite_differences(case)
     for init in INITS:
-        contract.test_the_input_is_neither_changed_nor_returned(case, init)
-        contract.test_no_operation_has_an_unsteady_backward(case, init)
-        contract.test_two_runs_agree_to_the_bit(case, init)
+        behaviour.test_the_input_is_neither_changed_nor_returned(case, init)
+        behaviour.test_no_operation_has_an_unsteady_backward(case, init)
+        behaviour.test_two_runs_agree_to_the_bit(case, init)
 
 
-@each_variant
 def test_it_is_traced_copied_and_planned(case):
     for init in INITS:
         for train in (False, True):
@@ -122,13 +104,11 @@ def test_it_is_traced_copied_and_planned(case):
 
 
 @pytest.mark.slow
-@each_variant
 def test_it_compiles_without_a_graph_break(case):
     portability.test_it_compiles_without_a_graph_break(case, "paper", True)
 
 
 @pytest.mark.slow
-@each_variant
 def test_it_exports_for_any_batch(case):
     module = case.build("identity").eval()
     free = ({0: torch.export.Dim.DYNAMIC},)
@@ -139,7 +119,6 @@ def test_it_exports_for_any_batch(case):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@each_variant
 def test_an_onnx_runtime_gives_the_same_for_any_batch(case, tmp_path):
     module, free = stir(case.build("identity")).eval(), {0: torch.export.Dim.DYNAMIC}
     run = portability.in_onnx_runtime(module, case.input(), free, tmp_path / "gate.onnx")
@@ -147,12 +126,12 @@ def test_an_onnx_runtime_gives_the_same_for_any_batch(case, tmp_path):
         torch.testing.assert_close(run(x), module(x), rtol=0, atol=1e-4)
 
 
-@each_variant
 def test_it_computes_in_other_dtypes(case):
+    autocast = portability.test_autocast_makes_the_dtype_that_was_there_and_stays_near
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         portability.test_a_module_of_another_dtype_computes_in_it(case, dtype)
     for train in (False, True):
         portability.test_half_precision_does_not_overflow_on_large_values(case, train)
         for init in INITS:
             for dtype in (torch.float32, torch.bfloat16):
-                portability.test_autocast_keeps_the_dtype_and_stays_near(case, init, train, dtype)
+                autocast(case, init, train, dtype)

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-import pytest
 import torch
 
 from attnsurgeon.attention.registry import create_part
-from tests.attention.whole import Form, contract, of_kind
+from tests.attention.cases import Part, of_kind
+from tests.attention.contract import contract
 
 
 @dataclass(frozen=True)
-class Activation(Form):
+class Activation(Part):
     """An activation beside the one whose place it takes."""
 
     def before(self, x):
@@ -18,12 +18,9 @@ class Activation(Form):
 
 
 CASES = [Activation(card, rank) for card in of_kind("activation") for rank in card.ranks]
-globals().update(contract(CASES))
-
-each_activation = pytest.mark.parametrize("case", CASES, ids=str)
+globals().update(contract())
 
 
-@each_activation
 def test_in_a_network_it_starts_as_the_activation_that_is_there(case):
     part = create_part(case.card.name, case.channels, rank=case.rank, init="identity")
     x = 3 * case.input()
@@ -35,14 +32,12 @@ def test_in_a_network_it_starts_as_the_activation_that_is_there(case):
     assert not torch.allclose(part(x, x.relu()), x.relu(), atol=1e-2)
 
 
-@each_activation
 def test_alone_it_starts_as_a_relu(case):
     x = 3 * case.input()
     assert torch.equal(case.build("identity")(x), x.relu())
     assert not torch.equal(case.build("identity")(x), x.clamp(0, 6))
 
 
-@each_activation
 def test_as_its_authors_start_it_the_part_takes_the_value_alone(case):
     part = create_part(case.card.name, case.channels, rank=case.rank)
     assert part.eval()(case.input()).shape == case.input().shape

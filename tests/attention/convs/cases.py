@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from attnsurgeon.attention.registry import Mechanism, create_attention, create_part, mechanisms
+from attnsurgeon.attention.registry import Mechanism, create_attention, create_part
 from attnsurgeon.attention.shapes import CONV
+from tests.attention.cases import FORMATS, SIZES, Case, of_kind, params, stir
 
-CHANNELS = 16
-SIZES = {2: (7, 5), 3: (3, 7, 5)}
-PLAIN: dict[str, Any] = {"padding": 1, "bias": False}
+PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
 # What a convolution may be like otherwise than a 3x3 one that keeps channels and size.
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -33,59 +32,145 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """One mechanism at one rank, in one of its forms."""
+class InConv(Case):
+    """A mechanism that is built from a convolution, as it stands alone.
 
-    card: Mechanism
-    rank: int
-    form: str
-    args: Mapping[str, Any]
+    Every method that takes `conv` takes the plain one where none is given.
 
-    @property
-    def name(self) -> str:
+    Attributes:
+        form: what the arguments make of it, in a word.
+    """
+
+    form: str = ""
+
+    channels: ClassVar[int] = 16
+    widths: ClassVar[tuple[int, ...]] = (16, 48)
+    export_margin: ClassVar[int] = 4  # a window of sc's is to be no whole axis
+
+    def __str__(self) -> str:
         return "-".join(filter(None, (self.card.name, f"{self.rank}d", self.form)))
 
-    def conv(self, **form: Any) -> Any:
-        shape = {"in_channels": CHANNELS, "out_channels": CHANNELS, "kernel_size": 3}
-        return CONV[self.rank](**{**shape, **PLAIN, **form})
+    def conv(self, channels: int | None = None, **form: Any) -> Any:
+        """Returns a convolution; those of one form are equal."""
+        width = channels or self.channels
+        shape = {"in_channels": width, "out_channels": width, **PLAIN, **form}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            return CONV[self.rank](**shape)
 
-    def build(self, init: str = "paper", *, conv: nn.Module | None = None) -> Any:
-        """Returns the mechanism that stands alone."""
-        conv = self.conv() if conv is None else conv
-        return create_attention(self.card.name, conv=conv, init=init, **self.args)
+    def refusals(self) -> dict[str, str]:
+        """Returns the forms that it cannot be built from, with a word of the reason."""
+        return {}
+
+    def convs(self) -> list[Any]:
+        """Returns convolutions of every form that it can be built from."""
+        return [self.conv(**form) for name, form in FORMS.items() if name not in self.refusals()]
+
+    def build(
+        self, init: str = "paper", *, channels: int | None = None, conv: nn.Module | None = None
+    ) -> Any:
+        conv = conv or self.conv(channels)
+        return create_attention(self.card.name, conv=conv, init=init, **self.given())
 
     def part(self, init: str = "paper", *, conv: nn.Module | None = None) -> Any:
         """Returns the mechanism as a network has it."""
-        conv = self.conv() if conv is None else conv
-        return create_part(self.card.name, conv, init=init, **self.args)
+        return create_part(self.card.name, conv or self.conv(), init=init, **self.given())
 
-    def params(self, conv: nn.Module | None = None) -> int:
-        return self.card.params(self.conv() if conv is None else conv, **self.args)
+    def count(self, conv: nn.Module | None = None) -> int:
+        """Returns the declared number of parameters of the part."""
+        return self.card.params(conv or self.conv(), **self.given())
 
     def input(
         self,
         batch: int = 2,
         size: tuple[int, ...] | None = None,
         *,
-        channels: int = CHANNELS,
+        channels: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        return torch.randn(batch, channels, *(size or SIZES[self.rank]), **kwargs)
+        sides = size or SIZES[self.rank]
+        return torch.randn(batch, channels or self.channels, *sides, **kwargs)
+
+    def before(self, x: Tensor) -> Tensor:
+        return self.conv().to(x.device, x.dtype)(x)
+
+    def keeps_layout(self, x: Tensor) -> bool:
+        # On a CPU, in three dimensions, a convolution does not.
+        return self.before(x).is_contiguous(memory_format=FORMATS[self.rank])
 
 
-def cases(kind: str, **forms: dict[str, dict[str, Any]]) -> list[Case]:
-    """Returns the cases of a kind; `forms` are arguments of a mechanism by the form they make.
+@dataclass(frozen=True)
+class Alone(InConv):
+    """A mechanism in the place of a convolution, which stays beside it under the identity start."""
+
+    def refusals(self) -> dict[str, str]:
+        groups = {"groups": "4 groups"} if self.card.name == "psa" else {}
+        return {"reflect": "pads with 'reflect'", **groups}
+
+    def params(self, channels: int | None = None) -> int:
+        return self.count(self.conv(channels))
+
+    def extra(self, channels: int | None = None) -> int:
+        return 1 + params(self.conv(channels))
+
+    def moved(self, module: Any) -> Any:
+        stir(module)
+        if hasattr(module, "base"):
+            module.base.load_state_dict(self.conv().state_dict())
+        return module
+
+
+class Handed(nn.Module):
+    """A part as it is called in a network: with the identity, it is handed the old result, too.
+
+    Args:
+        inner: the part.
+        old: the convolution that was there, whose parameters are no part of this; or None.
+    """
+
+    def __init__(self, inner: nn.Module, old: nn.Module | None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.old = old
+        for name, value in list(old.named_parameters()) if old is not None else []:
+            delattr(old, name)
+            old.register_buffer(name, value.detach(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the part makes of it."""
+        return self.inner(x) if self.old is None else self.inner(x, self.old(x))
+
+
+@dataclass(frozen=True)
+class InNetwork(Alone):
+    """The same as a network has it, which goes on computing the convolution itself."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}-in-network"
+
+    def build(
+        self, init: str = "paper", *, channels: int | None = None, conv: nn.Module | None = None
+    ) -> Any:
+        conv = conv or self.conv(channels)
+        part = self.part(init, conv=conv)
+        return Handed(part, copy.deepcopy(conv) if init == "identity" else None)
+
+    def extra(self, channels: int | None = None) -> int:
+        return 1
+
+    def moved(self, module: Any) -> Any:
+        return stir(module)
+
+
+def forms(
+    kind: str, **args: dict[str, dict[str, Any]]
+) -> Iterator[tuple[Mechanism, int, Any, str]]:
+    """Yields what a case of each mechanism is made of; `args` are by mechanism and form.
 
     The first form is a case at every rank, the others at the lowest.
     """
-    made = []
-    for card in mechanisms().values():
-        if card.kind == kind:
-            first, *others = forms.get(card.name, {"": {}}).items()
-            made += [Case(card, rank, *first) for rank in card.ranks]
-            made += [Case(card, min(card.ranks), *other) for other in others]
-    return made
-
-
-def each(cases: list[Case]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+    for card in of_kind(kind):
+        first, *others = args.get(card.name, {"": {}}).items()
+        for form, given in (first, *others):
+            for rank in card.ranks if form == first[0] else (min(card.ranks),):
+                yield card, rank, tuple(given.items()), form

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attnsurgeon.attention.registry import create_part
-from tests.attention.cases import SIZES, each_mode
-from tests.attention.whole import Pair, contract, of_kind
+from tests.attention.cases import SIZES, Pair, each_mode, of_kind
+from tests.attention.contract import contract
 
 # The hidden layers of a few channels need a few units, or all of them may be dead.
 ARGS = {"aff": (("reduction", 4),), "iaff": (("reduction", 4),)}
@@ -27,9 +27,8 @@ class Fusion(Pair):
 CARDS = of_kind("fusion")
 CASES = [Fusion(card, rank, ARGS.get(card.name, ())) for card in CARDS for rank in card.ranks]
 CASES += [Fusion(card, 2, args) for card in CARDS for args in FORMS.get(card.name, [])]
-globals().update(contract(CASES))
+globals().update(contract())
 
-each_fusion = pytest.mark.parametrize("case", CASES, ids=str)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -49,7 +48,6 @@ def magnitudes(case, dtype):
     return pair.to(dtype)
 
 
-@each_fusion
 @each_mode
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_at_the_identity_start_every_sum_is_that_of_the_addition(case, train, dtype):
@@ -63,7 +61,6 @@ def test_at_the_identity_start_every_sum_is_that_of_the_addition(case, train, dt
         assert torch.equal(fusion(branch, shortcut), total)
 
 
-@each_fusion
 @pytest.mark.parametrize(("first", "second"), [(0, 2), (2, 0), (0, 3)])
 def test_dtypes_that_differ_are_promoted_as_in_an_addition(case, first, second):
     branch, shortcut = case.input().chunk(2, dim=1)
@@ -74,7 +71,6 @@ def test_dtypes_that_differ_are_promoted_as_in_an_addition(case, first, second):
     assert torch.equal(fused, branch + shortcut)
 
 
-@each_fusion
 def test_branch_and_shortcut_do_not_stand_for_each_other(case):
     fusion = case.build().inner.eval()
     branch, shortcut = case.halves(case.input())

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import create_part
-from tests.attention.cases import SIZES
-from tests.attention.whole import Form, of_kind
+from tests.attention.cases import SIZES, Part
 
 CLASSES = 7
 STAGES = (5, 11)
-# Further forms of a mechanism, for images only.
-FORMS = {"csra": [(("heads", 4), ("lam", 0.5))], "interflow": [(("mode", "hard"),)]}
 
 
 class Apart(nn.Module):
@@ -49,7 +46,7 @@ def scores(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Head(Form):
+class Head(Part):
     """A head as a network has it, beside the classifier that was there."""
 
     def given(self) -> dict[str, Any]:
@@ -74,7 +71,5 @@ class Head(Form):
     def before(self, x: Tensor) -> Tensor:
         return scores(x)
 
-
-CARDS = of_kind("head")
-CASES = [Head(card, rank) for card in CARDS for rank in card.ranks]
-CASES += [Head(card, 2, args) for card in CARDS for args in FORMS.get(card.name, [])]
+    def keeps_layout(self, x: Tensor) -> bool:
+        return False  # scores have none

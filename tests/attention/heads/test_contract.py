@@ -5,34 +5,21 @@ import torch
 
 from attnsurgeon.attention.registry import create_attention
 from attnsurgeon.errors import MechanismError
-from tests.attention.cases import FORMATS, SIZES, gradients, stir
-from tests.attention.heads.cases import CASES, CLASSES
-from tests.attention.whole import contract
+from tests.attention.cases import SIZES, of_kind, stir
+from tests.attention.contract import contract
+from tests.attention.heads.cases import CLASSES, Head
 
-TESTS = contract(CASES)
-# These are here in words for scores, which have neither positions nor a layout.
-for name in (
-    "test_channels_last_gives_the_same_numbers_and_stays_channels_last",
-    "test_one_instance_serves_two_resolutions_where_the_card_says_so",
-    "test_only_a_mechanism_that_looks_at_positions_notices_their_order",
-):
-    del TESTS[name]
-globals().update(TESTS)
-
-each_head = pytest.mark.parametrize("case", CASES, ids=str)
+# Further forms of a mechanism, for images only.
+FORMS = {"csra": [(("heads", 4), ("lam", 0.5))], "interflow": [(("mode", "hard"),)]}
+CARDS = of_kind("head")
+CASES = [Head(card, rank) for card in CARDS for rank in card.ranks]
+CASES += [Head(card, 2, args) for card in CARDS for args in FORMS.get(card.name, [])]
+# This is here in words for scores, which have no positions.
+ORDER = "test_only_a_mechanism_that_looks_at_positions_notices_their_order"
+globals().update(contract(without=[ORDER]))
 
 
-@each_head
-def test_channels_last_gives_the_same_numbers(case):
-    module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    expected, wanted = gradients(module, x)
-    y, grads = gradients(module, x.to(memory_format=FORMATS[case.rank]))
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(grads, wanted, rtol=1e-12, atol=1e-12)
-
-
-@each_head
-def test_one_instance_serves_two_resolutions(case):
+def test_a_larger_copy_of_the_map_has_the_same_scores(case):
     module, size = stir(case.build().double().eval()), tuple(3 * n for n in SIZES[case.rank])
     x = case.input(dtype=torch.float64)
     larger = x
@@ -43,7 +30,6 @@ def test_one_instance_serves_two_resolutions(case):
     torch.testing.assert_close(module(larger), module(x), rtol=0, atol=1e-12)
 
 
-@each_head
 def test_the_order_of_positions_does_not_matter(case):
     module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
     order = torch.randperm(x[0, 0].numel())
@@ -53,7 +39,6 @@ def test_the_order_of_positions_does_not_matter(case):
     assert not case.card.spatial
 
 
-@each_head
 def test_the_scores_depend_on_the_maps(case):
     module, x = stir(case.build().eval()), case.input()
     other = x.clone()
@@ -61,7 +46,6 @@ def test_the_scores_depend_on_the_maps(case):
     assert not torch.allclose(module(other), module(x), atol=1e-3)
 
 
-@each_head
 def test_alone_the_number_of_classes_has_to_be_given(case):
     with pytest.raises(MechanismError, match=f"{case.card.name}: classes is missing"):
         create_attention(case.card.name, 32)

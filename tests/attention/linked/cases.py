@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from attnsurgeon.attention.linked.chain import Chain, Link, Linked
 from attnsurgeon.attention.registry import create_part
-from tests.attention.cases import SIZES
-from tests.attention.whole import Form, of_kind
+from tests.attention.cases import SIZES, Part
 
 PLACES = 3
-# Further forms of a mechanism, for images only.
-FORMS = {"dca": [(("inner", "cbam"),), (("inner", "ge"),)]}
 
 
 @dataclass(frozen=True)
-class Places(Form):
+class Places(Part):
     """A linked mechanism at three places of one width, which are all there is of a network."""
 
-    def given(self, place: int, channels: int) -> dict[str, Any]:
+    noise: ClassVar[float] = 1e-11  # that is all the gradient of an inert bias
+
+    def at(self, place: int, channels: int) -> dict[str, Any]:
         """Returns the arguments at a place, as a plan finds them."""
         before = channels if place else None
         return self.card.args_at(SIZES[self.rank], dict(self.args), previous_channels=before)
@@ -29,7 +28,7 @@ class Places(Form):
     def part(self, place: int, init: str = "paper", *, channels: int | None = None) -> Linked:
         """Returns the mechanism as it is at a place."""
         channels = channels or self.channels
-        args = self.given(place, channels)
+        args = self.at(place, channels)
         made = create_part(self.card.name, channels, rank=self.rank, init=init, **args)
         assert isinstance(made, Linked)
         return made
@@ -44,11 +43,13 @@ class Places(Form):
 
     def params(self, channels: int | None = None) -> int:
         channels = channels or self.channels
-        given = [self.given(place, channels) for place in range(PLACES)]
+        given = [self.at(place, channels) for place in range(PLACES)]
         counts = [self.card.params(channels, rank=self.rank, **args) for args in given]
         return counts[0] if self.card.tied else sum(counts)
 
+    def extra(self, channels: int | None = None) -> int:
+        return PLACES if dict(self.args).get("inner") == "ge" else 0
 
-CARDS = of_kind("linked")
-CASES = [Places(card, rank) for card in CARDS for rank in card.ranks]
-CASES += [Places(card, 2, args) for card in CARDS for args in FORMS.get(card.name, [])]
+    @property
+    def spatial(self) -> bool:
+        return dict(self.args).get("inner") == "cbam"

@@ -8,35 +8,25 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from attnsurgeon.attention.linked.chain import Chain, Link
-from tests.attention.cases import FORMATS, each_init, each_mode, gradients, params, stir
-from tests.attention.linked.cases import CASES, PLACES
-from tests.attention.whole import contract
+from tests.attention.cases import each_init, each_mode, gradients, of_kind, stir
+from tests.attention.contract import contract
+from tests.attention.linked.cases import PLACES, Places
 
-TESTS = contract(CASES)
-# These are here in words for several places, one of them with room for the noise that is all the
-# gradient of an inert bias.
-for name in (
-    "test_channels_last_gives_the_same_numbers_and_stays_channels_last",
-    "test_the_identity_start_costs_one_parameter_at_most",
+# Further forms of a mechanism, for images only.
+FORMS = {"dca": [(("inner", "cbam"),), (("inner", "ge"),)]}
+CARDS = of_kind("linked")
+CASES = [Places(card, rank) for card in CARDS for rank in card.ranks]
+CASES += [Places(card, 2, args) for card in CARDS for args in FORMS.get(card.name, [])]
+# These are here in words for several places.
+MOVES = (
     "test_every_parameter_but_the_inert_moves_within_two_steps",
     "test_while_training_all_parameters_move_but_those_the_card_names",
-    "test_only_a_mechanism_that_looks_at_positions_notices_their_order",
-):
-    del TESTS[name]
-globals().update(TESTS)
-
-each_linked = pytest.mark.parametrize("case", CASES, ids=str)
+)
+globals().update(contract(without=MOVES))
 
 
-@each_linked
 def test_the_card_says_how_far_a_chain_reaches(case):
     assert case.card.scope in ("stage", "network")
-
-
-@each_linked
-def test_the_identity_start_costs_one_parameter_a_place_at_most(case):
-    extra = PLACES if dict(case.args).get("inner") == "ge" else 0
-    assert params(case.build("identity")) == case.params() + extra
 
 
 def still(module, x):
@@ -55,7 +45,6 @@ def still(module, x):
     return {name.replace(".inner.", ".") for name, by in moved.items() if by < 1e-7}
 
 
-@each_linked
 @each_init
 @each_mode
 def test_every_parameter_moves_but_those_the_card_names(case, init, train):
@@ -64,7 +53,6 @@ def test_every_parameter_moves_but_those_the_card_names(case, init, train):
     assert names <= {*case.card.inert, *(case.card.unmoved if train else ())}
 
 
-@each_linked
 def test_parameters_that_the_card_calls_inert_do_not_move(case):
     module = case.build().double()
     names = {name.replace(".inner.", ".") for name, _ in module.named_parameters()}
@@ -72,29 +60,6 @@ def test_parameters_that_the_card_calls_inert_do_not_move(case):
     assert still(module, case.input(4, dtype=torch.float64)) == there
 
 
-@each_linked
-def test_only_a_spatial_form_notices_the_order_of_positions(case):
-    module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    order = torch.randperm(x[0, 0].numel())
-
-    def shuffled(z):
-        return z.flatten(2)[..., order].reshape(z.shape)
-
-    alike = torch.allclose(module(shuffled(x)), shuffled(module(x)), rtol=0, atol=1e-10)
-    assert alike == (dict(case.args).get("inner") != "cbam")
-
-
-@each_linked
-def test_channels_last_gives_the_same_numbers_and_stays_so(case):
-    module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    y, grads = gradients(module, x.to(memory_format=FORMATS[case.rank]))
-    assert y.is_contiguous(memory_format=FORMATS[case.rank])
-    expected, wanted = gradients(module, x)
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(grads, wanted, rtol=1e-12, atol=1e-11)
-
-
-@each_linked
 @each_init
 def test_what_a_place_gives_depends_on_the_places_before_it(case, init):
     module, x = stir(case.build(init).double().eval()), case.input(dtype=torch.float64)
@@ -106,7 +71,6 @@ def test_what_a_place_gives_depends_on_the_places_before_it(case, init):
     torch.testing.assert_close(module(x), linked, rtol=0, atol=0)
 
 
-@each_linked
 def test_the_first_place_takes_nothing_over_from_another_forward(case):
     module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
     expected = module[0](x)
@@ -114,7 +78,6 @@ def test_the_first_place_takes_nothing_over_from_another_forward(case):
     torch.testing.assert_close(module[0](x), expected, rtol=0, atol=0)
 
 
-@each_linked
 def test_the_map_may_change_its_size_between_places(case):
     module = stir(case.build().eval())
     x = case.input(1, (9, 13, 6)[: case.rank])
@@ -126,7 +89,6 @@ def test_the_map_may_change_its_size_between_places(case):
         assert module[2](x).isfinite().all()
 
 
-@each_linked
 @each_init
 @pytest.mark.parametrize("places", [1, 2, 3])
 def test_checkpointing_gives_the_gradients_of_no_checkpointing(case, init, places):
@@ -145,7 +107,6 @@ def test_checkpointing_gives_the_gradients_of_no_checkpointing(case, init, place
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@each_linked
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_after_a_forward_that_broke_off_are_equal_and_start_anew(case, copied):
     module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
@@ -159,7 +120,6 @@ def test_copies_after_a_forward_that_broke_off_are_equal_and_start_anew(case, co
     torch.testing.assert_close(twin(x), expected, rtol=0, atol=0)
 
 
-@each_linked
 def test_alone_it_is_the_next_place_with_every_call(case):
     x = case.input(dtype=torch.float64)
     alone = stir(case.part(1).double().eval())

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attnsurgeon.attention.registry import create_part, lookup
-from tests.attention.cases import SIZES, each_init, each_mode
-from tests.attention.whole import Pair, contract, of_kind
+from tests.attention.cases import SIZES, Pair, each_init, each_mode, of_kind
+from tests.attention.contract import contract
 
 SOURCE = 24  # channels of the block's input where they are others than those of its output
 # name -> (rank, arguments); the reductions leave a hidden layer enough units not to be all dead
@@ -38,8 +38,7 @@ CASES = [
     for name, forms in FORMS.items()
     for rank, args in forms
 ]
-globals().update(contract(CASES))
-each_pair = pytest.mark.parametrize("case", CASES, ids=str)
+globals().update(contract())
 
 
 def test_no_gate_that_takes_the_source_is_outside_the_contract():
@@ -48,7 +47,6 @@ def test_no_gate_that_takes_the_source_is_outside_the_contract():
     assert all(case.card.inputs(dict(case.args)) == ("value", "source") for case in CASES)
 
 
-@each_pair
 @each_init
 @each_mode
 @pytest.mark.parametrize("batch", [1, 2])
@@ -63,21 +61,18 @@ def test_the_source_may_be_of_any_size(case, init, train, batch):
             assert torch.equal(y, x) == (init == "identity")
 
 
-@each_pair
 def test_what_the_gate_does_depends_on_the_source(case):
     gate = case.build().inner.eval()
     x, source = case.halves(case.input())
     assert not torch.allclose(gate(x, source), gate(x, 2 * source + 1), atol=1e-3)
 
 
-@each_pair
 def test_the_value_is_scaled_and_the_gate_is_the_same_for_every_value(case):
     gate = case.build().inner.double().eval()
     x, source = case.halves(case.input(dtype=torch.float64))
     torch.testing.assert_close(gate(3 * x, source), 3 * gate(x, source), rtol=0, atol=1e-12)
 
 
-@each_pair
 def test_in_a_network_it_is_the_same_module(case):
     args = dict(case.args)
     part = create_part(case.card.name, case.channels, rank=case.rank, init="identity", **args)

@@ -1,38 +1,62 @@
 """What every attention on the weight of a convolution has to do, whatever it computes."""
 
 import copy
+from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import nn
 
-from tests.attention.cases import FORMATS, each_init, each_mode, gradients, params, stir
-from tests.attention.convs.cases import FORMS, SIZES, cases, each
-from tests.attention.test_contract import still_after_two_steps, unsteady
+from tests.attention.cases import each_init, each_mode, gradients, params, stir
+from tests.attention.contract import contract, convolutions
+from tests.attention.convs.cases import InConv, forms
 
-CASES = cases(
-    "weight",
+FORMS = {
     # One hidden unit, as 16 channels would have, may be dead.
-    we={
+    "we": {
         "lwe": {"reduction": 2},
         "mwe": {"form": "mwe"},
         "both": {"form": "both", "reduction": 2},
     },
-    aw={
+    "aw": {
         "": {"reduction": 4},
         "pairs": {"reduction": 4, "shared": 2},
         "bare": {"reduction": 4, "residual": False},
     },
-)
-each_case = each(CASES)
+}
 
 
-def convs(case):
-    """Returns convolutions of every form: the weights of all of them can be excited."""
-    oblong = {"kernel_size": (1, 3, 5)[-case.rank :], "padding": (0, 1, 2)[-case.rank :]}
-    # Four images of such a stem, grouped, are convolved in another order than ungrouped.
-    stem = {"in_channels": 4, "out_channels": 32, "stride": 2}
-    return [case.conv(**form) for form in (*FORMS.values(), oblong, stem)]
+@dataclass(frozen=True)
+class Excitation(InConv):
+    """An attention on the weight of a convolution, whose parameters are there beside its own."""
+
+    def params(self, channels=None):
+        conv = self.conv(channels)
+        return params(conv) + self.count(conv)
+
+    def extra(self, channels=None):
+        return int(self.given().get("form") in ("mwe", "both"))
+
+    def convs(self):
+        oblong = {"kernel_size": (1, 3, 5)[-self.rank :], "padding": (0, 1, 2)[-self.rank :]}
+        # Four images of such a stem, grouped, are convolved in another order than ungrouped.
+        stem = {"in_channels": 4, "out_channels": 32, "stride": 2}
+        return [*super().convs(), self.conv(**oblong), self.conv(**stem)]
+
+    @property
+    def spatial(self):
+        return True  # the convolution is, whatever its weight comes from
+
+    def free_axes(self):
+        # The images are groups of one convolution, and groups are no tensor.
+        return (2, 3) if self.card.per_sample else super().free_axes()
+
+    def moved(self, module):
+        stir(module.excitation)
+        return module
+
+
+CASES = [Excitation(*case) for case in forms("weight", **FORMS)]
+globals().update(contract(convolutions))
 
 
 def given(case, conv, batch=2, **kwargs):
@@ -42,15 +66,9 @@ def given(case, conv, batch=2, **kwargs):
     return (weight, x) if case.card.per_sample else (weight,)
 
 
-def blended(case):
-    """How many parameters the identity start adds."""
-    return int(case.args.get("form") in ("mwe", "both"))
-
-
-@each_case
 @each_init
 def test_every_weight_is_excited_in_its_own_shape(case, init):
-    for conv in convs(case):
+    for conv in case.convs():
         part, inputs = stir(case.part(init, conv=conv)), given(case, conv)
         excited = part(*inputs)
         if init == "identity" and case.card.per_sample:
@@ -59,21 +77,9 @@ def test_every_weight_is_excited_in_its_own_shape(case, init):
         images = (2,) if case.card.per_sample else ()
         assert excited.shape == (*images, *conv.weight.shape), conv
         assert excited.isfinite().all(), conv
-        assert params(part) == case.params(conv) + (init == "identity" and blended(case)), conv
+        assert params(part) == case.count(conv) + (init == "identity" and case.extra()), conv
 
 
-@each_case
-@each_mode
-@pytest.mark.parametrize("batch", [1, 4])
-def test_alone_the_identity_is_the_convolution_to_the_bit(case, train, batch):
-    for conv in convs(case):
-        module = case.build("identity", conv=conv).train(train)
-        x = 3 * case.input(batch, channels=conv.in_channels)
-        assert torch.equal(module(x), conv(x)), conv
-        assert torch.equal(module(x), conv(x)), conv  # the first call may have moved statistics
-
-
-@each_case
 @each_mode
 def test_in_a_network_the_identity_returns_the_weight_itself(case, train):
     conv = case.conv()
@@ -87,20 +93,6 @@ def test_in_a_network_the_identity_returns_the_weight_itself(case, train):
         assert torch.equal(excited, inputs[0])
 
 
-@each_case
-@each_init
-@each_mode
-def test_outputs_and_gradients_are_finite_on_the_smallest_maps(case, init, train):
-    for batch, size in ((1, (1,) * case.rank), (2, (1, 6, 3)[-case.rank :])):
-        module, x = case.build(init).train(train), case.input(batch, size)
-        for value in (x, torch.zeros_like(x), torch.full_like(x, 1e4)):
-            y, grads = gradients(module, value)
-            assert y.shape == module.conv(x).shape
-            assert y.isfinite().all()
-            assert all(g.isfinite().all() for g in grads)
-
-
-@each_case
 @each_init
 def test_a_weight_of_zeros_stays_finite(case, init):
     conv = case.conv()
@@ -110,38 +102,6 @@ def test_a_weight_of_zeros_stays_finite(case, init):
     assert all(g.isfinite().all() for g in grads)
 
 
-@each_case
-@pytest.mark.parametrize("channels", [16, 48])
-def test_the_declared_number_of_parameters_is_the_true_one(case, channels):
-    conv = case.conv(in_channels=channels, out_channels=channels)
-    assert case.params(conv) == params(case.part(conv=conv))
-    assert params(case.build(conv=conv)) == params(conv) + case.params(conv)
-
-
-@each_case
-def test_the_paper_start_is_not_the_convolution(case):
-    conv, x = case.conv(), case.input()
-    assert not torch.allclose(case.build(conv=conv)(x), conv(x), atol=1e-3)
-
-
-@each_case
-def test_an_identity_start_can_learn_something_else(case):
-    conv, x = case.conv(), case.input()
-    module = case.build("identity", conv=conv)
-    stir(module.excitation)
-    assert not torch.allclose(module(x), conv(x), atol=1e-3)
-
-
-@each_case
-@each_init
-@each_mode
-def test_every_parameter_and_the_weight_move_within_two_steps(case, init, train):
-    module = case.build(init).double().train(train)
-    still = still_after_two_steps(module, case.input(4, dtype=torch.float64))
-    assert still == {*(case.card.unmoved if train else ()), *case.card.inert}
-
-
-@each_case
 @each_init
 def test_weight_and_input_are_not_changed(case, init):
     conv = case.conv()
@@ -152,83 +112,34 @@ def test_weight_and_input_are_not_changed(case, init):
     assert [value._version for value in inputs] == versions
 
 
-@each_case
 @each_init
-def test_nothing_of_the_convolution_is_kept_by_the_part(case, init):
-    conv = case.conv()
-    part = case.part(init, conv=conv)
-    assert conv not in list(part.modules())
-    assert all(p is not conv.weight for p in part.parameters())
-
-
-@each_case
-def test_channels_last_gives_the_same_numbers_and_stays_channels_last(case):
-    module, x = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    last = x.to(memory_format=FORMATS[case.rank])
-    expected, wanted = gradients(module, x)
-    y, grads = gradients(module, last)
-    stays = module.conv(last).is_contiguous(memory_format=FORMATS[case.rank])
-    assert y.is_contiguous(memory_format=FORMATS[case.rank]) or not stays
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(grads, wanted, rtol=1e-11, atol=1e-11)
-
-
-@each_case
-def test_an_input_that_is_a_strided_view_gives_the_same_numbers(case):
-    module, wide = stir(case.build().double().eval()), case.input(dtype=torch.float64)
-    view = torch.cat((wide, wide.flip(-1)), dim=-1)[..., 1::2]
-    torch.testing.assert_close(module(view), module(view.contiguous()), rtol=0, atol=1e-12)
-
-
-@each_case
-def test_each_image_of_a_batch_is_treated_alone_in_eval(case):
-    module, x = stir(case.build().double().eval()), case.input(3, dtype=torch.float64)
-    alone = torch.cat([module(image) for image in x.split(1)])
-    torch.testing.assert_close(module(x), alone, rtol=0, atol=1e-12)
-
-
-@each_case
-def test_eval_changes_no_buffer(case):
-    module = case.build().eval()
-    before = copy.deepcopy(module.state_dict())
-    module(case.input())
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-@each_case
-def test_one_instance_serves_two_resolutions(case):
-    module, size = case.build().eval(), tuple(n + 4 for n in SIZES[case.rank])
-    module(case.input())
-    assert module(case.input(2, size)).shape[2:] == size
-    assert case.card.resolution_free
-
-
-@each_case
-@each_init
-def test_gradients_are_those_of_finite_differences(case, init):
+def test_gradients_of_the_weight_are_those_of_finite_differences(case, init):
     conv = case.conv(in_channels=16, out_channels=2).double()
     part = stir(case.part(init, conv=conv).double().eval())
     inputs = [v.requires_grad_() for v in given(case, conv, 1, size=(2, 3, 2)[-case.rank :])]
     assert torch.autograd.gradcheck(part, inputs, fast_mode=True)
 
 
-@each_case
-@each_init
-def test_no_operation_has_an_unsteady_backward(case, init):
-    assert unsteady(case.build(init).train(), case.input()) == []
+def test_a_traced_module_still_computes_with_its_weight(case):
+    module, x = stir(case.build()).train(), case.input()
+    traced = torch.fx.symbolic_trace(copy.deepcopy(module)).eval()
+    module.eval()
+    with torch.no_grad():
+        module.conv.weight.mul_(-1.5)
+        traced.get_parameter("conv.weight").mul_(-1.5)
+    torch.testing.assert_close(traced(x), module(x), rtol=0, atol=0)
 
 
-@each_case
 @each_init
-def test_two_runs_agree_to_the_bit(case, init):
-    module, x = stir(case.build(init)), case.input()
-    first, second = (gradients(copy.deepcopy(module), x) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
+def test_under_autocast_the_identity_is_the_convolution_to_the_bit(case, init):
+    conv, x = case.conv(), case.input(4)
+    module = case.build(init, conv=conv)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(x), conv(x)) == (init == "identity")
 
 
 def test_the_names_of_the_inputs_are_those_of_the_forward():
     for case in CASES:
         expected = ("weight", "value") if case.card.per_sample else ("weight",)
-        assert case.card.inputs(case.args) == expected
+        assert case.card.inputs(case.given()) == expected
         assert len(given(case, case.conv())) == len(expected)
