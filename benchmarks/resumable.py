@@ -7,6 +7,8 @@ import gc
 import json
 import multiprocessing
 import re
+import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,48 @@ def run(
         for result in progress.track(made, total=len(todo), description=doing):
             file.write(json.dumps(result) + "\n")
             file.flush()
+
+
+def parser_of(doc: str, out: str) -> ArgumentParser:
+    """Returns the options that these benchmarks share; `doc` is of the file, `out` its results."""
+    parser = ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="files with marks")
+    return parser
+
+
+def results_of(
+    options: Namespace,
+    job: Callable[[str], Result],
+    names: Callable[[], Iterable[str]],
+    *,
+    key: str,
+    each: int,
+    doing: str,
+) -> list[Result]:
+    """Returns what came out by name, after what is still to be done unless only a table is wanted.
+
+    Args:
+        options: as `parser_of` reads them.
+        names: makes what there is to do.
+        job, key, each, doing: as for `run`.
+    """
+    if not options.table:
+        start = time.perf_counter()
+        run(
+            job,
+            names(),
+            options.out,
+            key=key,
+            workers=options.workers,
+            each=each,
+            doing=doing,
+            prepare=settle,
+        )
+        print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
+    return sorted(read(options.out, key).values(), key=lambda entry: entry[key])
 
 
 def settle() -> None:

@@ -14,16 +14,14 @@ weights, no download; those that look at values (detectors) with random weights,
 
 from __future__ import annotations
 
-import argparse
 import re
 import resource
 import statistics
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from benchmarks.resumable import read, run, settle, write
+from benchmarks.resumable import parser_of, results_of, write
 
 PLACEMENTS = ("residual-branch", "residual-block", "downsample", "stage", "stem", "head", "conv3x3")
 
@@ -161,28 +159,18 @@ def in_general(reason: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
+    parser = parser_of(__doc__ or "", "zoo.jsonl")
     parser.add_argument("--library", choices=("timm", "torchvision"), default="timm")
     parser.add_argument("--filter", default="*", help="names, as list_models of the library has it")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    parser.add_argument("--write", type=Path, nargs="*", default=[], help="files with marks")
     options = parser.parse_args()
-    if not options.table:
-        start = time.perf_counter()
-        run(
-            plan_one,
-            names_of(options.library, options.filter),
-            options.out,
-            key="name",
-            workers=options.workers,
-            each=100,
-            doing="planning",
-            prepare=settle,
-        )
-        print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    results = sorted(read(options.out, "name").values(), key=lambda entry: entry["name"])
+    results = results_of(
+        options,
+        plan_one,
+        lambda: names_of(options.library, options.filter),
+        key="name",
+        each=100,
+        doing="planning",
+    )
     print(table(results))
     for file in options.write:
         write(file, options.library, {"summary": summary(results), "table": table(results)})

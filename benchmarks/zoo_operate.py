@@ -12,7 +12,6 @@ exit code is 1 where something failed.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import re
 import resource
@@ -23,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resumable import read, run, settle, write
+from benchmarks.resumable import parser_of, results_of, write
 
 MECHANISMS = ("eca", "se", "cbam")
 PLACEMENTS = ("residual-branch", "residual-block", "stage", "head", "conv")
@@ -284,27 +283,17 @@ def main() -> None:
     """The command line."""
     import timm
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("zoo-operate.jsonl"))
+    parser = parser_of(__doc__ or "", "zoo-operate.jsonl")
     parser.add_argument("--modules", nargs="*", default=None, help="of timm; default: all")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    parser.add_argument("--write", type=Path, nargs="*", default=[], help="files with marks")
     options = parser.parse_args()
-    if not options.table:
-        start = time.perf_counter()
-        run(
-            operate_module,
-            options.modules or timm.list_modules(),
-            options.out,
-            key="module",
-            workers=options.workers,
-            each=8,
-            doing="operating",
-            prepare=settle,
-        )
-        print(f"wall time {time.perf_counter() - start:.0f} s with {options.workers} workers\n")
-    results = sorted(read(options.out, "module").values(), key=lambda entry: entry["module"])
+    results = results_of(
+        options,
+        operate_module,
+        lambda: options.modules or timm.list_modules(),
+        key="module",
+        each=8,
+        doing="operating",
+    )
     print(table(results))
     for file in options.write:
         write(file, "timm", {"operated": table(results)})

@@ -7,6 +7,8 @@ to run, as the backward of max_pool2d does on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,23 +18,36 @@ from torch.autograd.function import once_differentiable
 
 from attnsurgeon.attention.shapes import positions
 
+_Step = Callable[[Tensor, int], Tensor]  # (x, axis) -> y
+_Back = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (gradient of y, x, y, axis) -> of x
+
 
 def _where_equal(x: Tensor, y: Tensor) -> Tensor:
     """Returns 1 where x == y, else 0, in the dtype of `x`: a product with booleans is slow."""
     return x.clone().eq_(y)
 
 
-class _Largest(torch.autograd.Function):
-    """The maximum over some axes, which are kept; equal maxima share the gradient evenly."""
-
-    @staticmethod
-    def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        return x.amax(axes, keepdim=True)
+class AlongAxes(torch.autograd.Function):
+    """A function of (x, axes) whose backward compares `x` with what came out."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps both, and the axes."""
         x, ctx.axes = inputs
         ctx.save_for_backward(x, output)
+
+
+class Amax(AlongAxes):
+    """The maximum over some axes, which are kept; how its gradient is found is left open."""
+
+    @staticmethod
+    def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Returns the maxima."""
+        return x.amax(axes, keepdim=True)
+
+
+class _Largest(Amax):
+    """The maximum over some axes; equal maxima share the gradient evenly."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -45,6 +60,18 @@ class _Largest(torch.autograd.Function):
 def largest(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Returns the maxima over `axes`, each kept with length 1."""
     return _Largest.apply(x, axes)
+
+
+def _steps_back(step: _Step, back: _Back, ctx: Any, grad: Tensor) -> Tensor:
+    """Returns the gradient of x from that of y = reduce(step, axes, x); `back` is of one step."""
+    x, y = ctx.saved_tensors
+    steps = [x]
+    for axis in ctx.axes[:-1]:  # they were not kept
+        steps.append(step(steps[-1], axis))
+    steps.append(y)
+    for i in reversed(range(len(ctx.axes))):
+        grad = back(grad, steps[i], steps[i + 1], ctx.axes[i])
+    return grad
 
 
 def _sides(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -82,32 +109,17 @@ def _unslide(grad: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
     return result
 
 
-class _WindowMax(torch.autograd.Function):
+class _WindowMax(AlongAxes):
     """The maximum over the 3 x 3 neighbours of each position, one axis after the other."""
 
     @staticmethod
     def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        for axis in axes:
-            x = _slide(x, axis)
-        return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.axes = inputs
-        ctx.save_for_backward(x, output)
+        return reduce(_slide, axes, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x, y = ctx.saved_tensors
-        steps = [x]
-        for axis in ctx.axes[:-1]:
-            steps.append(_slide(steps[-1], axis))
-        for axis, start, end in zip(
-            reversed(ctx.axes), reversed(steps), [y, *reversed(steps[1:])], strict=True
-        ):
-            grad = _unslide(grad, start, end, axis)
-        return grad, None
+        return _steps_back(_slide, _unslide, ctx, grad), None
 
 
 @torch.fx.wrap
@@ -154,32 +166,17 @@ def _unhalve(grad: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
     return result
 
 
-class _HalvedMax(torch.autograd.Function):
+class _HalvedMax(AlongAxes):
     """The maximum over 3 x 3 windows around every second position, one axis after the other."""
 
     @staticmethod
     def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        for axis in axes:
-            x = _halve(x, axis)
-        return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.axes = inputs
-        ctx.save_for_backward(x, output)
+        return reduce(_halve, axes, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x, y = ctx.saved_tensors
-        steps = [x]
-        for axis in ctx.axes[:-1]:
-            steps.append(_halve(steps[-1], axis))
-        for axis, start, end in zip(
-            reversed(ctx.axes), reversed(steps), [y, *reversed(steps[1:])], strict=True
-        ):
-            grad = _unhalve(grad, start, end, axis)
-        return grad, None
+        return _steps_back(_halve, _unhalve, ctx, grad), None
 
 
 def halved_max(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from attnsurgeon.attention.maxima import Amax
 from attnsurgeon.attention.shapes import extent, per_channel, positions
 
 
@@ -64,19 +65,10 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return _Moments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), axes)
 
 
-class _Max(torch.autograd.Function):
+class _Max(Amax):
     """amax with amax's gradient, shared by ties, in fewer passes than its own backward makes."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        return x.amax(axes, keepdim=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.axes = inputs
-        ctx.save_for_backward(x, output)
 
     @staticmethod
     def backward(ctx: Any, by_max: Tensor) -> tuple[Tensor, None]:
@@ -117,8 +109,13 @@ def leave_out(module: nn.Module, before: int, after: int) -> bool:
     return bool(pools)
 
 
-class Mean(Pool):
-    """Mean over some axes; by default each channel's mean over all positions.
+class Over(Pool):
+    """One number for all values along some axes; by default one for each channel.
+
+    Args:
+        rank: of the map, of which all positions are pooled.
+        axes: others, instead of those.
+        keepdim: keep the axes, with length 1.
 
     Shape:
         x (N, C, ...) -> (N, C), or with other axes what they leave
@@ -130,25 +127,18 @@ class Mean(Pool):
         super().__init__()
         self.axes = axes or positions(rank)
         self.keepdim = keepdim
+
+
+class Mean(Over):
+    """Mean over some axes; by default each channel's mean over all positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the means."""
         return mean(self.chosen(x), self.axes, self.keepdim)
 
 
-class Max(Pool):
-    """Maximum over some axes; by default each channel's maximum over all positions.
-
-    Shape:
-        x (N, C, ...) -> (N, C), or with other axes what they leave
-    """
-
-    def __init__(
-        self, *, rank: int = 2, axes: tuple[int, ...] | None = None, keepdim: bool = False
-    ) -> None:
-        super().__init__()
-        self.axes = axes or positions(rank)
-        self.keepdim = keepdim
+class Max(Over):
+    """Maximum over some axes; by default each channel's maximum over all positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the maxima."""

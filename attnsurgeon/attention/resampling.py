@@ -6,6 +6,7 @@ order that changes from run to run; products with matrices do not. They also ser
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,19 +96,19 @@ def pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def spread_to(z: Tensor, like: Tensor) -> Tensor:
     """Returns `z` (N, C, ...) interpolated to the size of `like`, each place from the nearest."""
-    for axis in range(2, like.dim()):
-        length, parts = like.shape[axis], z.shape[axis]
-        if not (eager() and length == parts):
-            z = along(z, axis, nearest(length, parts, z), like=like)
-    return z
+    return _to_size(z, like, nearest)
 
 
 def interpolate_to(z: Tensor, like: Tensor) -> Tensor:
     """Returns `z` (N, C, ...) interpolated linearly to the size of `like`, corners aligned."""
+    return _to_size(z, like, linear)
+
+
+def _to_size(z: Tensor, like: Tensor, matrix: Callable[[int, int, Tensor], Tensor]) -> Tensor:
     for axis in range(2, like.dim()):
         length, parts = like.shape[axis], z.shape[axis]
         if not (eager() and length == parts):
-            z = along(z, axis, linear(length, parts, z), like=like)
+            z = along(z, axis, matrix(length, parts, z), like=like)
     return z
 
 

@@ -62,6 +62,15 @@ def count(channels: int, reduction: int) -> int:
     return 2 * (channels * m + m + 2 * m + m * channels + channels + 2 * channels)
 
 
+DEVIATIONS = (
+    "reduction is 16, as in the authors' ImageNet networks; their class has 4 by default",
+    "the biases straight before a batch norm are kept to have the authors' parameters; they "
+    "cannot learn while it uses batch statistics",
+    "rank 3 is not the authors': the mean runs over all positions of the clip",
+    ONE_VALUE,
+)
+
+
 @mechanism(
     "aff",
     kind="fusion",
@@ -78,11 +87,7 @@ def count(channels: int, reduction: int) -> int:
     deviations=(
         "with the factor 2, as in the authors' code for MXNet and PyTorch; the paper's equation "
         "and a copy in circulation have none",
-        "reduction is 16, as in the authors' ImageNet networks; their class has 4 by default",
-        "the biases straight before a batch norm are kept to have the authors' parameters; they "
-        "cannot learn while it uses batch statistics",
-        "rank 3 is not the authors': the mean runs over all positions of the clip",
-        ONE_VALUE,
+        *DEVIATIONS,
     ),
     unmoved=tuple(f"context.{name}" for name in PASS_BIASES),
     spatial=False,

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.fusions import aff
 from attnsurgeon.attention.identity import Gate, native
-from attnsurgeon.attention.norms import ONE_VALUE
 from attnsurgeon.attention.registry import mechanism
 
 
@@ -43,11 +42,7 @@ def count(channels: int, reduction: int) -> int:
         "MXNet code; their PyTorch port calls the first global branch again, which leaves the "
         "second one without gradient",
         "without AFF's factor 2, as in the authors' code",
-        "reduction is 16, as in the authors' ImageNet networks; their class has 4 by default",
-        "the biases straight before a batch norm are kept to have the authors' parameters; they "
-        "cannot learn while it uses batch statistics",
-        "rank 3 is not the authors': the mean runs over all positions of the clip",
-        ONE_VALUE,
+        *aff.DEVIATIONS,
     ),
     unmoved=tuple(
         f"{context}.{name}" for context in ("first", "second") for name in aff.PASS_BIASES

@@ -24,15 +24,41 @@ def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
     return 2 * channels * m + bias * (m + channels)
 
 
+FORMULA = "2C(C//r) + C//r + C; 2C(C//r) with bias=False"
+IDENTITY = native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1")
+
+
+class Excitation(nn.Module):
+    """The two layers and the gate, whatever they are given.
+
+    Args:
+        channels, reduction, bias, hidden: as of `SE`.
+
+    Shape:
+        (..., C) -> (..., C)
+    """
+
+    def __init__(self, channels: int, *, reduction: int, bias: bool, hidden: int | None) -> None:
+        super().__init__()
+        m = hidden or hidden_width(channels, reduction)
+        self.fc1 = nn.Linear(channels, m, bias=bias)
+        self.fc2 = nn.Linear(m, channels, bias=bias)
+        self.gate = Gate()
+
+    def excite(self, squeezed: Tensor) -> Tensor:
+        """Returns the gates."""
+        return self.gate(self.fc2(F.relu(self.fc1(squeezed))))
+
+
 @mechanism(
     "se",
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
     placement="residual-branch",
-    formula="2C(C//r) + C//r + C; 2C(C//r) with bias=False",
+    formula=FORMULA,
     count=count,
-    identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
+    identity=IDENTITY,
     constraints=("C >= reduction",),
     deviations=(
         "biases as in the authors' Caffe networks; most PyTorch copies have none (bias=False)",
@@ -40,7 +66,7 @@ def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
     ),
     spatial=False,
 )
-class SE(nn.Module):
+class SE(Excitation):
     """Reweights each channel by a gate computed from the means of all channels.
 
     Args:
@@ -63,16 +89,11 @@ class SE(nn.Module):
         bias: bool = True,
         hidden: int | None = None,
     ) -> None:
-        super().__init__()
-        m = hidden or hidden_width(channels, reduction)
+        super().__init__(channels, reduction=reduction, bias=bias, hidden=hidden)
         self.rank = rank
         self.pool = Mean(rank=rank)
-        self.fc1 = nn.Linear(channels, m, bias=bias)
-        self.fc2 = nn.Linear(m, channels, bias=bias)
-        self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
-        squeezed = self.pool(x)  # (N, C)
-        gate = self.gate(self.fc2(F.relu(self.fc1(squeezed))))
+        gate = self.excite(self.pool(x))  # (N, C)
         return x * per_channel(gate, self.rank)

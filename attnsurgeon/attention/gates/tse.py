@@ -10,11 +10,9 @@ ICCV Workshops 2021, https://arxiv.org/abs/2107.02145
 from __future__ import annotations
 
 import torch.fx
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from attnsurgeon.attention.checks import hidden_width
-from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.gates import se
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import along, eager, repeats, tiles
@@ -57,21 +55,15 @@ def repeat(z: Tensor, tile: Tile, like: Tensor) -> Tensor:
     return z
 
 
-def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
-    """Returns the number of parameters."""
-    m = hidden or hidden_width(channels, reduction)
-    return 2 * channels * m + bias * (m + channels)
-
-
 @mechanism(
     "tse",
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
     placement="residual-branch",
-    formula="2C(C//r) + C//r + C; 2C(C//r) with bias=False",
-    count=count,
-    identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
+    formula=se.FORMULA,
+    count=se.count,
+    identity=se.IDENTITY,
     constraints=("C >= reduction",),
     deviations=(
         "the parameters are those of SE, under the same names, so that SE's weights load here",
@@ -82,7 +74,7 @@ def count(channels: int, reduction: int, bias: bool, hidden: int | None) -> int:
         "rank 3 is not the authors': a tile covers the full depth unless it has three sides",
     ),
 )
-class TSE(nn.Module):
+class TSE(se.Excitation):
     """Reweights each channel tile by tile, by gates computed from the means of the tile.
 
     Args:
@@ -107,17 +99,13 @@ class TSE(nn.Module):
         hidden: int | None = None,
         tile: tuple[int | None, ...] = (7, None),
     ) -> None:
-        super().__init__()
-        m = hidden or hidden_width(channels, reduction)
+        super().__init__(channels, reduction=reduction, bias=bias, hidden=hidden)
         self.tile = per_axis(tile, rank)
-        self.fc1 = nn.Linear(channels, m, bias=bias)
-        self.fc2 = nn.Linear(m, channels, bias=bias)
-        self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times the channel gates of its tiles."""
         squeezed = tile_means(x, self.tile).movedim(1, -1)  # (N, ..., C), one place a tile
-        gate = self.gate(self.fc2(F.relu(self.fc1(squeezed)))).movedim(-1, 1)
+        gate = self.excite(squeezed).movedim(-1, 1)
         return x * repeat(gate, self.tile, x).to(x.dtype)
 
     def extra_repr(self) -> str:

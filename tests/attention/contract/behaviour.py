@@ -40,8 +40,8 @@ def test_shape_and_dtype_pass_through_and_all_is_finite(case, init, train, batch
 @each_mode
 @pytest.mark.parametrize("fill", [0.0, 3.0, 1e4])
 def test_a_map_without_any_variation_stays_finite(case, init, train, fill):
-    for size in sizes(case.rank):
-        module, x = case.build(init).train(train), case.input(2, size)
+    for batch, size in zip((2, 1, 2), sizes(case.rank), strict=True):
+        module, x = case.build(init).train(train), case.input(batch, size)
         y, grads = gradients(module, torch.full_like(x, fill))
         assert y.isfinite().all()
         assert all(g.isfinite().all() for g in grads)
