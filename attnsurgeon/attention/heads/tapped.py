@@ -40,8 +40,8 @@ class Mailbox(Fleeting):
 
 
 @dataclass
-class OutputTap:
-    """Forward hook: keeps the module's output for the head.
+class Tap:
+    """A hook that keeps a value for the head.
 
     Attributes:
         mailbox: where it waits.
@@ -52,29 +52,26 @@ class OutputTap:
     mailbox: Mailbox
     index: int
     copies: bool = False
+
+    def keep(self, value: Tensor) -> None:
+        """Puts the value where the head takes it from."""
+        self.mailbox.put(self.index, value.clone() if self.copies else value)
+
+
+class OutputTap(Tap):
+    """Forward hook: keeps the module's output."""
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """Keeps the output."""
-        self.mailbox.put(self.index, output.clone() if self.copies else output)
+        self.keep(output)
 
 
-@dataclass
-class InputTap:
-    """Forward pre-hook: keeps the module's first input for the head.
-
-    Attributes:
-        mailbox: where it waits.
-        index: its number among the values of the head.
-        copies: keep a copy, for the network goes on to change the value in place.
-    """
-
-    mailbox: Mailbox
-    index: int
-    copies: bool = False
+class InputTap(Tap):
+    """Forward pre-hook: keeps the module's first input."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Keeps the input."""
-        self.mailbox.put(self.index, args[0].clone() if self.copies else args[0])
+        self.keep(args[0])
 
 
 class Tapped(nn.Module):
