@@ -64,18 +64,19 @@ def check_folder(
     *,
     model: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Checkup:
     """Loads a saved folder and verifies it; nothing is written.
 
     Args:
-        path, model, checkpoint: as for `attnsurgeon.load`.
+        path, model, checkpoint, trust: as for `attnsurgeon.load`.
 
     Raises:
         ModelError: the folder cannot be loaded.
         UsageError: a checkpoint was given that is not needed.
     """
     saved = read_folder(path)
-    network = load(path, model=model, checkpoint=checkpoint).eval()
+    network = load(path, model=model, checkpoint=checkpoint, trust=trust).eval()
     base = copy.deepcopy(network)
     remove(base, refill=True)
     known = saved.record["base"]["sha256"]

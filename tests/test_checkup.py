@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    return check_folder(folder)
+    return check_folder(folder, trust=True)
 
 
 def test_a_folder_just_saved_has_no_problems(found):

@@ -31,7 +31,7 @@ WINGS: dict[str, str] = {
     "splicing": "parts channels_first configs history rewriting removing splice replay folding",
     "cost": "",
     "checks": "auditing learning verify",
-    "saved": "schema trust folder origin weights base card save restore exporting",
+    "saved": "schema folder trust origin weights base card save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",

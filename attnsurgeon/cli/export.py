@@ -31,6 +31,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
+    trust_code: bool,
     form: str,
     output: str,
     overwrite: bool,
@@ -47,7 +48,9 @@ def command(
         check_file(output, overwrite)
         size = together(each(read_folder(folder).operations[-1]["input_size"]))
         model = base_network(base, base_args, checkpoint)
-        network = load(folder, model=model, checkpoint=None if model else checkpoint)
+        network = load(
+            folder, model=model, checkpoint=None if model else checkpoint, trust=trust_code
+        )
     folded: tuple[str, ...] = ()
     if fold:
         from attnsurgeon.splicing.folding import fold as fold_weights

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+trust_option = click.option(
+    "--trust-code",
+    is_flag=True,
+    help="Run the code of your own, or ask the address, that the file names.",
+)
+
 
 def base_options(function: Function) -> Function:
     """DIR, and what builds its base network where the folder alone cannot."""
     for decorate in (
+        trust_option,
         click.option(
             "--base-arg", "base_args", type=Pair(), multiple=True, help="Argument of --base."
         ),

@@ -221,4 +221,8 @@ def _show(record: dict[str, Any], saved: Path | None) -> None:
     console = out()
     show_operation(console, record)
     if saved is not None:
-        show_saved(console, record["output"], sum(file.stat().st_size for file in saved.iterdir()))
+        from attnsurgeon.saved.restore import read_folder
+        from attnsurgeon.saved.trust import needs_trust, size_of
+
+        trust = needs_trust(read_folder(saved).source)
+        show_saved(console, record["output"], size_of(saved), trust=trust)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.cli.folders import trust_option
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Network, json_flag
 from attnsurgeon.cli.values import complete_where
@@ -62,8 +63,9 @@ def check_rules(files: tuple[str, ...]) -> None:
 
 @command.command("test")
 @click.argument("files", nargs=-1, type=click.Path())
+@trust_option
 @json_flag
-def test_rules(files: tuple[str, ...], as_json: bool) -> None:
+def test_rules(files: tuple[str, ...], trust_code: bool, as_json: bool) -> None:
     """Run the tests inside rule files. By default of all shipped ones; no weights are loaded."""
     from attnsurgeon.rules.cases import run_tests
     from attnsurgeon.rules.placements import shipped, shipped_names
@@ -71,7 +73,7 @@ def test_rules(files: tuple[str, ...], as_json: bool) -> None:
     sources = [(name, _read(name)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
     record = []
     for name, file in sources:
-        outcomes = run_tests(file, _find_sites)
+        outcomes = run_tests(file, _find_sites, trust=trust_code or not files)
         record.append({"file": name, "outcomes": [vars(outcome) for outcome in outcomes]})
     if as_json:
         write_json(record)

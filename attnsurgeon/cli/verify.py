@@ -20,6 +20,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
+    trust_code: bool,
     as_json: bool,
 ) -> None:
     """Load a saved DIR and check it in full. Its operation is made once more on its base."""
@@ -28,7 +29,9 @@ def command(
         from attnsurgeon.report.folder import checkup_record, show_checkup
 
         model = base_network(base, base_args, checkpoint)
-        found = check_folder(folder, model=model, checkpoint=None if model else checkpoint)
+        found = check_folder(
+            folder, model=model, checkpoint=None if model else checkpoint, trust=trust_code
+        )
     record = checkup_record(found)
     if as_json:
         write_json(record)

@@ -77,6 +77,27 @@ def class_and_config(model: nn.Module) -> Source | None:
     return Source(_FAMILY + kind.__name__, arguments, weights="as built")
 
 
+def network_class(name: str) -> Any:
+    """Return the class of this name if transformers registers one of networks, else None.
+
+    Raises:
+        ModelError: transformers is not installed.
+    """
+    library = guarded(_library, _missing)
+    found = guarded(lambda: getattr(library, name, None), partial(_explain, name))
+    is_network = isinstance(found, type) and issubclass(found, library.PreTrainedModel)
+    return found if is_network and found.__module__.startswith("transformers.models.") else None
+
+
+def config_class(model_type: Any) -> Any:
+    """Return the class of the configs of a type that transformers registers, else None."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # pyright: ignore[reportMissingImports]
+
+    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    found = CONFIG_MAPPING[model_type] if known else None
+    return found if found is not None and found.__module__.startswith("transformers.") else None
+
+
 def _library() -> Any:
     import transformers  # pyright: ignore[reportMissingImports]
 

@@ -36,6 +36,7 @@ _CLASSES = {
 }
 _SIZED = re.compile(r"(\d+)([nslmx])(.+)?$")  # yolov8n-seg is yolov8-seg.yaml at the scale n
 _SUFFIXES = (".yaml", ".yml")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(?<!\.pt)")
 
 
 def ultralytics_recipe(name: str) -> Recipe:
@@ -107,6 +108,25 @@ def _config(name: str) -> str:
     if home is None:
         raise ModelError(f"ultralytics has no network called {name!r}", _nearest(stem, known))
     return str(home / f"{stem}.yaml")  # whole, or a file in the working folder would come first
+
+
+def known_to_ultralytics(name: str) -> bool:
+    """Tell whether a name is of a model whose description ultralytics ships.
+
+    A file in the working folder comes before the package's own of the same name.
+
+    Raises:
+        ModelError: ultralytics is not installed.
+    """
+    with said_to_stderr():
+        guarded(_import, _missing)
+    file = Path(name)
+    if _PLAIN_NAME.fullmatch(name) is None:
+        return False
+    if file.suffix in _SUFFIXES and (file.exists() or _unified(file).exists()):
+        return False
+    stem, known = _architecture(_stem(name)), _shipped()
+    return stem in known or _unified(Path(stem)).name in known
 
 
 def _stem(name: str) -> str:

@@ -19,6 +19,7 @@ from attnsurgeon.errors import ModelError, nearest
 from attnsurgeon.models.foreign import explain_call, guarded, parameters, quote
 from attnsurgeon.models.imports import import_file, import_name
 from attnsurgeon.models.recipes import Recipe
+from attnsurgeon.models.smp_names import SMP
 from attnsurgeon.models.suggestions import nearest_file
 
 
@@ -45,7 +46,8 @@ def module_recipe(name: str, factory: str) -> Recipe:
     Raises:
         ModelError: there is no such module or factory, or importing it raises.
     """
-    folder = Path.cwd()
+    # The working folder may not stand in for a library that folders and rules name, too.
+    folder = None if name.partition(".")[0] == SMP else Path.cwd()
     with _on_path(folder):
         module = import_name(name)
     origin = getattr(module, "__file__", None)  # None of a namespace package
@@ -70,7 +72,7 @@ def missing_factory(path: str) -> ModelError:
 
 
 def _recipe(
-    module: ModuleType, factory: str, *, spec: str, file: Path | None, folder: Path
+    module: ModuleType, factory: str, *, spec: str, file: Path | None, folder: Path | None
 ) -> Recipe:
     made = _attribute(module, factory, spec)
     build = partial(_build, made, spec=spec, file=file, folder=folder)
@@ -104,7 +106,7 @@ def _build(
     *,
     spec: str,
     file: Path | None,
-    folder: Path,
+    folder: Path | None,
 ) -> nn.Module:
     if isinstance(factory, nn.Module):
         return _copy_of_instance(factory, pretrained, model_args, spec)
@@ -168,8 +170,11 @@ def _explain_import(path: str, file: Path, error: BaseException) -> ModelError:
 
 
 @contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
+def _on_path(folder: Path | None) -> Iterator[None]:
     """Let the user's code import its neighbours, as it can when Python runs it."""
+    if folder is None:
+        yield
+        return
     entry = os.fspath(folder)
     sys.path.insert(0, entry)
     try:

@@ -121,21 +121,29 @@ def show_checks(console: Console, said: Iterator[tuple[str, str]]) -> None:
     show_lines(console, [(glyph[went], _STYLES[went], text) for went, text in said])
 
 
-def show_saved(console: Console, folder: str, size: int) -> None:
-    """Prints where the network was saved, and the Python to go on with."""
+def show_saved(console: Console, folder: str, size: int, *, trust: bool = False) -> None:
+    """Prints where the network was saved, and the Python to go on with.
+
+    Args:
+        console: where to.
+        folder: where it was saved.
+        size: in bytes.
+        trust: whether loading it has to allow what builds its base network.
+    """
     console.print()
     saved = f"  saved to {folder} ({words.memory(size)})"
     console.print(Text(saved, style="bold"), soft_wrap=True)
     console.print()
-    for line in next_lines(folder):
+    for line in next_lines(folder, trust=trust):
         console.print(Text(f"    {line}"), soft_wrap=True)
 
 
-def next_lines(folder: str) -> tuple[str, ...]:
+def next_lines(folder: str, *, trust: bool = False) -> tuple[str, ...]:
     """Returns the Python that goes on from a saved folder."""
+    given = f"{folder!r}, trust=True" if trust else repr(folder)
     return (
         "import attnsurgeon, torch",
-        f"model = attnsurgeon.load({folder!r})",
+        f"model = attnsurgeon.load({given})",
         "attnsurgeon.freeze_backbone(model)  # at first only the attention learns",
         "optimizer = torch.optim.AdamW(attnsurgeon.param_groups(model, lr=1e-3))",
     )

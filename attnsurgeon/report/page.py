@@ -26,8 +26,13 @@ from attnsurgeon.report.streams import UNICODE
 from attnsurgeon.version import __version__
 
 
-def page(record: Mapping[str, Any]) -> str:
-    """Returns the report of an operation as HTML."""
+def page(record: Mapping[str, Any], *, trust: bool = False) -> str:
+    """Returns the report of an operation as HTML.
+
+    Args:
+        record: of the operation.
+        trust: whether loading its folder has to allow what builds the base network.
+    """
     name = escape(title(record))
     return "\n".join(
         [
@@ -39,7 +44,7 @@ def page(record: Mapping[str, Any]) -> str:
             f"<style>\n{_style()}</style></head>",
             "<body>",
             f"<h1>{name}</h1>",
-            *_body(record),
+            *_body(record, trust),
             f"<footer>attnsurgeon {escape(__version__)}</footer>",
             "</body>",
             "</html>",
@@ -52,7 +57,7 @@ def _style() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def _body(record: Mapping[str, Any]) -> Iterator[str]:
+def _body(record: Mapping[str, Any], trust: bool) -> Iterator[str]:
     yield _facts(record)
     yield "<h2>Price</h2>"
     yield from _figures(record)
@@ -69,7 +74,8 @@ def _body(record: Mapping[str, Any]) -> Iterator[str]:
         yield _list(sentences(record["verification"], UNICODE.times))
     if record["output"]:
         yield "<h2>Go on</h2>"
-        yield f"<pre><code>{escape(chr(10).join(next_lines(record['output'])))}</code></pre>"
+        lines = next_lines(record["output"], trust=trust)
+        yield f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"
 
 
 def _facts(record: Mapping[str, Any]) -> str:

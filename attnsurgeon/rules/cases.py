@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnsurgeon.errors import SurgeonError
+from attnsurgeon.errors import ModelError, SurgeonError
+from attnsurgeon.models.bounded import refuse_too_large
+from attnsurgeon.models.vocabulary import objection, reserved
 from attnsurgeon.rules.match import Refusal, RuleMatches, match_rules
 from attnsurgeon.rules.schema import Expectation, RuleFile, RuleTest
 from attnsurgeon.rules.values import NumberTest
@@ -19,6 +21,7 @@ from attnsurgeon.sites.site import Site
 Status = Literal["ok", "noisy", "missing", "invalid"]
 FindSites = Callable[[str, Mapping[str, Any], tuple[int, ...] | None], Sequence[Site]]
 _SHOWN = 3  # paths in a detail
+_ALLOW = "if you trust the file, say so: attnsurgeon rules test FILE --trust-code"
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,24 @@ class Outcome:
     detail: str
 
 
-def run_tests(file: RuleFile, find_sites: FindSites) -> list[Outcome]:
+def run_tests(file: RuleFile, find_sites: FindSites, *, trust: bool = False) -> list[Outcome]:
     """Returns the outcomes of all tests of a rule file, in order.
 
     Args:
         file: the rules and their tests.
         find_sites: builds the model of a test, with its arguments, and finds its sites at an
             input size (None is the model's own).
+        trust: let the file name code and addresses; else a test of such a model is invalid.
     """
-    return [outcome for test in file.tests or () for outcome in _run(test, file, find_sites)]
+    tests = file.tests or ()
+    return [outcome for test in tests for outcome in _run(test, file, find_sites, trust)]
 
 
-def _run(test: RuleTest, file: RuleFile, find_sites: FindSites) -> Iterator[Outcome]:
+def _run(test: RuleTest, file: RuleFile, find_sites: FindSites, trust: bool) -> Iterator[Outcome]:
+    given = test.args or {}
     try:
-        sites = find_sites(test.model, test.args or {}, test.input_size)
+        _refuse_untrusted(test.model, given, trust)
+        sites = find_sites(test.model, given, test.input_size)
     except SurgeonError as error:
         for rule_id in test.expect:
             yield Outcome(rule_id, test.model, "invalid", str(error))
@@ -62,6 +69,17 @@ def _run(test: RuleTest, file: RuleFile, find_sites: FindSites) -> Iterator[Outc
         failures = list(_failures(expectation, found))
         for status, detail in failures or [("ok", f"{len(found.sites)} sites")]:
             yield Outcome(rule_id, test.model, status, detail)
+
+
+def _refuse_untrusted(spec: str, given: Mapping[str, Any], trust: bool) -> None:
+    """Refuses a model that a file may not have built, as loading refuses one of a folder."""
+    if wrong := reserved(given):
+        raise ModelError(f"the test names the model {spec!r}; {wrong}")
+    if trust:
+        return
+    if wrong := objection(spec, given):
+        raise ModelError(f"the test names the model {spec!r}; {wrong}", _ALLOW)
+    refuse_too_large(spec, given, None)
 
 
 def _failures(expected: Expectation, found: RuleMatches) -> Iterator[tuple[Status, str]]:

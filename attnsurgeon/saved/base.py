@@ -16,7 +16,7 @@ from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
 from attnsurgeon.recording.twin import meta_twin
 from attnsurgeon.saved.origin import base_tensors
-from attnsurgeon.saved.trust import GIVE_THE_BASE, refuse_foreign_code
+from attnsurgeon.saved.trust import GIVE_THE_BASE, refuse_untrusted
 from attnsurgeon.saved.weights import cast_to, strides_of
 from attnsurgeon.splicing.removing import remove
 
@@ -120,7 +120,15 @@ class Form:
             cast_to(tensor, dtype, self.strides.get(name))
 
 
-def rebuild(source: Source, *, folder: Path, weights: bool, checkpoint: Any = None) -> nn.Module:
+def rebuild(
+    source: Source,
+    *,
+    folder: Path,
+    weights: bool,
+    checkpoint: Any = None,
+    trust: bool = False,
+    most: int | None = None,
+) -> nn.Module:
     """Build a base network again.
 
     Args:
@@ -128,19 +136,23 @@ def rebuild(source: Source, *, folder: Path, weights: bool, checkpoint: Any = No
         folder: the saved folder that says so.
         weights: with the weights it had, else with random ones, which costs no download.
         checkpoint: the file of weights, where the source says that it had one.
+        trust: let the folder name code and addresses.
+        most: numbers that the network may hold; None for a few times those that it usually has.
 
     Raises:
-        ModelError: it cannot be built, or a saved folder should not have it built.
+        ModelError: it cannot be built, or a saved folder may not have it built.
     """
-    refuse_foreign_code(source.spec, folder)
     arguments: dict[str, Any] = {**source.model_args}
     if weights and source.weights.startswith("checkpoint"):
         arguments["checkpoint"] = checkpoint
     elif weights and source.weights == "pretrained":
         arguments["pretrained"] = True
     try:
+        refuse_untrusted(source, folder, trust=trust, most=most)
         model = load_model(source.spec, **arguments)
     except ModelError as error:
+        if error.hint and GIVE_THE_BASE in error.hint:
+            raise
         hint = f"{error.hint}; or {GIVE_THE_BASE}" if error.hint else GIVE_THE_BASE
         raise ModelError(f"the base network cannot be built again: {error.what}", hint) from error
     return stamp(model, source)

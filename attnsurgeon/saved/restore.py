@@ -22,11 +22,12 @@ from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
 from attnsurgeon.saved.schema import check_record
+from attnsurgeon.saved.trust import size_of
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.replay import not_repeatable, replay
 
-_MAX_BYTES = 1 << 26  # a record is some kilobytes; a larger file is something else
+_MAX_BYTES = 1 << 24  # a record is some kilobytes; a larger file is something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +105,15 @@ def load(
     *,
     model: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> nn.Module:
     """Load a network that was saved after surgery.
 
     Its base is built again from where it came from, the same attention is put in at the same
-    places, and the saved weights are loaded. Nothing that the folder holds is unpickled, and it
-    cannot name code to run but your own. Like a network fresh from its factory, the result is in
-    training mode and every parameter is trainable.
+    places, and the saved weights are loaded. Nothing that the folder holds is unpickled, and
+    nothing that it names is run: its base is a network that an installed library registers, by
+    its name and plain arguments, unless you say `trust`. Like a network fresh from its factory,
+    the result is in training mode and every parameter is trainable.
 
     Args:
         path: a folder that `Operation.save` wrote.
@@ -118,15 +121,16 @@ def load(
             not be; it is copied. Of an adapter, with its weights.
         checkpoint: the file of the base network's weights, for an adapter on a base that was
             loaded from a checkpoint.
+        trust: let the folder name code of your own, which is run, or an address, which is asked.
 
     Raises:
-        ModelError: the folder is damaged, the base cannot be built, or it is no longer the
-            network that was operated.
+        ModelError: the folder is damaged, it names code that you did not allow, the base cannot
+            be built, or it is no longer the network that was operated.
         UsageError: a checkpoint was given that would not be used.
     """
     saved = read_folder(path)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, so leave no trace
-        base = _base(saved, model, checkpoint)
+        base = _base(saved, model, checkpoint, trust)
         if saved.mode == "adapter":
             _check_base(saved, base)
         replay(base, saved.operations, functools.partial(_drift, saved))
@@ -136,7 +140,7 @@ def load(
     return base
 
 
-def _base(saved: Saved, model: nn.Module | None, checkpoint: Any) -> nn.Module:
+def _base(saved: Saved, model: nn.Module | None, checkpoint: Any, trust: bool) -> nn.Module:
     """Build or copy the base network."""
     source = saved.source
     adapter = saved.mode == "adapter"
@@ -163,7 +167,15 @@ def _base(saved: Saved, model: nn.Module | None, checkpoint: Any) -> nn.Module:
             f"{saved.path} is an adapter for {source.spec} with the weights of {source.weights}",
             "pass that file: attnsurgeon.load(path, checkpoint=FILE)",
         )
-    return rebuild(source, folder=saved.path, weights=adapter, checkpoint=checkpoint)
+    held_by = checkpoint if adapter else saved.weights
+    return rebuild(
+        source,
+        folder=saved.path,
+        weights=adapter,
+        checkpoint=checkpoint,
+        trust=trust,
+        most=None if held_by is None else size_of(held_by),
+    )
 
 
 def _check_base(saved: Saved, base: nn.Module) -> None:

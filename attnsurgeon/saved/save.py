@@ -28,7 +28,7 @@ from attnsurgeon.saved.base import (
 from attnsurgeon.saved.card import write_card
 from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
 from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
-from attnsurgeon.saved.trust import refuse_foreign_code
+from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
 from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.version import __version__
@@ -86,13 +86,17 @@ def save_operation(
     record = _record(model, cost, origin, source, form, mode)
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
-    needs_base = source is None or not _trusted(source.spec, target)
     with new_folder(path, overwrite=overwrite) as folder:
         record["weights"] = _write(folder, WEIGHTS[mode], weights)
         record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
-        card = write_card(record, target.name, needs_base=needs_base)
+        card = write_card(
+            record,
+            target.name,
+            needs_base=source is None,
+            needs_trust=needs_trust(source),
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
     return Path(path)
 
@@ -183,14 +187,6 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _trusted(spec: str, folder: Path) -> bool:
-    try:
-        refuse_foreign_code(spec, folder)
-    except ModelError:
-        return False
-    return True
-
-
 def _refuse_altered(model: nn.Module, plan: Plan) -> None:
     """Refuse a network that is no longer what the operation made of it."""
     records = history(model)
@@ -236,7 +232,7 @@ def _refuse_baseless(
     if source.weights.startswith("checkpoint"):
         return  # the file's name is known but not where it is; its sha256 is checked on loading
     try:
-        base = rebuild(source, folder=target, weights=True)
+        base = rebuild(source, folder=target, weights=True, trust=True)
     except ModelError as error:
         raise UsageError(f"an adapter would be of no use: {error.what}", _SAVE_ALL) from error
     form.give_to(base)

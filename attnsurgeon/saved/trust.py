@@ -1,119 +1,60 @@
-"""A spec that a saved folder names -> may it be called?
+"""What a saved folder names as its base network -> whether it may be built, before anything is.
 
-A folder may come from anywhere, and a spec names something to import and call: `subprocess:call`
-is a spec, too, and so is `own.py:torch.load`. No list of dangerous functions is complete, so the
-rule is about whose code it is: names of timm, torchvision, ultralytics and the hub are no code; a
-class of networks may be built, and a function of your own code may be called; nothing else. The
-description of a YOLO is code, too: ultralytics evaluates what it says of activations.
+A folder may come from anywhere. What it names is built unasked only where it is of the closed
+vocabulary (`models.vocabulary`) and of a size that belongs to its weights (`models.bounded`);
+everything else is code or an address, and needs the word of the one who loads it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import inspect
 import os
-import site
-import sys
-import sysconfig
-from collections.abc import Iterator
-from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models.foreign import guarded, quote
-from attnsurgeon.models.imports import import_file, import_name
+from attnsurgeon.models import Source
+from attnsurgeon.models.bounded import refuse_too_large
+from attnsurgeon.models.vocabulary import objection, reserved
+from attnsurgeon.saved.folder import RECORD
 
 GIVE_THE_BASE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
-_NAMES = ("timm", "torchvision", "hf-hub", "hf_hub", "ultralytics", "transformers")
-_NEVER = {*sys.stdlib_module_names, "attnsurgeon"}
+_ALLOW = "if you trust it, say so: attnsurgeon.load(path, trust=True) (--trust-code)"
 
 
-def refuse_foreign_code(spec: str, folder: Path) -> None:
-    """Refuse a spec that is neither a network's name, nor a class of networks, nor your own code.
+def refuse_untrusted(source: Source, folder: Path, *, trust: bool, most: int | None) -> None:
+    """Refuse a base network that a folder may not have built.
+
+    Args:
+        source: what the folder says of it.
+        folder: the folder.
+        trust: whether the caller lets the folder name code and addresses.
+        most: numbers that the network may hold, as for `refuse_too_large`.
 
     Raises:
-        ModelError: saying why it is refused, or that the code cannot be imported.
+        ModelError: saying what the folder wants to run, where that stands, and how to allow it.
     """
-    family, colon, name = spec.partition(":")
-    if not colon or (family in _NAMES and not _is_description_in(name, folder)):
+    says = f"{folder / RECORD} says that its base network is built by {source.spec!r}"
+    if wrong := reserved(source.model_args):
+        raise ModelError(f"{says}; {wrong}", GIVE_THE_BASE)
+    if trust:
         return
-    left, _, factory = spec.rpartition(":")
-    file = Path(left).expanduser() if left.endswith(".py") else None
-    home = file.resolve() if file is not None else _home(left)
-    why = None
-    if family in _NAMES or (home is not None and home.is_relative_to(folder.resolve())):
-        why = "that code came with the folder"
-    elif file is None and left.partition(".")[0] in _NEVER:
-        why = "that is no network"
-    elif file is not None and _is_installed(home):
-        why = "that file belongs to Python or to an installed package"
-    elif (found := _factory(file, left, factory)) is not None and not _may_be_called(found, folder):
-        why = "that is neither a class of networks nor a function of your own code"
-    if why is not None:
-        raise ModelError(
-            f"{folder} says that its base network is built by {spec}; {why}", GIVE_THE_BASE
-        )
+    if wrong := objection(source.spec, source.model_args):
+        raise ModelError(f"{says}; {wrong}", f"{_ALLOW}; or {GIVE_THE_BASE}")
+    refuse_too_large(source.spec, source.model_args, most)
 
 
-def _is_description_in(name: str, folder: Path) -> bool:
-    file = Path(name).expanduser()
-    return file.suffix in (".yaml", ".yml") and file.resolve().is_relative_to(folder.resolve())
-
-
-def _home(module: str) -> Path | None:
-    """Where a module's outermost package is, without importing anything."""
-    found = PathFinder.find_spec(module.partition(".")[0], [os.fspath(Path.cwd()), *sys.path])
-    places = [found.origin, *(found.submodule_search_locations or [])] if found else []
-    return next((Path(place).resolve() for place in places if place), None)
-
-
-def _is_installed(place: Path | None) -> bool:
-    """Whether a file or folder is among those of Python itself and of installed packages."""
-    paths = sysconfig.get_paths()
-    roots = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    roots += [*site.getsitepackages(), site.getusersitepackages()]
-    return place is not None and any(place.is_relative_to(Path(r).resolve()) for r in roots)
-
-
-def _factory(file: Path | None, module: str, factory: str) -> Any:
-    """Import what a spec names; None where there is nothing, which `load_model` will say."""
-    if file is not None and not file.is_file():
-        return None
-    with _on_path(Path.cwd() if file is None else file.resolve().parent):
-        found: Any = guarded(
-            lambda: import_name(module) if file is None else import_file(file.resolve()),
-            lambda error: ModelError(f"{module} cannot be imported: {quote(error)}", GIVE_THE_BASE),
-        )
-    for name in factory.split("."):
-        found = getattr(found, name, None)
-    return found
-
-
-@contextlib.contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    entry = os.fspath(folder)
-    sys.path.insert(0, entry)
+def needs_trust(source: Source | None) -> bool:
+    """Tell whether the one who loads a folder has to allow what it names."""
     try:
-        yield
-    finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
-
-
-def _may_be_called(found: Any, folder: Path) -> bool:
-    while isinstance(found, functools.partial):
-        found = found.func
-    if isinstance(found, nn.Module) or (isinstance(found, type) and issubclass(found, nn.Module)):
-        return True
-    function = inspect.unwrap(getattr(found, "__func__", found))
-    code = getattr(function, "__code__", None)
-    if code is None:
+        return source is not None and objection(source.spec, source.model_args) is not None
+    except ModelError:  # a package that is missing here, and known by its name
         return False
-    file = Path(code.co_filename).resolve()
-    ours = Path(__file__).resolve().parents[1]  # an editable installation is nobody's own code
-    foreign = any(file.is_relative_to(place) for place in (folder.resolve(), ours))
-    return not foreign and not _is_installed(file)
+
+
+def size_of(file: str | os.PathLike[str]) -> int:
+    """Return the bytes of a file, or of all files of a folder; a number takes at least one."""
+    path = Path(file)
+    try:
+        found = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+        return sum(one.stat().st_size for one in found)
+    except OSError:  # that it is not there is said where it is read
+        return 0

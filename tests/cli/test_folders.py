@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_saved_folder_verifies(folder):
-    done = attnsurgeon("verify", folder)
+    done = attnsurgeon("verify", folder, "--trust-code")
     assert (done.code, done.err) == (0, "")
     assert "✗" not in done.out
     for part in (
@@ -34,7 +34,7 @@ def test_a_saved_folder_verifies(folder):
 
 
 def test_a_verification_as_json_has_every_part(folder):
-    record = attnsurgeon("verify", folder, "--json").json()
+    record = attnsurgeon("verify", folder, "--trust-code", "--json").json()
     assert (record["ok"], record["problems"], record["base_kept"]) == (True, [], True)
     assert record["now"]["identity"] is True
     assert record["afresh"][0]["stuck"] == []
@@ -47,7 +47,7 @@ def test_a_trained_network_still_verifies_and_is_said_to_have_moved(folder, tmp_
         for parameter in operation.model.parameters():
             parameter.add_(0.1)
     operation.save(tmp_path / "trained")
-    record = attnsurgeon("verify", tmp_path / "trained", "--json").json()
+    record = attnsurgeon("verify", tmp_path / "trained", "--trust-code", "--json").json()
     assert (record["ok"], record["base_kept"]) == (True, False)
     assert record["now"]["identity"] is False
 
@@ -60,7 +60,7 @@ def test_a_folder_with_changed_weights_is_refused(folder, tmp_path):
     weights = bytearray((broken / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (broken / "model.safetensors").write_bytes(weights)
-    done = attnsurgeon("verify", broken)
+    done = attnsurgeon("verify", broken, "--trust-code")
     assert (done.code, done.out) == (3, "")
     assert "sha256" in done.err
 
@@ -71,7 +71,7 @@ def test_an_attention_that_is_never_called_fails_the_verification(folder, monkey
 
     lost = Audit({"late.attn": 0}, ("late.attn",), {})
     monkeypatch.setattr(checkup, "audit", lambda model, input_size: lost)
-    done = attnsurgeon("verify", folder)
+    done = attnsurgeon("verify", folder, "--trust-code")
     assert done.code == 1
     assert "never called: late.attn" in done.err
     assert "✗ inserted modules never run: late.attn" in done.out
@@ -85,8 +85,10 @@ def test_an_adapter_is_verified_with_its_checkpoint(tmp_path):
         "-o", path,
     )  # fmt: skip
     assert made.code == 0
-    assert attnsurgeon("verify", path).code == 3
-    assert attnsurgeon("verify", path, "--checkpoint", tmp_path / "net.pth").code == 0
+    assert attnsurgeon("verify", path, "--trust-code").code == 3
+    assert (
+        attnsurgeon("verify", path, "--trust-code", "--checkpoint", tmp_path / "net.pth").code == 0
+    )
 
 
 def test_the_base_can_be_named_where_the_folder_does_not_know_it(tmp_path):
@@ -94,7 +96,7 @@ def test_the_base_can_be_named_where_the_folder_does_not_know_it(tmp_path):
 
     path = tmp_path / "own"
     library.insert(net(), "eca", input_size=(3, 40, 24)).save(path)
-    assert attnsurgeon("verify", path).code == 3
+    assert attnsurgeon("verify", path, "--trust-code").code == 3
     done = attnsurgeon("verify", path, "--base", "tests.cli.tiny:net")
     assert (done.code, done.err) == (0, "")
 
@@ -118,7 +120,7 @@ def test_a_report_of_two_operations_names_both(tmp_path):
     record = attnsurgeon("report", tmp_path / "two", "--json").json()
     assert record["attn"] == "eca+simam"
     assert [site["attn"] for site in record["sites"]] == ["eca"] * 3 + ["simam"]
-    assert attnsurgeon("verify", tmp_path / "two").code == 0
+    assert attnsurgeon("verify", tmp_path / "two", "--trust-code").code == 0
 
 
 def test_a_report_becomes_one_html_file(folder, tmp_path):
@@ -133,11 +135,11 @@ def test_a_report_becomes_one_html_file(folder, tmp_path):
 @pytest.mark.slow
 def test_an_exported_program_computes_what_the_network_does(folder, tmp_path):
     file = tmp_path / "net.pt2"
-    done = attnsurgeon("export", folder, "-o", file, "--dynamic-batch", "--json")
+    done = attnsurgeon("export", folder, "--trust-code", "-o", file, "--dynamic-batch", "--json")
     assert done.code == 0
     assert done.json()["batches"] == [1, 3]
     program = torch.export.load(file).module()
-    model = library.load(folder).eval()
+    model = library.load(folder, trust=True).eval()
     x = torch.randn(5, 3, 40, 24)
     torch.testing.assert_close(program(x), model(x), rtol=0, atol=1e-6)
     assert list(tmp_path.iterdir()) == [file]
@@ -151,7 +153,7 @@ def test_an_export_that_computes_something_else_is_not_kept(folder, tmp_path, mo
         return lambda x: [y + 1 for y in run(x)]
 
     monkeypatch.setattr(exporting, "_write_program", wrong)
-    done = attnsurgeon("export", folder, "-o", tmp_path / "net.pt2")
+    done = attnsurgeon("export", folder, "--trust-code", "-o", tmp_path / "net.pt2")
     assert done.code == 1
     assert "differs from the network" in done.err
     assert list(tmp_path.iterdir()) == []
@@ -160,9 +162,9 @@ def test_an_export_that_computes_something_else_is_not_kept(folder, tmp_path, mo
 def test_an_export_does_not_replace_a_file_unless_asked(folder, tmp_path):
     file = tmp_path / "net.pt2"
     file.write_text("precious")
-    assert attnsurgeon("export", folder, "-o", file).code == 2
+    assert attnsurgeon("export", folder, "--trust-code", "-o", file).code == 2
     assert file.read_text() == "precious"
-    assert attnsurgeon("export", folder, "-o", file, "--overwrite").code == 0
+    assert attnsurgeon("export", folder, "--trust-code", "-o", file, "--overwrite").code == 0
     assert file.read_bytes()[:2] == b"PK"
 
 
@@ -171,7 +173,9 @@ def test_onnx_without_its_packages_names_the_extra(folder, tmp_path, monkeypatch
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if "onnx" in name else find(name, *a)
     )
-    done = attnsurgeon("export", folder, "--format", "onnx", "-o", tmp_path / "net.onnx")
+    done = attnsurgeon(
+        "export", folder, "--trust-code", "--format", "onnx", "-o", tmp_path / "net.onnx"
+    )
     assert done.code == 2
     assert 'pip install "attnsurgeon[export]"' in done.err
     assert list(tmp_path.iterdir()) == []
@@ -183,6 +187,8 @@ def test_onnx_without_its_packages_names_the_extra(folder, tmp_path, monkeypatch
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_onnx_file_computes_what_the_network_does(folder, tmp_path):
-    done = attnsurgeon("export", folder, "--format", "onnx", "-o", tmp_path / "net.onnx", "--json")
+    done = attnsurgeon(
+        "export", folder, "--trust-code", "--format", "onnx", "-o", tmp_path / "net.onnx", "--json"
+    )
     assert done.code == 0
     assert json.loads(done.out)["relative_diff"] < 1e-4

@@ -22,8 +22,11 @@ def test_a_network_is_operated_verified_weighed_and_saved(tmp_path):
     assert "✓ outputs bit-equal" in done.out
     assert f"+{SE_PARAMS}" in done.out
     assert f"saved to {folder}" in done.out
-    assert f"attnsurgeon.load({str(folder)!r})" in done.out
-    assert library.load(folder).state_dict()["blocks.0.attn.fc1.weight"].shape == (2, 32)
+    assert f"attnsurgeon.load({str(folder)!r}, trust=True)" in done.out
+    assert library.load(folder, trust=True).state_dict()["blocks.0.attn.fc1.weight"].shape == (
+        2,
+        32,
+    )
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md",
         "model.safetensors",
@@ -127,7 +130,7 @@ def test_weights_of_a_checkpoint_are_loaded_and_what_was_stripped_is_said(tmp_pa
     )
     assert done.code == 0
     assert "checkpoint net.pth; stripped state_dict, module." in done.out
-    assert library.load(folder).state_dict()["fc.bias"].tolist() == [0.625] * 7
+    assert library.load(folder, trust=True).state_dict()["fc.bias"].tolist() == [0.625] * 7
 
 
 def test_that_no_trained_weights_were_loaded_is_said_loudly():

@@ -132,7 +132,7 @@ def test_the_form_of_a_base_is_given_to_another(tmp_path):
 def test_a_base_is_rebuilt_with_its_note_and_arguments(tmp_path):
     source = Source(f"{networks.write(tmp_path)}:make", {"classes": 3}, "as built")
 
-    model: Any = rebuild(source, folder=tmp_path / "elsewhere", weights=False)
+    model: Any = rebuild(source, folder=tmp_path / "elsewhere", weights=False, trust=True)
 
     assert model.head.out_features == 3
     assert source_of(model) == source
@@ -142,7 +142,9 @@ def test_a_base_is_rebuilt_with_its_note_and_arguments(tmp_path):
 def test_pretrained_weights_are_asked_for_only_where_they_are_needed(tmp_path, weights):
     source = Source(f"{networks.write(tmp_path)}:published", {}, "pretrained")
 
-    one, other = (rebuild(source, folder=tmp_path / "f", weights=weights) for _ in range(2))
+    one, other = (
+        rebuild(source, folder=tmp_path / "f", weights=weights, trust=True) for _ in range(2)
+    )
 
     assert (
         torch.equal(one.state_dict()["head.weight"], other.state_dict()["head.weight"]) == weights
@@ -151,6 +153,6 @@ def test_pretrained_weights_are_asked_for_only_where_they_are_needed(tmp_path, w
 
 def test_a_base_that_cannot_be_built_says_what_else_can_be_done(tmp_path):
     with pytest.raises(ModelError, match=r"cannot be built again: .*gone\.py") as caught:
-        rebuild(Source("gone.py:make"), folder=tmp_path, weights=False)
+        rebuild(Source("gone.py:make"), folder=tmp_path, weights=False, trust=True)
 
     assert "model=base" in (caught.value.hint or "")

@@ -117,7 +117,7 @@ def test_the_card_has_the_cost_the_sites_and_the_way_to_load(spec, tmp_path):
     cost = operation.cost
 
     assert card.startswith("---\nlibrary_name: attnsurgeon\n")
-    assert 'model = attnsurgeon.load("out")' in card
+    assert 'model = attnsurgeon.load("out", trust=True)' in card
     for figure in (cost.before.params, cost.after.params, cost.after.macs):
         assert f"{figure:,}" in card
     for cut in operation.plan:
@@ -190,7 +190,7 @@ def test_a_failure_at_any_step_leaves_the_folder_of_before(
 
     assert {file.name: file.read_bytes() for file in old.iterdir()} == before
     assert sorted(os.listdir(tmp_path)) == ["out", "own_net.py"]
-    assert networks.outputs(attnsurgeon.load(old)).isfinite().all()
+    assert networks.outputs(attnsurgeon.load(old, trust=True)).isfinite().all()
 
 
 @pytest.mark.parametrize("step", STEPS[:-1])
@@ -307,7 +307,7 @@ def test_an_adapter_of_a_checkpoint_names_the_file_in_its_card(spec, tmp_path):
     operation = networks.operated(spec, checkpoint=tmp_path / "base.pth", randomised=False)
     path = operation.save(tmp_path / "out", mode="adapter")
 
-    assert 'load("out", checkpoint="base.pth")' in (path / "README.md").read_text()
+    assert 'load("out", checkpoint="base.pth", trust=True)' in (path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,16 @@ def assert_works(model: nn.Module, archive: Path, case: str) -> None:
 
 @written("folders")
 def test_a_folder_is_loaded(archive, case, tmp_path):
-    model = attnsurgeon.load(unpack(archive, case, tmp_path)).eval()
+    model = attnsurgeon.load(unpack(archive, case, tmp_path), trust=True).eval()
     assert_works(model, archive, case)
     assert attnsurgeon.audit(model, input_size=(3, 32, 24)).calls
 
 
 @written("adapters")
 def test_an_adapter_is_loaded(archive, case, tmp_path):
-    assert_works(attnsurgeon.load(unpack(archive, case, tmp_path)).eval(), archive, case)
+    assert_works(
+        attnsurgeon.load(unpack(archive, case, tmp_path), trust=True).eval(), archive, case
+    )
 
 
 @written("pickles")

@@ -198,7 +198,7 @@ def test_a_frozen_network_can_be_verified_saved_and_operated_again(tmp_path):
     freeze_backbone(operation.model)
 
     assert operation.verify().problems == ()
-    again = attnsurgeon.load(operation.save(tmp_path / "out"))
+    again = attnsurgeon.load(operation.save(tmp_path / "out"), trust=True)
     networks.assert_same(again, operation.model)
     second = attnsurgeon.insert(
         operation.model, "eca", {"site": "stem"}, input_size=(3, 20, 28)
@@ -213,7 +213,7 @@ def test_training_the_attention_alone_keeps_an_adapter_possible(tmp_path):
     freeze_backbone(operation.model)
     train(operation.model, param_groups(operation.model, 1e-2))
 
-    loaded = attnsurgeon.load(operation.save(tmp_path / "out", mode="adapter"))
+    loaded = attnsurgeon.load(operation.save(tmp_path / "out", mode="adapter"), trust=True)
     networks.assert_same(loaded, operation.model)
 
 
