@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models.build import build_on_meta
 
-MOST_TENSORS = 20_000  # 40 times those of a ResNet-152
-MOST_SECONDS = 20.0
+MOST_TENSORS = 6_000  # three times those of an HRNet; the largest YOLO has 3,700
+MOST_SECONDS = 10.0  # of this thread, whatever else the machine has to do
+_CALLS = 20  # of torch's functions, for each tensor: it is made, filled, and asked for its shape
 _TRIES = 3  # `build_on_meta` has three ways
 SPARE = 1 << 25  # for what is no weight: positions, masks, what was replaced under init="paper"
 
@@ -52,24 +53,26 @@ def refuse_too_large(spec: str, model_args: Mapping[str, Any], most: int | None)
         ModelError: it cannot be built.
     """
     if most is None:
-        with _Counting(spec, math.inf) as usual:
+        with _Counting(math.inf) as usual:
             build_on_meta(spec)
         most = 4 * usual.numbers
-    with _Counting(spec, most + SPARE):
+    with _Counting(most + SPARE):
         build_on_meta(spec, **model_args)
 
 
 class _Counting(TorchFunctionMode):
     """Counts the tensors made inside, by this thread, and their numbers."""
 
-    def __init__(self, spec: str, most: float) -> None:
+    def __init__(self, most: float) -> None:
         super().__init__()
-        self.spec, self.most = spec, most
-        self.numbers = self.tensors = 0
-        self.until = time.monotonic() + MOST_SECONDS
+        self.most = most
+        self.numbers = self.tensors = self.calls = 0
+        self.until = time.thread_time() + MOST_SECONDS
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
         if func not in _MAKING:
+            self._refuse(0)
             return func(*args, **(kwargs or {}))
         self.tensors += 1
         self._refuse(_asked(args) if func in _SIZED else 0)  # before there is no memory for it
@@ -79,15 +82,13 @@ class _Counting(TorchFunctionMode):
         return made
 
     def _refuse(self, more: int) -> None:
-        if self.tensors > _TRIES * MOST_TENSORS:
-            raise TooLarge(f"{self.spec} would have more than {MOST_TENSORS:,} tensors")
+        tensors = _TRIES * MOST_TENSORS
+        if self.tensors > tensors or self.calls > _CALLS * tensors:
+            raise TooLarge(f"it would have more than {MOST_TENSORS:,} tensors")
         if self.numbers + more > _TRIES * self.most:
-            raise TooLarge(
-                f"{self.spec} would have more than {self.most:,} numbers, which is more than"
-                " belongs to it"
-            )
-        if time.monotonic() > self.until:
-            raise TooLarge(f"{self.spec} takes more than {MOST_SECONDS:.0f} s to build")
+            raise TooLarge(f"it would have more than {self.most:,} numbers")
+        if time.thread_time() > self.until:
+            raise TooLarge(f"it takes more than {MOST_SECONDS:.0f} s to build")
 
 
 def _asked(args: tuple[Any, ...]) -> int:

@@ -19,6 +19,7 @@ DEEPEST = 8
 _LONGEST = 64
 _LONGEST_LABEL = 1000
 _WORD = re.compile(rf"[A-Za-z0-9_+-]{{0,{_LONGEST}}}")
+_DOTTED = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 # What these name is fetched, opened, imported or called: weights, files, addresses, other code.
 _POINTING = re.compile(
@@ -68,6 +69,17 @@ def not_labels(name: str, value: Any) -> str | None:
     ):
         return f"{name} is no mapping of labels"
     return f"{name} {too_much}" if (too_much := _too_much(value)) else None
+
+
+def not_names(name: str, value: Any) -> str | None:
+    """Return what is wrong with a list of names of modules, which may have dots in them."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) > _LONGEST_LABEL:
+        return f"{name} is no list of names"
+    wrong = (one for one in value if not isinstance(one, str) or not _DOTTED.fullmatch(one))
+    found = next(wrong, None)
+    return None if found is None else f"{name} has {_shown(found)}, which is no name"
 
 
 def _wrong_leaf(value: Any) -> str | None:

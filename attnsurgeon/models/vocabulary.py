@@ -21,9 +21,13 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from attnsurgeon.errors import ModelError
 from attnsurgeon.models.foreign import parameters
-from attnsurgeon.models.plain_arguments import not_labels, not_plain, points_elsewhere
+from attnsurgeon.models.plain_arguments import (
+    not_labels,
+    not_names,
+    not_plain,
+    points_elsewhere,
+)
 from attnsurgeon.models.smp_names import SMP, architecture, known_encoder
 from attnsurgeon.models.timm_names import known_to_timm
 from attnsurgeon.models.transformers_names import config_class, network_class
@@ -129,7 +133,11 @@ def _wrong_config(kind: Any, given: Arguments, depth: int = 0) -> str | None:
     for name, value in given.items():
         if depth and name in _SAVED_WITH:
             wrong = None if value in (None, "") else not_plain("saved", value)
-        elif name not in known or (points_elsewhere(name) and name not in _CHOOSING):
+        elif name == "use_pretrained_backbone":
+            wrong = f"{name} asks for weights that would be downloaded" if value else None
+        elif name in _OF_STAGES and hasattr(kind, "out_features"):
+            wrong = not_names(name, value)
+        elif name not in known:
             wrong = f"{str(name)[:60]!r} is none that a file may give"
         elif name in _CHOOSING:
             chosen = value is None or _registered_at_timm(value)
@@ -155,6 +163,7 @@ def _wrong_config(kind: Any, given: Arguments, depth: int = 0) -> str | None:
 
 _CHOOSING = {"backbone", "architecture"}
 _DTYPES = (None, "float32", "float16", "bfloat16", "float64")
+_OF_STAGES = ("stage_names", "out_features", "_out_features")
 # Of a config inside a config, what is no argument of it.
 _SAVED_WITH = {"model_type", "transformers_version", "architectures", "_name_or_path"}
 
@@ -221,4 +230,3 @@ _JUDGES: Mapping[str, Callable[[str, Arguments], str | None]] = {
     "hf-hub": _judge_hub,
     "hf_hub": _judge_hub,
 }
-__all__ = ["ModelError", "code_place", "objection", "reserved"]

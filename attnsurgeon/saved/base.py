@@ -81,7 +81,7 @@ def source_from(record: Mapping[str, Any] | None) -> Source | None:
         return None
     return Source(
         record["spec"],
-        from_plain(record["model_args"]),
+        {name: from_plain(value) for name, value in record["model_args"].items()},
         record["weights"],
         tuple(record["stripped"]),
     )

@@ -22,12 +22,12 @@ from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
 from attnsurgeon.saved.schema import check_record
-from attnsurgeon.saved.trust import size_of
+from attnsurgeon.saved.trust import refuse_links, refuse_out_of_size, size_of
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.replay import not_repeatable, replay
 
-_MAX_BYTES = 1 << 24  # a record is some kilobytes; a larger file is something else
+_MAX_BYTES = 1 << 23  # a record is some kilobytes; a larger file is something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,7 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
             "name a folder that Operation.save (-o) wrote; a file of weights alone is read by"
             " load_model(..., checkpoint=FILE)",
         )
+    refuse_links(folder, [file])
     record = _read_json(file)
     if isinstance(record, dict) and record.get("format") == FORMAT:
         written = record.get("format_version")
@@ -91,12 +92,14 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
             )
     check_record(record, file)
     saved = Saved(folder, record)
-    for needed in (saved.weights, *([folder / BUFFERS] if record["buffers"] else [])):
+    files = (saved.weights, *([folder / BUFFERS] if record["buffers"] else []))
+    for needed in files:
         if not needed.is_file():
             raise ModelError(
                 f"{path} is not complete: {needed.name} is missing",
                 "copy or download the whole folder again",
             )
+    refuse_links(folder, files)
     return saved
 
 
@@ -129,6 +132,8 @@ def load(
         UsageError: a checkpoint was given that would not be used.
     """
     saved = read_folder(path)
+    if not trust:
+        refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, so leave no trace
         base = _base(saved, model, checkpoint, trust)
         if saved.mode == "adapter":

@@ -7,14 +7,20 @@ everything else is code or an address, and needs the word of the one who loads i
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source
-from attnsurgeon.models.bounded import refuse_too_large
+from attnsurgeon.models.bounded import SPARE, TooLarge, refuse_too_large
 from attnsurgeon.models.vocabulary import objection, reserved
 from attnsurgeon.saved.folder import RECORD
+from attnsurgeon.sizes import each
+
+MOST_INPUT = 1 << 25  # numbers of one input: 3 x 3300 x 3300
 
 GIVE_THE_BASE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
 _ALLOW = "if you trust it, say so: attnsurgeon.load(path, trust=True) (--trust-code)"
@@ -39,7 +45,61 @@ def refuse_untrusted(source: Source, folder: Path, *, trust: bool, most: int | N
         return
     if wrong := objection(source.spec, source.model_args):
         raise ModelError(f"{says}; {wrong}", f"{_ALLOW}; or {GIVE_THE_BASE}")
-    refuse_too_large(source.spec, source.model_args, most)
+    try:
+        refuse_too_large(source.spec, source.model_args, most)
+    except TooLarge as error:
+        raise ModelError(f"{says}; {error.what}", f"{_ALLOW}; or {GIVE_THE_BASE}") from error
+
+
+def refuse_out_of_size(record: Mapping[str, Any], folder: Path, held: int) -> None:
+    """Refuse a record that asks for more memory than belongs to the folder.
+
+    Args:
+        record: what stands in the folder's surgery.json.
+        folder: the folder.
+        held: bytes of its weights.
+
+    Raises:
+        ModelError: its inputs are larger than any that is used, or its attention has more numbers
+            than its weights have bytes.
+    """
+    sites = [site for made in record["operations"] for site in made["sites"]]
+    new = sum(max(site["params"], 0) for site in sites)
+    if new > held + SPARE:
+        raise ModelError(
+            f"{folder / RECORD} says that the attention has {new:,} parameters, and its weights"
+            f" are {held:,} bytes",
+            "copy or download the whole folder again",
+        )
+    for made in record["operations"]:
+        numbers = sum(math.prod(size) for size in each(made["input_size"]))
+        if numbers > MOST_INPUT:
+            raise ModelError(
+                f"{folder / RECORD} has an input of {numbers:,} numbers; up to {MOST_INPUT:,} are"
+                " taken from a folder",
+                _ALLOW,
+            )
+
+
+def refuse_links(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse a file of a folder that is a link to somewhere else.
+
+    In the hub's cache the files of a snapshot are links to where all its blobs are.
+
+    Raises:
+        ModelError: naming the link and what it leads to.
+    """
+    home = folder.resolve()
+    places = [home]
+    if home.parent.name == "snapshots":
+        places.append(home.parent.parent / "blobs")
+    for file in files:
+        at = file.resolve()
+        if not any(at.is_relative_to(place) for place in places):
+            raise ModelError(
+                f"{file} is a link that leads out of the folder, to {at}",
+                "copy what it leads to into the folder, if you trust it",
+            )
 
 
 def needs_trust(source: Source | None) -> bool:

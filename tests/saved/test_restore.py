@@ -576,7 +576,7 @@ def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
         (b'"text"', "the file is not an object"),
         (b"[" * 100_000, "cannot be read: RecursionError"),
         (b"1" * 10_000, "cannot be read|not an object"),
-        (b" " * ((1 << 24) + 1), "too large"),
+        (b" " * ((1 << 23) + 1), "too large"),
     ],
     ids=["empty", "cut", "bytes", "list", "null", "text", "deep", "number", "huge"],
 )
