@@ -12,7 +12,6 @@ It is all judged by name. Nothing that a file names is imported, opened or calle
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import sys
@@ -21,7 +20,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from attnsurgeon.models.foreign import parameters
+from attnsurgeon.errors import ModelError
+from attnsurgeon.models.foreign import first_line, guarded, parameters
 from attnsurgeon.models.plain_arguments import (
     not_labels,
     not_names,
@@ -169,13 +169,13 @@ _SAVED_WITH = {"model_type", "transformers_version", "architectures", "_name_or_
 
 
 def _of_config(kind: Any) -> set[str]:
-    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    """The arguments of a config: its fields, and what its defaults make of them."""
     properties = {n for n in dir(kind) if isinstance(getattr(kind, n, None), property)}
     try:
-        made = set(vars(kind()))
-    except Exception:  # of a kind that cannot be made of its defaults alone
+        made = guarded(lambda: set(vars(kind())), lambda error: ModelError(first_line(error)))
+    except ModelError:  # it cannot be made of its defaults alone
         made = set()
-    attributes = {field.name for field in fields} | properties | made
+    attributes = {*getattr(kind, "__dataclass_fields__", ()), *properties, *made}
     attributes |= {*getattr(kind, "attribute_map", ()), *parameters(kind), "output_attentions"}
     return {name for name in attributes if not name.startswith("_")} - {"kwargs"}
 
