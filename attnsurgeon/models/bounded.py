@@ -36,12 +36,8 @@ _MAKING = _SIZED | frozenset(
 )
 
 
-class TooLarge(ModelError):
-    """A network that a file names has more in it than can be meant."""
-
-
-def refuse_too_large(spec: str, model_args: Mapping[str, Any], most: int | None) -> None:
-    """Build a network without numbers and refuse it where it is too large.
+def out_of_size(spec: str, model_args: Mapping[str, Any], most: int | None) -> str | None:
+    """Build a network without numbers; return why it is too large, None where it is not.
 
     Args:
         spec: as for `load_model`, of the vocabulary.
@@ -49,15 +45,22 @@ def refuse_too_large(spec: str, model_args: Mapping[str, Any], most: int | None)
         most: numbers that it may hold; None for a few times those it has without arguments.
 
     Raises:
-        TooLarge: it holds more, has too many tensors, or takes too long to build.
         ModelError: it cannot be built.
     """
     if most is None:
         with _Counting(math.inf) as usual:
             build_on_meta(spec)
         most = 4 * usual.numbers
-    with _Counting(most + SPARE):
-        build_on_meta(spec, **model_args)
+    try:
+        with _Counting(most + SPARE):
+            build_on_meta(spec, **model_args)
+    except _TooLarge as error:
+        return error.what
+    return None
+
+
+class _TooLarge(ModelError):
+    """A network that a file names has more in it than can be meant."""
 
 
 class _Counting(TorchFunctionMode):
@@ -84,11 +87,11 @@ class _Counting(TorchFunctionMode):
     def _refuse(self, more: int) -> None:
         tensors = _TRIES * MOST_TENSORS
         if self.tensors > tensors or self.calls > _CALLS * tensors:
-            raise TooLarge(f"it would have more than {MOST_TENSORS:,} tensors")
+            raise _TooLarge(f"it would have more than {MOST_TENSORS:,} tensors")
         if self.numbers + more > _TRIES * self.most:
-            raise TooLarge(f"it would have more than {self.most:,} numbers")
+            raise _TooLarge(f"it would have more than {self.most:,} numbers")
         if time.thread_time() > self.until:
-            raise TooLarge(f"it takes more than {MOST_SECONDS:.0f} s to build")
+            raise _TooLarge(f"it takes more than {MOST_SECONDS:.0f} s to build")
 
 
 def _asked(args: tuple[Any, ...]) -> int:

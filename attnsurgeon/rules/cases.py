@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from attnsurgeon.errors import ModelError, SurgeonError
-from attnsurgeon.models.bounded import refuse_too_large
+from attnsurgeon.models.bounded import out_of_size
 from attnsurgeon.models.vocabulary import objection, reserved
 from attnsurgeon.rules.match import Refusal, RuleMatches, match_rules
 from attnsurgeon.rules.schema import Expectation, RuleFile, RuleTest
@@ -73,13 +73,11 @@ def _run(test: RuleTest, file: RuleFile, find_sites: FindSites, trust: bool) -> 
 
 def _refuse_untrusted(spec: str, given: Mapping[str, Any], trust: bool) -> None:
     """Refuses a model that a file may not have built, as loading refuses one of a folder."""
+    names = f"the test names the model {spec!r}"
     if wrong := reserved(given):
-        raise ModelError(f"the test names the model {spec!r}; {wrong}")
-    if trust:
-        return
-    if wrong := objection(spec, given):
-        raise ModelError(f"the test names the model {spec!r}; {wrong}", _ALLOW)
-    refuse_too_large(spec, given, None)
+        raise ModelError(f"{names}; {wrong}")
+    if not trust and (wrong := objection(spec, given) or out_of_size(spec, given, None)):
+        raise ModelError(f"{names}; {wrong}", _ALLOW)
 
 
 def _failures(expected: Expectation, found: RuleMatches) -> Iterator[tuple[Status, str]]:

@@ -16,7 +16,7 @@ from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
 from attnsurgeon.recording.twin import meta_twin
 from attnsurgeon.saved.origin import base_tensors
-from attnsurgeon.saved.trust import GIVE_THE_BASE, refuse_untrusted
+from attnsurgeon.saved.trust import cannot_be_built, refuse_untrusted
 from attnsurgeon.saved.weights import cast_to, strides_of
 from attnsurgeon.splicing.removing import remove
 
@@ -147,12 +147,9 @@ def rebuild(
         arguments["checkpoint"] = checkpoint
     elif weights and source.weights == "pretrained":
         arguments["pretrained"] = True
+    refuse_untrusted(source, folder, trust=trust, most=most)
     try:
-        refuse_untrusted(source, folder, trust=trust, most=most)
         model = load_model(source.spec, **arguments)
     except ModelError as error:
-        if error.hint and GIVE_THE_BASE in error.hint:
-            raise
-        hint = f"{error.hint}; or {GIVE_THE_BASE}" if error.hint else GIVE_THE_BASE
-        raise ModelError(f"the base network cannot be built again: {error.what}", hint) from error
+        raise cannot_be_built(error) from error
     return stamp(model, source)

@@ -15,14 +15,14 @@ from typing import Any
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source
-from attnsurgeon.models.bounded import SPARE, TooLarge, refuse_too_large
+from attnsurgeon.models.bounded import SPARE, out_of_size
 from attnsurgeon.models.vocabulary import objection, reserved
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.sizes import each
 
 MOST_INPUT = 1 << 25  # numbers of one input: 3 x 3300 x 3300
 
-GIVE_THE_BASE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
+_GIVE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
 _ALLOW = "if you trust it, say so: attnsurgeon.load(path, trust=True) (--trust-code)"
 
 
@@ -33,22 +33,29 @@ def refuse_untrusted(source: Source, folder: Path, *, trust: bool, most: int | N
         source: what the folder says of it.
         folder: the folder.
         trust: whether the caller lets the folder name code and addresses.
-        most: numbers that the network may hold, as for `refuse_too_large`.
+        most: numbers that the network may hold, as for `out_of_size`.
 
     Raises:
         ModelError: saying what the folder wants to run, where that stands, and how to allow it.
     """
     says = f"{folder / RECORD} says that its base network is built by {source.spec!r}"
     if wrong := reserved(source.model_args):
-        raise ModelError(f"{says}; {wrong}", GIVE_THE_BASE)
+        raise ModelError(f"{says}; {wrong}", _GIVE)
     if trust:
         return
-    if wrong := objection(source.spec, source.model_args):
-        raise ModelError(f"{says}; {wrong}", f"{_ALLOW}; or {GIVE_THE_BASE}")
+    asked = source.spec, source.model_args
     try:
-        refuse_too_large(source.spec, source.model_args, most)
-    except TooLarge as error:
-        raise ModelError(f"{says}; {error.what}", f"{_ALLOW}; or {GIVE_THE_BASE}") from error
+        wrong = objection(*asked) or out_of_size(*asked, most)
+    except ModelError as error:
+        raise cannot_be_built(error) from error
+    if wrong:
+        raise ModelError(f"{says}; {wrong}", f"{_ALLOW}; or {_GIVE}")
+
+
+def cannot_be_built(error: ModelError) -> ModelError:
+    """Return the error for a base network that may be built, and cannot."""
+    hint = f"{error.hint}; or {_GIVE}" if error.hint else _GIVE
+    return ModelError(f"the base network cannot be built again: {error.what}", hint)
 
 
 def refuse_out_of_size(record: Mapping[str, Any], folder: Path, held: int) -> None:

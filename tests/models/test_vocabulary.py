@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models.bounded import TooLarge, refuse_too_large
+from attnsurgeon.models.bounded import out_of_size
 from attnsurgeon.models.plain_arguments import DEEPEST, MOST_NUMBER, not_plain
 from attnsurgeon.models.vocabulary import code_place, objection
 
@@ -185,11 +185,9 @@ def test_a_plain_value_names_nothing_and_has_a_sound_size(value, plain):
 
 
 def test_a_network_is_weighed_without_memory():
-    refuse_too_large("test_resnet", {"num_classes": 7}, None)
-    refuse_too_large("test_resnet", {}, 1_000)
-    with pytest.raises(TooLarge, match=r"tensors|numbers"):
-        refuse_too_large("test_resnet", {"layers": [1_000_000, 1, 1, 1]}, None)
-    with pytest.raises(TooLarge, match="numbers"):
-        refuse_too_large("test_resnet", {"num_classes": MOST_NUMBER}, 1_000)
+    assert out_of_size("test_resnet", {"num_classes": 7}, None) is None
+    assert out_of_size("test_resnet", {}, 1_000) is None
+    assert "tensors" in (out_of_size("test_resnet", {"layers": [100_000, 1, 1, 1]}, None) or "")
+    assert "numbers" in (out_of_size("test_resnet", {"num_classes": MOST_NUMBER}, 1_000) or "")
     with pytest.raises(ModelError, match="no network called"):
-        refuse_too_large("test_resnett", {}, 1_000)
+        out_of_size("test_resnett", {}, 1_000)
