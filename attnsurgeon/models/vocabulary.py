@@ -34,6 +34,7 @@ from attnsurgeon.models.transformers_names import config_class, network_class
 from attnsurgeon.models.ultralytics_names import known_to_ultralytics
 
 Arguments = Mapping[str, Any]
+LONGEST = 300  # characters of a spec
 _REGISTERED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 # Of `load_model`, not of a network: they would choose the weights, or let a file run code.
 _OURS = ("spec", "pretrained", "checkpoint", "unsafe_pickle")
@@ -51,6 +52,8 @@ def objection(spec: str, model_args: Arguments) -> str | None:
     """
     if own := reserved(model_args):
         return own
+    if len(spec) > LONGEST:
+        return f"a name of {len(spec):,} characters is none of a network"
     family, colon, name = spec.partition(":")
     if not colon:
         family, name = "timm", spec
@@ -58,6 +61,11 @@ def objection(spec: str, model_args: Arguments) -> str | None:
         return _judge_smp(family, name, model_args)
     judge = _JUDGES.get(family)
     return _code(spec) if judge is None else judge(name, model_args)
+
+
+def shown(spec: str) -> str:
+    """Return a spec for a message: quoted, with nothing that a terminal would act on, and short."""
+    return repr(spec) if len(spec) <= LONGEST else f"{spec[:60]!r}..."
 
 
 def reserved(model_args: Arguments) -> str | None:

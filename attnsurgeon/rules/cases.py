@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from attnsurgeon.errors import ModelError, SurgeonError
 from attnsurgeon.models.bounded import out_of_size
-from attnsurgeon.models.vocabulary import objection, reserved
+from attnsurgeon.models.vocabulary import objection, reserved, shown
 from attnsurgeon.rules.match import Refusal, RuleMatches, match_rules
 from attnsurgeon.rules.schema import Expectation, RuleFile, RuleTest
 from attnsurgeon.rules.values import NumberTest
@@ -73,7 +73,7 @@ def _run(test: RuleTest, file: RuleFile, find_sites: FindSites, trust: bool) -> 
 
 def _refuse_untrusted(spec: str, given: Mapping[str, Any], trust: bool) -> None:
     """Refuses a model that a file may not have built, as loading refuses one of a folder."""
-    names = f"the test names the model {spec!r}"
+    names = f"the test names the model {shown(spec)}"
     if wrong := reserved(given):
         raise ModelError(f"{names}; {wrong}")
     if not trust and (wrong := objection(spec, given) or out_of_size(spec, given, None)):

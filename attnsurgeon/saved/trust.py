@@ -16,7 +16,7 @@ from typing import Any
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source
 from attnsurgeon.models.bounded import SPARE, out_of_size
-from attnsurgeon.models.vocabulary import objection, reserved
+from attnsurgeon.models.vocabulary import objection, reserved, shown
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.sizes import each
 
@@ -38,7 +38,7 @@ def refuse_untrusted(source: Source, folder: Path, *, trust: bool, most: int | N
     Raises:
         ModelError: saying what the folder wants to run, where that stands, and how to allow it.
     """
-    says = f"{folder / RECORD} says that its base network is built by {source.spec!r}"
+    says = f"{folder / RECORD} says that its base network is built by {shown(source.spec)}"
     if wrong := reserved(source.model_args):
         raise ModelError(f"{says}; {wrong}", _GIVE)
     if trust:

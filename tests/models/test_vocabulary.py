@@ -50,6 +50,7 @@ def test_registered_names_and_plain_arguments_are_of_it(spec, given):
         ("hf-hub:org/net", {}, "an address"),
         ("torchvision:resnet51", {}, "torchvision registers no such name"),
         ("", {}, "code of its own"),
+        ("a" * 100_000, {}, "a name of 100,000 characters"),
         ("resnet50", {"checkpoint": "a.pt"}, "checkpoint is for the one who loads it"),
         ("resnet50", {"checkpoint_path": "a"}, "checkpoint_path points to something outside"),
         ("resnet50", {"pretrained_cfg": {"a": 1}}, "pretrained_cfg points"),
