@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from attnsurgeon.checks.auditing import Audit, audit
 from attnsurgeon.checks.verify import Verification, verify
+from attnsurgeon.models import source_of
 from attnsurgeon.operate import carry_out
 from attnsurgeon.saved.origin import measure
 from attnsurgeon.saved.restore import Saved, load, read_folder
@@ -28,6 +30,7 @@ class Checkup:
         audit: the calls of every inserted module of the saved network.
         base_kept: whether the base has the weights that were operated on; None where the folder
             does not know what they were, or some of them were replaced.
+        notes: what was done to take the weights of a checkpoint.
     """
 
     saved: Saved
@@ -35,6 +38,7 @@ class Checkup:
     afresh: tuple[Verification, ...]
     audit: Audit
     base_kept: bool | None
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -65,18 +69,19 @@ def check_folder(
     model: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    **taking: Any,
 ) -> Checkup:
     """Loads a saved folder and verifies it; nothing is written.
 
     Args:
-        path, model, checkpoint, trust: as for `attnsurgeon.load`.
+        path, model, checkpoint, trust, taking: as for `attnsurgeon.load`.
 
     Raises:
         ModelError: the folder cannot be loaded.
         UsageError: a checkpoint was given that is not needed.
     """
     saved = read_folder(path)
-    network = load(path, model=model, checkpoint=checkpoint, trust=trust).eval()
+    network = load(path, model=model, checkpoint=checkpoint, trust=trust, **taking).eval()
     base = copy.deepcopy(network)
     remove(base, refill=True)
     known = saved.record["base"]["sha256"]
@@ -92,6 +97,7 @@ def check_folder(
         tuple(afresh),
         audit(network, input_size=plan.survey.traced.input_size),
         None if known is None or _replaced(saved) else measure(network).sha256 == known,
+        () if (source := source_of(network)) is None else source.notes,
     )
 
 

@@ -12,20 +12,23 @@ class SurgeonError(Exception):
     Args:
         what: one sentence that says what failed and where.
         hint: the nearest right thing to do, or None where there is none.
+        command: the same as the command line says it, where that is another: `--partial` for
+            `partial=True`.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, hint: str | None = None) -> None:
+    def __init__(self, what: str, hint: str | None = None, *, command: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.command = command
 
     def __str__(self) -> str:
         return f"{self.what}\n  hint: {self.hint}" if self.hint else self.what
 
     def __reduce__(self):
-        return type(self), (self.what, self.hint)
+        return type(self), (self.what, self.hint), {"command": self.command}
 
 
 class CheckFailed(SurgeonError):

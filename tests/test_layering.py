@@ -30,7 +30,7 @@ WINGS: dict[str, str] = {
     "deciding.sharing deciding.narrow deciding.decider plan",
     "splicing": "parts channels_first configs history rewriting removing splice replay folding",
     "cost": "",
-    "checks": "auditing learning verify",
+    "checks": "auditing finite learning verify",
     "saved": "schema folder trust origin weights base card save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnsurgeon.checks.finite import outputs_not_finite, weights_not_finite
 from attnsurgeon.checks.learning import copies_agree, still_modules, stuck_parameters
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.planning.plan import Plan
@@ -31,7 +32,7 @@ class Verification:
 
     Attributes:
         init: "identity" promises equality, "paper" only reports how far the outputs moved.
-        identity: every output was bit-equal, at every size.
+        identity: every output was bit-equal, at every size; NaN is equal to nothing.
         max_abs_diff: largest difference of any output.
         relative_diff: the same, over the largest output.
         top1_agreement: share of samples whose largest logit stayed the same.
@@ -47,6 +48,7 @@ class Verification:
         stuck: new parameters that two optimiser steps did not move; None if not tried.
         excused: stuck parameters whose mechanism's card says why.
         round_trip: copies by deepcopy and pickle compute the same; None if not tried.
+        not_finite: where there is NaN or Inf, so that nothing can be compared.
         notes: what could not be checked, and why.
     """
 
@@ -68,13 +70,18 @@ class Verification:
     stuck: tuple[str, ...] | None = None
     excused: tuple[str, ...] = ()
     round_trip: bool | None = None
+    not_finite: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, in words; empty when the operation keeps its promises."""
         found = []
-        if self.init == "identity" and not self.identity:
+        if self.not_finite:
+            more = len(self.not_finite) - 3
+            where = ", ".join(self.not_finite[:3]) + (f" and {more} more" if more > 0 else "")
+            found.append(f"nothing can be verified: there is NaN or Inf in {where}")
+        elif self.init == "identity" and not self.identity:
             found.append(f"outputs moved by up to {self.max_abs_diff:.3g}")
         if self.init == "identity" and self.values_equal != self.values_checked:
             different = self.values_checked - self.values_equal
@@ -141,10 +148,12 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
     if len(runs) == 1:
         only = ", the only one that the network takes" if failures else ""
         notes.append(f"checked at one input size{only}")
+    found = (where for run in runs for where in outputs_not_finite(run.outputs, run.taps))
+    not_finite = tuple(dict.fromkeys((*weights_not_finite(model), *found)))
     agreement = [c.agreement for c in comparisons if c.agreement is not None]
     return Verification(
         init=plan.init,
-        identity=all(c.difference == 0 for c in comparisons),
+        identity=not not_finite and all(c.difference == 0 for c in comparisons),
         max_abs_diff=max(c.difference for c in comparisons),
         relative_diff=max(c.difference / (c.scale or 1.0) for c in comparisons),
         top1_agreement=sum(agreement) / len(agreement) if agreement else 1.0,
@@ -160,6 +169,7 @@ def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None)
             c.module_path for c in plan.cuts if runs[-1].called[c.module_path] > 1 + len(c.shared)
         ),
         notes=tuple(notes),
+        not_finite=not_finite,
         **extra,
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from attnsurgeon.cli.folders import base_network, base_options
-from attnsurgeon.cli.options import json_flag
+from attnsurgeon.cli.networks import note_what_was_taken
+from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.report.streams import step, write_json, write_text
 
 
@@ -32,6 +33,7 @@ def command(
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
     trust_code: bool,
+    taking: Taking,
     form: str,
     output: str,
     overwrite: bool,
@@ -47,10 +49,10 @@ def command(
 
         check_file(output, overwrite)
         size = together(each(read_folder(folder).operations[-1]["input_size"]))
-        model = base_network(base, base_args, checkpoint)
-        network = load(
-            folder, model=model, checkpoint=None if model else checkpoint, trust=trust_code
-        )
+        model = base_network(base, base_args, checkpoint, taking)
+        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
+        network = load(folder, model=model, trust=trust_code, **how)
+    note_what_was_taken(network)
     folded: tuple[str, ...] = ()
     if fold:
         from attnsurgeon.splicing.folding import fold as fold_weights

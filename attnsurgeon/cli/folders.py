@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.cli.networks import note_what_was_taken
+from attnsurgeon.cli.options import Command, Taking, taking
 from attnsurgeon.cli.values import Pair, as_mapping
 
 if TYPE_CHECKING:
     from torch import nn
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 trust_option = click.option(
     "--trust-code",
@@ -21,7 +21,7 @@ trust_option = click.option(
 )
 
 
-def base_options(function: Function) -> Function:
+def base_options(function: Command) -> Command:
     """DIR, and what builds its base network where the folder alone cannot."""
     for decorate in (
         trust_option,
@@ -29,8 +29,11 @@ def base_options(function: Function) -> Function:
             "--base-arg", "base_args", type=Pair(), multiple=True, help="Argument of --base."
         ),
         click.option("--base", metavar="MODEL", help="Builds the base network, as `insert` does."),
+        taking,
         click.option(
-            "--checkpoint", type=click.Path(), help="Weights of the base network, for an adapter."
+            "--checkpoint",
+            type=click.Path(),
+            help="Weights trained after the surgery; or of an adapter's base network.",
         ),
         click.argument("folder", metavar="DIR"),
     ):
@@ -39,13 +42,20 @@ def base_options(function: Function) -> Function:
 
 
 def base_network(
-    base: str | None, base_args: tuple[tuple[str, Any], ...], checkpoint: str | None
+    base: str | None,
+    base_args: tuple[tuple[str, Any], ...],
+    checkpoint: str | None,
+    taking: Taking,
 ) -> nn.Module | None:
     """Returns the base network that the options name, or None: the folder knows how to build it."""
+    taking.refuse_without(checkpoint)
     if base is None:
         if base_args:
             raise click.UsageError("--base-arg needs the network it is for: --base MODEL")
         return None
     from attnsurgeon.models import load_model
 
-    return load_model(base, checkpoint=checkpoint, **as_mapping(base_args, "--base-arg"))
+    arguments = as_mapping(base_args, "--base-arg")
+    model = load_model(base, checkpoint=checkpoint, **taking.arguments, **arguments)
+    note_what_was_taken(model)
+    return model

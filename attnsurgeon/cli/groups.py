@@ -66,7 +66,7 @@ class Files(Named):
 def show_error(error: SurgeonError) -> None:
     """Writes what failed and the next step to stderr."""
     lines = [f"{click.style('error:', fg='red', bold=True)} {error.what}"]
-    if error.hint:
-        lines.append(f"{click.style('hint:', bold=True)} {error.hint}")
+    if hint := error.command or error.hint:
+        lines.append(f"{click.style('hint:', bold=True)} {hint}")
     replace_what_does_not_fit(sys.stderr)
     click.echo("\n".join(lines), err=True, color=False if plain() else None)

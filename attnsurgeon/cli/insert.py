@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, source_noted, timed
+from attnsurgeon.cli.networks import (
+    note_what_was_taken,
+    plan_on,
+    read_budget,
+    read_selection,
+    source_noted,
+    timed,
+)
 from attnsurgeon.cli.options import (
     FOLDER,
     Network,
     Selection,
+    Taking,
     budgets,
     json_flag,
     latency_flag,
     network,
     selection,
+    taking,
     weights,
 )
 from attnsurgeon.cli.plan import show_plan
@@ -36,7 +45,7 @@ class Wishes:
     """What is to be done besides the surgery.
 
     Attributes:
-        pretrained, checkpoint, unsafe_pickle: the weights to load.
+        pretrained, checkpoint, unsafe_pickle, taking: the weights to load, and how.
         output, overwrite, mode: the folder to write, and how.
         verify: "quick", "full" or "none".
         latency: whether to measure it.
@@ -46,6 +55,7 @@ class Wishes:
     pretrained: bool
     checkpoint: str | None
     unsafe_pickle: bool
+    taking: Taking
     output: str | None
     overwrite: bool
     mode: str
@@ -58,6 +68,7 @@ class Wishes:
 @network
 @selection()
 @weights
+@taking
 @click.option("-o", "--output", type=FOLDER, help="Folder to save the operated network in.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
 @click.option(
@@ -86,6 +97,7 @@ def command(
     pretrained: bool,
     checkpoint: str | None,
     unsafe_pickle: bool,
+    taking: Taking,
     output: str | None,
     overwrite: bool,
     mode: str,
@@ -107,9 +119,8 @@ def command(
     attnsurgeon insert resnet50 --rules mine.yaml --checkpoint r50.pth -o r50-mine
     """
     timed = latency or max_latency is not None
-    wishes = Wishes(
-        pretrained, checkpoint, unsafe_pickle, output, overwrite, mode, verify, timed, as_json
-    )
+    given = pretrained, checkpoint, unsafe_pickle, taking
+    wishes = Wishes(*given, output, overwrite, mode, verify, timed, as_json)
     _refuse_contradictions(wishes, dry_run)
     if output is not None:
         from attnsurgeon.saved.folder import check_output
@@ -127,6 +138,7 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
         raise click.UsageError("--pretrained and --checkpoint both name the weights; give one")
     if wishes.unsafe_pickle and wishes.checkpoint is None:
         raise click.UsageError("--unsafe-pickle is about a --checkpoint, and there is none")
+    wishes.taking.refuse_without(wishes.checkpoint)
     if wishes.overwrite and wishes.output is None:
         raise click.UsageError("--overwrite needs the folder to write: -o DIR")
     if dry_run and wishes.latency:
@@ -143,8 +155,10 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
             pretrained=wishes.pretrained,
             checkpoint=wishes.checkpoint,
             unsafe_pickle=wishes.unsafe_pickle,
+            **wishes.taking.arguments,
             **network.args,
         )
+    note_what_was_taken(model)
     with step("finding sites"):
         from attnsurgeon.sites.analysis import analyse
 

@@ -41,6 +41,15 @@ def source_noted(model: nn.Module) -> Source:
     return source
 
 
+def note_what_was_taken(model: nn.Module) -> None:
+    """Says every liberty that was taken with the checkpoint of a network."""
+    from attnsurgeon.models import source_of
+
+    source = source_of(model)
+    for said in source.notes if source is not None else ():
+        note(f"note: {said}")
+
+
 def load(network: Network) -> nn.Module:
     """Builds a network with random weights, for what needs a network that runs."""
     with step(f"building {network.spec}"):

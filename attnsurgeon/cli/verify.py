@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from attnsurgeon.cli.folders import base_network, base_options
-from attnsurgeon.cli.options import json_flag
+from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.errors import CheckFailed
-from attnsurgeon.report.streams import out, step, write_json
+from attnsurgeon.report.streams import note, out, step, write_json
 
 
 @click.command()
@@ -21,6 +21,7 @@ def command(
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
     trust_code: bool,
+    taking: Taking,
     as_json: bool,
 ) -> None:
     """Load a saved DIR and check it in full. Its operation is made once more on its base."""
@@ -28,10 +29,11 @@ def command(
         from attnsurgeon.checkup import check_folder
         from attnsurgeon.report.folder import checkup_record, show_checkup
 
-        model = base_network(base, base_args, checkpoint)
-        found = check_folder(
-            folder, model=model, checkpoint=None if model else checkpoint, trust=trust_code
-        )
+        model = base_network(base, base_args, checkpoint, taking)
+        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
+        found = check_folder(folder, model=model, trust=trust_code, **how)
+    for said in found.notes:
+        note(f"note: {said}")
     record = checkup_record(found)
     if as_json:
         write_json(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models.checkpoint import read_checkpoint
-from attnsurgeon.models.fitting import fit_checkpoint
+from attnsurgeon.models.fitting import Wishes, fit_checkpoint
 from attnsurgeon.models.imports import FORMS
 from attnsurgeon.models.provenance import Source, stamp
 from attnsurgeon.models.recipes import Recipe
@@ -42,6 +42,10 @@ def load_model(
     pretrained: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     unsafe_pickle: bool = False,
+    checkpoint_key: str | None = None,
+    partial: bool = False,
+    weights_only: bool = False,
+    accept: str | Collection[str] = (),
     **model_args: Any,
 ) -> nn.Module:
     """Build a network from a name or from your own code, with random weights unless asked.
@@ -57,9 +61,16 @@ def load_model(
             an nn.Module class, or a network already built.
         pretrained: fetch the weights that timm, torchvision or the hub offer for this name; of
             your own factory, call it with `pretrained=True`.
-        checkpoint: a `.safetensors` or `torch.save` file to load instead. It must fit.
-        unsafe_pickle: let a checkpoint execute code while it is read, for a whole pickled
-            network from a source you trust.
+        checkpoint: a file or folder of weights to load instead. Nothing in it is executed; the
+            weights are found by their names, and must fit. `source_of(model).notes` says what was
+            taken.
+        unsafe_pickle: let a checkpoint execute code while it is read, from a source you trust.
+        checkpoint_key: the entry or the prefix of the checkpoint to take, where several fit.
+        partial: take what fits, and leave the rest as it was built; the notes list both.
+        weights_only: of a whole pickled network that is another than the one built, take the
+            weights all the same.
+        accept: take weights all the same that have NaN or Inf ("non-finite"), or are "integers"
+            or "complex" where the network has fractions.
         model_args: for the network's factory: `num_classes=10`, `in_chans=1`, ...
 
     Returns:
@@ -74,6 +85,7 @@ def load_model(
             "pretrained and checkpoint both name the weights to start from",
             "give one of the two",
         )
+    wishes = Wishes.of(checkpoint_key, partial, weights_only, accept)
     recipe = resolve(spec)
     # Read before the network is built: a wrong path should not cost that time.
     weights = None if checkpoint is None else read_checkpoint(checkpoint, unsafe_pickle)
@@ -81,10 +93,11 @@ def load_model(
     if weights is None:
         origin = "pretrained" if pretrained else recipe.weights
         return stamp(model, Source(spec, dict(model_args), origin))
-    prefixes = fit_checkpoint(model, weights, what=spec)
-    recipe.adopt(model, weights.attributes)
-    stripped = (*weights.unwrapped, *prefixes)
-    return stamp(model, Source(spec, dict(model_args), weights.description, stripped))
+    fitted = fit_checkpoint(model, weights, what=spec, wishes=wishes)
+    recipe.adopt(model, fitted.attributes)
+    return stamp(
+        model, Source(spec, dict(model_args), fitted.description, fitted.stripped, fitted.notes)
+    )
 
 
 def build_on_meta(spec: str, **model_args: Any) -> nn.Module:

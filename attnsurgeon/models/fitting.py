@@ -1,158 +1,278 @@
-"""A state dict and a network -> the network with these weights, or the keys that do not fit."""
+"""A checkpoint and a network -> the network with these weights, and what was done to get there.
+
+Nothing is lost in silence: every parameter and buffer is compared with the file after loading, for
+a network may have a `load_state_dict` of its own, and every liberty that was taken is said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from attnsurgeon.errors import ModelError
-from attnsurgeon.models.checkpoint import Checkpoint
+from attnsurgeon.errors import ModelError, UsageError, nearest
+from attnsurgeon.models.checkpoint import Checkpoint, unreadable
+from attnsurgeon.models.finding import FORGIVEN, Found, find_weights, listed, shown
 from attnsurgeon.models.foreign import guarded, quote
+from attnsurgeon.models.matching import Match, attributes_of, matched, tensors_of
+from attnsurgeon.models.misfit import Misfit, after_surgery, explained
+from attnsurgeon.models.numbers import ACCEPTED, converted
+from attnsurgeon.models.pickled import attention_in, differences
 
-_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a checkpoint is to be taken.
+
+    Attributes:
+        key: the entry or the prefix to take the weights from.
+        partial: take what fits, and leave the rest as the network was built.
+        weights_only: take the weights of a whole pickled network that is another one.
+        accept: kinds of numbers to take all the same, of `numbers.ACCEPTED`.
+    """
+
+    key: str | None = None
+    partial: bool = False
+    weights_only: bool = False
+    accept: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, key: str | None, partial: bool, weights_only: bool, accept: str | Collection[str]
+    ) -> Wishes:
+        """Returns what the keywords of `load_model` and `load` say."""
+        kinds = (accept,) if isinstance(accept, str) else tuple(accept)
+        return cls(key, partial, weights_only, kinds)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same, as keywords of `load_model`."""
+        said = {name: value for name, value in vars(self).items() if name != "key"}
+        return {"checkpoint_key": self.key, **said}
+
+    def __post_init__(self) -> None:
+        for kind in self.accept:
+            if kind not in ACCEPTED:
+                raise UsageError(
+                    f"accept: {kind!r} is no kind of numbers", nearest(str(kind), ACCEPTED)
+                )
 
 
-def fit_checkpoint(model: nn.Module, checkpoint: Checkpoint, *, what: str) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Fitted:
+    """What was taken from a checkpoint.
+
+    Attributes:
+        description: `checkpoint NAME`, and whether it is a moving average.
+        stripped: the entries that were opened and the prefix, outermost first.
+        notes: every liberty that was taken, in words.
+        attributes: of a whole pickled network, all that was saved of the object itself.
+    """
+
+    description: str
+    stripped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def fit_checkpoint(
+    model: nn.Module, checkpoint: Checkpoint, *, what: str, wishes: Wishes | None = None
+) -> Fitted:
     """Copy the weights of a checkpoint into a network, in the network's dtypes.
 
     Args:
         model: is changed.
         checkpoint: as read.
         what: the network's name in messages.
-
-    Returns:
-        The prefixes that were stripped from the checkpoint's keys, outermost first.
+        wishes: how to take it.
 
     Raises:
-        ModelError: keys are missing or unexpected, or shapes differ; the network is then of no
-            use, for some weights are loaded.
+        ModelError: they do not fit; the network is then of no use, for some weights are loaded.
     """
-    own = model.state_dict()
-    prefixes, state = _strip(checkpoint.state, own)
-    # A plain dict, as of safetensors: batch norms then forgive a missing num_batches_tracked.
-    outcome = guarded(
-        lambda: model.load_state_dict(state, strict=False),
-        lambda error: _misfit(checkpoint, what, model, state, error=error),
+    wishes = wishes or Wishes()
+    name = checkpoint.name
+    explain = partial(unreadable, name)
+    found = guarded(lambda: find_weights(checkpoint, model, wishes.key), explain)
+    _refuse_operated(model, found, name, what)
+    match = matched(model, found)
+    if (match.misshapen and not wishes.partial) or not match.fitting:
+        raise explained(match.misfit(model, found), name, what)
+    notes = [*_taken(found), *_compared(model, found, name, what, wishes)]
+    _refuse_damaged(checkpoint, match.fitting)
+    numbers, said = guarded(
+        lambda: converted(match.fitting, match.own, wishes.accept, name), explain
     )
-    if outcome.missing_keys or outcome.unexpected_keys:
-        raise _misfit(checkpoint, what, model, state)
-    return prefixes
+    before = {n: t.detach().clone() for n, t in match.own.items() if n not in match.fitting}
+    _load(model, found, {**numbers, **match.inside}, name, what)
+    now = tensors_of(model)
+    renamed = _renamed(before, now, match.inside)
+    misfit = match.misfit(
+        model, found, renamed, [n for n, value in numbers.items() if not _same(now.get(n), value)]
+    )
+    if misfit.untaken or ((misfit.missing or misfit.unexpected) and not wishes.partial):
+        raise explained(misfit, name, what)
+    notes += [*said, *_left_out(match, misfit)]
+    if renamed:
+        notes.append(f"{len(renamed)} older names taken for the present ones by the network itself")
+    return Fitted(
+        f"checkpoint {name}{' (moving average)' if found.is_average else ''}",
+        (*found.place.path, *([found.prefix] if found.prefix else [])),
+        tuple(notes),
+        attributes_of(found),
+    )
 
 
-def _strip(state: dict[str, Any], own: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Strip the prefixes after which most keys are the network's; none if none helps.
+def _refuse_operated(model: nn.Module, found: Found, name: str, what: str) -> None:
+    """Send a whole pickled network with attention in it to its folder."""
+    if found.place.network is None:
+        return
+    places = guarded(
+        lambda: attention_in(found.place.network, found.prefix, model), partial(unreadable, name)
+    )
+    if places:
+        hint, command = after_surgery(places, name)
+        raise ModelError(
+            f"{name} is a network after surgery, and {what} is one before", hint, command=command
+        )
 
-    All chains are tried, not one prefix at a time: of `module.model.fc.weight` only the second
-    step brings the key home.
+
+def _compared(
+    model: nn.Module, found: Found, name: str, what: str, wishes: Wishes
+) -> Iterator[str]:
+    """Refuse a whole pickled network that is another one than ours, or say so."""
+    if found.place.network is None:
+        return
+    other = guarded(
+        lambda: differences(found.place.network, found.prefix, model), partial(unreadable, name)
+    )
+    if not other:
+        return
+    first = "\n  ".join(map(partial(shown, at_most=200), other[:8]))
+    more = f"\n  and {len(other) - 8} more" if len(other) > 8 else ""
+    if not wishes.weights_only:
+        said = "name or build the network that it is; its weights alone are taken with "
+        raise ModelError(
+            f"{name} is a whole pickled network, and another one than {what}:\n  {first}{more}",
+            f"{said}weights_only=True",
+            command=f"{said}--weights-only",
+        )
+    yield f"of a network that differs in {len(other)} places the weights alone: {listed(other, 3)}"
+
+
+def _refuse_damaged(checkpoint: Checkpoint, fitting: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that are not those that were written, by the checksums of the file.
+
+    They are looked at only now, so that an optimizer's state is never read. A file all of whose
+    sums are wrong was written without, as torch can be told to.
     """
-    best, most = ((), state), _shared(state, own)
-    reached: list[tuple[tuple[str, ...], dict[str, Any]]] = [best]
-    while reached:
-        chain, current = reached.pop(0)
-        for prefix in _PREFIXES:
-            shorter = {key.removeprefix(prefix): value for key, value in current.items()}
-            # Fewer keys: two became one, and a weight would be lost.
-            if len(shorter) < len(current) or shorter.keys() == current.keys():
-                continue
-            step = ((*chain, prefix), shorter)
-            reached.append(step)
-            if (shared := _shared(shorter, own)) > most:
-                best, most = step, shared
-    return best
+    sums = checkpoint.meter.sums
+    asked = {name: sums.get(value.untyped_storage().data_ptr()) for name, value in fitting.items()}
+    found = {name: is_whole() for name, is_whole in asked.items() if is_whole is not None}
+    damaged = [name for name, is_whole in found.items() if not is_whole]
+    if damaged and len(damaged) < len(found):
+        raise ModelError(
+            f"{checkpoint.name} is damaged: {len(damaged)} tensors are not what was written, by"
+            f" their checksums: {listed(damaged)}",
+            "copy or download it again",
+        )
 
 
-def _shared(state: Mapping[str, Any], own: Mapping[str, Any]) -> int:
-    return len(state.keys() & own.keys())
+def _taken(found: Found) -> Iterator[str]:
+    """What was taken, where it was not simply all there is."""
+    said = []
+    if found.place.path:
+        said.append(f"taken from {'.'.join(found.place.path)!r}")
+    if found.prefix:
+        said.append(f"prefix {shown(found.prefix)!r} stripped")
+    if found.place.said:
+        said.append(found.place.said)
+    if found.left:
+        many = len(found.left)
+        entries = "entry" if many == 1 else "entries"
+        said.append(f"{many} other {entries} left: {listed(found.left)}")
+    if said:
+        yield ", ".join(said)
+    if found.rivals:
+        why = "the moving average was taken" if found.by_average else "the first was taken"
+        yield (
+            f"{listed([found.label or 'the top', *(rival or 'the top' for rival in found.rivals)])}"
+            f" fit equally: {why}; --checkpoint-key (checkpoint_key=) chooses"
+        )
 
 
-def _misfit(
-    checkpoint: Checkpoint,
-    what: str,
-    model: nn.Module,
-    state: Mapping[str, Any],
-    error: BaseException | None = None,
-) -> ModelError:
-    own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    misshapen = {k: (_shape(state[k]), _shape(v)) for k, v in own.items() if k in state}
-    misshapen = {key: pair for key, pair in misshapen.items() if pair[0] != pair[1]}
-    if error and not misshapen:
-        return ModelError(f"{checkpoint.name} cannot be loaded into {what}: {quote(error)}")
-    counts = (
-        f"{len(missing)} of its keys missing, {len(unexpected)} unexpected,"
-        f" {len(misshapen)} of another shape"
-    )
-    shapes = [f"{k} {theirs}, here {ours}" for k, (theirs, ours) in misshapen.items()]
-    lists = {"missing": missing, "unexpected": unexpected, "another shape": shapes}
-    lines = [_first(title, keys) for title, keys in lists.items() if keys]
-    named = checkpoint.attributes.get("names")
-    hint = _hint(model, state, missing, unexpected, misshapen, named)
-    first = f"{checkpoint.name} does not fit {what}: {counts}"
-    return ModelError("\n  ".join([first, *lines]), hint)
-
-
-def _first(title: str, keys: list[str], at_most: int = 5) -> str:
-    more = len(keys) - at_most
-    shown = "; ".join(keys[:at_most])
-    return f"{title}: {shown}{f'; and {more} more' if more > 0 else ''}"
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
-def _hint(
-    model: nn.Module,
-    state: Mapping[str, Any],
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: Mapping[str, tuple[Any, Any]],
-    named: Any,
-) -> str:
-    if state.keys() and not state.keys() & model.state_dict().keys():
-        return "none of the keys is the network's: this is a checkpoint of another architecture"
-    stems = _input_channels(misshapen)
-    others = [pair for key, pair in misshapen.items() if key not in stems]
-    arguments = []
-    classes = _classes(model, others, [_shape(state[key]) for key in unexpected])
-    if isinstance(named, dict) and len(named) != len(getattr(model, "names", named)):
-        classes = len(named)  # a YOLO knows its classes by name
-    if classes:
-        arguments.append(f"num_classes={classes}")
-    if len(stems) == 1:
-        arguments.append(f"in_chans={next(iter(stems.values()))}")
-    if arguments:
-        given = ", ".join(arguments)
-        return f"build the network as the checkpoint's was: load_model(..., {given})"
-    return (
-        "build the network with the model arguments it was trained with, or name the network"
-        " that this checkpoint is of"
+def _load(
+    model: nn.Module, found: Found, state: Mapping[str, Tensor], name: str, what: str
+) -> None:
+    """Hand the weights to the network's own `load_state_dict`; what it answers is not relied on."""
+    ordered: Any = OrderedDict(state)
+    metadata = _metadata(found)
+    # Versions of modules as the file has them; of a file without, those of the network, whose
+    # names and shapes its weights have.
+    ordered._metadata = metadata or getattr(model.state_dict(), "_metadata", None)
+    guarded(
+        lambda: model.load_state_dict(ordered, strict=False),
+        lambda error: ModelError(f"{name} cannot be loaded into {what}: {quote(error)}"),
     )
 
 
-def _classes(
-    model: nn.Module, misshapen: list[tuple[Any, Any]], unexpected: list[tuple[int, ...] | None]
-) -> int | None:
-    """The classes of the checkpoint, where its classifier is all that differs."""
-    now = getattr(model, "num_classes", None)
-    if now == 0 and not misshapen:  # built without a classifier, which the checkpoint has
-        return next((shape[0] for shape in unexpected if shape and len(shape) == 2), None)
-    counts = {
-        (theirs[0], ours[0]) if theirs and ours and theirs[1:] == ours[1:] else None
-        for theirs, ours in misshapen
-    }
-    pair = counts.pop() if len(counts) == 1 else None
-    return pair[0] if pair and now in (None, pair[1]) else None
+def _metadata(found: Found) -> OrderedDict[str, Any] | None:
+    """The versions of modules in a file, by the network's paths."""
+    held = found.place.metadata
+    if not isinstance(held, Mapping):
+        return None
+    versions: OrderedDict[str, Any] = OrderedDict()
+    for path, version in held.items():
+        if isinstance(path, str) and f"{path}.".startswith(found.prefix):
+            plain = isinstance(version, dict) and type(version.get("version")) is int
+            path = f"{path}."[len(found.prefix) :].removesuffix(".")
+            versions[path] = {"version": version["version"]} if plain else {}
+    return versions
 
 
-def _input_channels(misshapen: Mapping[str, tuple[Any, Any]]) -> dict[str, int]:
-    """The convolutions that differ in their input channels alone, with the checkpoint's."""
-    return {
-        key: theirs[1]
-        for key, (theirs, ours) in misshapen.items()
-        if theirs and ours and len(theirs) == len(ours) >= 4
-        if (theirs[0], theirs[2:]) == (ours[0], ours[2:])
-    }
+def _same(now: Tensor | None, value: Tensor) -> bool:
+    if now is None or now.shape != value.shape:
+        return False
+    now = now.detach().to("cpu")
+    if torch.equal(now, value):
+        return True
+    return value.is_floating_point() and bool(torch.isclose(now, value, 0, 0, equal_nan=True).all())
+
+
+def _renamed(
+    before: Mapping[str, Tensor], now: Mapping[str, Tensor], extras: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """The network's names that its own hooks filled from other names of the file."""
+    found: dict[str, str] = {}
+    for name, was in before.items():
+        if name in now and not _same(now[name], was):
+            equal = (n for n, v in extras.items() if _same(now[name], v.to(now[name].dtype)))
+            if (source := next(equal, None)) is not None:
+                found[name] = source
+    return found
+
+
+def _left_out(match: Match, misfit: Misfit) -> Iterator[str]:
+    """What the network did not get, and what the file has more than it."""
+    outside = match.outside
+    counters = [n for n in match.own if n.endswith(FORGIVEN) and n not in match.fitting]
+    if counters:
+        yield f"{len(counters)} {FORGIVEN} missing, as in files of before torch 0.4.1: left at 0"
+    tops = dict.fromkeys(n if "." not in n else f"{n.partition('.')[0]}.*" for n in outside)
+    if tops:
+        yield f"the network has no {listed(tops)}: {_counted(outside)} left"
+    random = [*misfit.missing, *misfit.misshapen]
+    if random:
+        some = f"{_counted(random)} {'stays' if len(random) == 1 else 'stay'}"
+        yield f"partial: {some} as the network was built: {listed(random, 20)}"
+    if misfit.unexpected:
+        some = listed(misfit.unexpected, 20)
+        yield f"partial: {_counted(misfit.unexpected)} of the file left: {some}"
+
+
+def _counted(names: Collection[str]) -> str:
+    return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"

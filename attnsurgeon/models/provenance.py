@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -21,12 +21,14 @@ class Source:
         weights: `random`; `pretrained`; `checkpoint NAME`; `none` on the meta device; `as built`
             where only the code that built the network can say.
         stripped: what was unwrapped from a checkpoint, outermost first: `state_dict`, `module.`.
+        notes: every liberty that was taken with a checkpoint, in words; not written to folders.
     """
 
     spec: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "random"
     stripped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def stamp(model: nn.Module, source: Source) -> nn.Module:
@@ -42,3 +44,10 @@ def stamp(model: nn.Module, source: Source) -> nn.Module:
 def source_of(model: nn.Module) -> Source | None:
     """Return where `load_model` built this network from; None if it did not."""
     return model.__dict__.get(_NOTE)
+
+
+def note_on(model: nn.Module, notes: tuple[str, ...]) -> None:
+    """Add to the notes of a network that knows where it came from."""
+    source = source_of(model)
+    if source is not None:
+        stamp(model, replace(source, notes=(*source.notes, *notes)))

@@ -12,6 +12,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models.build import build_on_meta
 from attnsurgeon.models.inputs import input_size_of
 from attnsurgeon.models.provenance import Source, source_of
+from attnsurgeon.models.settings import plain_settings
 from attnsurgeon.models.transformers_names import class_and_config
 from attnsurgeon.models.ultralytics_names import described
 
@@ -85,27 +86,8 @@ def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
     return dataclasses.replace(source, model_args={**source.model_args, **arguments})
 
 
-# Set on a network in use, and no part of what it computes. The last four are of YOLOs: the size of
-# the last input, the file that was loaded, and what their class and their layers' shapes say.
-_IN_USE = {"training", "grad_checkpointing", "shape", "pt_path", "task", "nc"}
-
-
 def _settings(model: nn.Module) -> list[dict[str, Any]]:
-    """The plain public attributes of every layer: a dropout rate, a pool's kind, a width."""
-    return [
-        {name: value for name, value in vars(module).items() if _is_setting(name, value)}
-        for module in model.modules()
-    ]
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    return not name.startswith("_") and name not in _IN_USE and _is_plain(value)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):  # not of tensors, which do not compare to one answer
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    return [plain_settings(vars(module)) for module in model.modules()]
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, Any]]:

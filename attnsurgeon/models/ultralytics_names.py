@@ -224,9 +224,8 @@ def _fetch(name: str, model: nn.Module) -> None:
     path = guarded(lambda: attempt_download_asset(file), partial(_not_fetched, name, file))
     if not Path(path).is_file():
         raise _not_fetched(name, file, FileNotFoundError(path))
-    weights = read_checkpoint(path)
-    fit_checkpoint(model, weights, what=f"ultralytics:{name}")
-    _adopt(model, weights.attributes)
+    fitted = fit_checkpoint(model, read_checkpoint(path), what=f"ultralytics:{name}")
+    _adopt(model, fitted.attributes)
 
 
 def _not_fetched(name: str, file: str, error: BaseException) -> ModelError:
@@ -242,7 +241,7 @@ def _adopt(model: nn.Module, attributes: Mapping[str, Any]) -> None:
     own: Any = model.names
     names = attributes.get("names")
     if isinstance(names, dict) and names.keys() == own.keys():
-        own.update({number: str(name) for number, name in names.items()})
+        own.update({number: name for number, name in names.items() if isinstance(name, str)})
 
 
 def described(model: nn.Module) -> Source | None:

@@ -17,6 +17,10 @@ def sentences(checked: Mapping[str, Any], times: str) -> Iterator[tuple[Went, st
         checked: what `verification_record` returns.
         times: the sign between the sides of a size.
     """
+    if checked.get("not_finite"):
+        yield "bad", f"nothing can be verified: NaN or Inf in {_some(checked['not_finite'])}"
+        yield from kept_keys(checked)
+        return
     yield _outputs(checked, times)
     if checked["init"] == "identity":
         equal, of = checked["values_equal"], checked["values_checked"]

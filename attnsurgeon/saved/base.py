@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source, identify, load_model, source_of
+from attnsurgeon.models.fitting import Wishes
 from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
 from attnsurgeon.recording.twin import meta_twin
@@ -128,6 +129,7 @@ def rebuild(
     checkpoint: Any = None,
     trust: bool = False,
     most: int | None = None,
+    wishes: Wishes | None = None,
 ) -> nn.Module:
     """Build a base network again.
 
@@ -138,13 +140,14 @@ def rebuild(
         checkpoint: the file of weights, where the source says that it had one.
         trust: let the folder name code and addresses.
         most: numbers that the network may hold; None for a few times those that it usually has.
+        wishes: how to take the file of weights.
 
     Raises:
         ModelError: it cannot be built, or a saved folder may not have it built.
     """
     arguments: dict[str, Any] = {**source.model_args}
     if weights and source.weights.startswith("checkpoint"):
-        arguments["checkpoint"] = checkpoint
+        arguments |= {"checkpoint": checkpoint, **(wishes or Wishes()).arguments}
     elif weights and source.weights == "pretrained":
         arguments["pretrained"] = True
     refuse_untrusted(source, folder, trust=trust, most=most)
@@ -152,4 +155,5 @@ def rebuild(
         model = load_model(source.spec, **arguments)
     except ModelError as error:
         raise cannot_be_built(error) from error
-    return stamp(model, source)
+    noted = source_of(model)
+    return stamp(model, replace(source, notes=noted.notes if noted else ()))

@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models import Source
+from attnsurgeon.models.checkpoint import Checkpoint, read_checkpoint
+from attnsurgeon.models.files.folders import is_index
+from attnsurgeon.models.finding import holds_modules
+from attnsurgeon.models.fitting import Wishes, fit_checkpoint
+from attnsurgeon.models.provenance import note_on
 from attnsurgeon.plain import from_plain
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
@@ -109,6 +114,10 @@ def load(
     model: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    checkpoint_key: str | None = None,
+    partial: bool = False,
+    weights_only: bool = False,
+    accept: str | Collection[str] = (),
 ) -> nn.Module:
     """Load a network that was saved after surgery.
 
@@ -122,33 +131,66 @@ def load(
         path: a folder that `Operation.save` wrote.
         model: the base network, where it cannot be built from what the folder knows, or should
             not be; it is copied. Of an adapter, with its weights.
-        checkpoint: the file of the base network's weights, for an adapter on a base that was
-            loaded from a checkpoint.
+        checkpoint: a file of the operated network's weights, trained since: a state dict, what a
+            trainer saved, or the whole network pickled. Or, for an adapter on a base that was
+            loaded from a checkpoint, the file of the base's weights; what it is, the file says.
         trust: let the folder name code of your own, which is run, or an address, which is asked.
+        checkpoint_key, partial, weights_only, accept: how to take it, as for `load_model`.
 
     Raises:
         ModelError: the folder is damaged, it names code that you did not allow, the base cannot
-            be built, or it is no longer the network that was operated.
+            be built, or it is no longer the network that was operated; or the checkpoint does not
+            fit.
         UsageError: a checkpoint was given that would not be used.
     """
     saved = read_folder(path)
     if not trust:
         refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
+    wishes = Wishes.of(checkpoint_key, partial, weights_only, accept)
+    trained = None if checkpoint is None else _trained(saved, checkpoint)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, so leave no trace
-        base = _base(saved, model, checkpoint, trust)
+        base = _base(saved, model, checkpoint, trained, wishes, trust)
         if saved.mode == "adapter":
-            _check_base(saved, base)
+            _check_base(saved, base, compare=trained is None)
         replay(base, saved.operations, functools.partial(_drift, saved))
     _load_weights(saved, base)
-    if saved.mode == "full":
+    if trained is not None:
+        fitted = fit_checkpoint(base, trained, what=str(saved.path), wishes=wishes)
+        note_on(base, fitted.notes)
+    if saved.mode == "full" or trained is not None:
         note(base, Origin(saved.record["base"]["sha256"]))
     return base
 
 
-def _base(saved: Saved, model: nn.Module | None, checkpoint: Any, trust: bool) -> nn.Module:
+def _trained(saved: Saved, checkpoint: str | os.PathLike[str]) -> Checkpoint | None:
+    """Read a file of the operated network's weights; None of one of an adapter's base alone."""
+    read = read_checkpoint(checkpoint)
+    paths = [s["module_path"] for op in saved.operations for s in op["sites"] if s["params"]]
+    if holds_modules(read, paths):
+        return read
+    if saved.mode == "adapter" and paths:
+        return None
+    if paths:
+        raise UsageError(
+            f"{saved.path} needs no checkpoint of its base, and {read.name} has none of its"
+            f" attention ({paths[0]}{' …' if len(paths) > 1 else ''})",
+            "leave it out: load(path); or give a file of the operated network's weights",
+        )
+    return read  # of attention without parameters, every file is of the operated network
+
+
+def _base(
+    saved: Saved,
+    model: nn.Module | None,
+    checkpoint: Any,
+    trained: Checkpoint | None,
+    wishes: Wishes,
+    trust: bool,
+) -> nn.Module:
     """Build or copy the base network."""
     source = saved.source
-    adapter = saved.mode == "adapter"
+    adapter = saved.mode == "adapter" and trained is None
+    given, checkpoint = checkpoint, checkpoint if trained is None else None
     wants_file = adapter and source is not None and source.weights.startswith("checkpoint")
     if checkpoint is not None and (model is not None or not wants_file):
         raise UsageError(
@@ -172,7 +214,9 @@ def _base(saved: Saved, model: nn.Module | None, checkpoint: Any, trust: bool) -
             f"{saved.path} is an adapter for {source.spec} with the weights of {source.weights}",
             "pass that file: attnsurgeon.load(path, checkpoint=FILE)",
         )
-    held_by = checkpoint if adapter else saved.weights
+    held_by = given if saved.mode == "adapter" else saved.weights
+    if held_by is not None and is_index(Path(held_by)):  # its files lie beside it
+        held_by = Path(held_by).parent
     return rebuild(
         source,
         folder=saved.path,
@@ -180,16 +224,19 @@ def _base(saved: Saved, model: nn.Module | None, checkpoint: Any, trust: bool) -
         checkpoint=checkpoint,
         trust=trust,
         most=None if held_by is None else size_of(held_by),
+        wishes=wishes,
     )
 
 
-def _check_base(saved: Saved, base: nn.Module) -> None:
-    """Refuse a base network that is not the one the adapter was trained on."""
+def _check_base(saved: Saved, base: nn.Module, *, compare: bool) -> None:
+    """Give the base its form; refuse one that is not the one the adapter was trained on."""
     form = saved.record["base"]["form"]
     Form(
         {name: getattr(torch, dtype) for name, dtype in form["dtypes"].items()},
         {name: tuple(strides) for name, strides in form["strides"].items()},
     ).give_to(base)
+    if not compare:  # all its weights come from another file
+        return
     origin = measure(base)
     note(base, origin)
     if origin.sha256 != saved.record["base"]["sha256"]:

@@ -143,10 +143,10 @@ def test_a_checkpoint_that_would_run_code_does_not_run_it(here):
 
     (here / "evil.pkl").write_bytes(pickle.dumps({"state_dict": Dangerous()}))
     torch.save({"state_dict": Dangerous()}, here / "evil.pth")
-    for name, said in [("evil.pkl", "evil.pkl cannot be read"), ("evil.pth", "run code")]:
+    for name in ("evil.pkl", "evil.pth"):
         done = attnsurgeon("insert", *NET, "--attn", "se", "--checkpoint", name)
         assert done.code == 3
-        assert said in done.err
+        assert f"{name} holds no weights by name: it has state_dict" in done.err
         assert not (here / "it-ran").exists()
     pickle.loads((here / "evil.pkl").read_bytes())
     assert (here / "it-ran").exists()  # it is as dangerous as it says

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from attnsurgeon.errors import ModelError
+from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models import Source, load_model, source_of
-from attnsurgeon.models.checkpoint import Checkpoint
-from attnsurgeon.models.fitting import fit_checkpoint
+from attnsurgeon.models.checkpoint import Checkpoint, read_checkpoint
+from attnsurgeon.models.fitting import Fitted, Wishes, fit_checkpoint
 
 
 def net(classes: int = 7, channels: int = 3) -> nn.Sequential:
@@ -30,8 +31,8 @@ class Holder(nn.Module):
         self.model = net()
 
 
-def fit(model: nn.Module, state: dict) -> tuple[str, ...]:
-    return fit_checkpoint(model, Checkpoint("w.pth", state), what="net")
+def fit(model: nn.Module, content: Any, **wishes: Any) -> Fitted:
+    return fit_checkpoint(model, Checkpoint("w.pth", content), what="net", wishes=Wishes(**wishes))
 
 
 def assert_equal(model: nn.Module, state: dict) -> None:
@@ -57,31 +58,36 @@ def test_prefixes_are_stripped_in_any_order_and_depth(prefixes):
     wanted = net().state_dict()
     saved = {"".join(prefixes) + key: value for key, value in wanted.items()}
     model = net()
-    assert fit(model, saved) == prefixes
+    assert fit(model, saved).stripped == (("".join(prefixes),) if prefixes else ())
     assert_equal(model, wanted)
 
 
 @pytest.mark.parametrize(
     ("added", "stripped"),
-    [("", ()), ("module.", ("module.",)), ("_orig_mod.model.", ("_orig_mod.", "model."))],
+    [("", ()), ("module.", ("module.",)), ("_orig_mod.x.", ("_orig_mod.x.",))],
 )
 def test_a_prefix_that_is_the_networks_own_stays(added, stripped):
     wanted = Holder().state_dict()
     model = Holder()
-    assert fit(model, {added + key: value for key, value in wanted.items()}) == stripped
+    found = fit(model, {added + key: value for key, value in wanted.items()})
+    assert found.stripped == stripped
     assert_equal(model, wanted)
 
 
 def test_a_prefix_on_some_keys_only_is_stripped_where_the_rest_then_fits():
     wanted = net().state_dict()
     saved = {("module." if "weight" in k else "") + k: v for k, v in wanted.items()}
-    assert fit(net(), saved) == ("module.",)
+    model = net()
+    assert fit(model, saved).notes == ("names of wrappers taken out",)
+    assert_equal(model, wanted)
 
 
-def test_a_prefix_is_kept_where_stripping_it_would_merge_two_keys():
-    saved = {**net().state_dict(), "module.0.weight": torch.zeros(5, 3, 3, 3)}
-    with pytest.raises(ModelError, match=r"unexpected: module\.0\.weight"):
-        fit(net(), saved)
+def test_a_name_that_is_there_with_a_prefix_as_well_is_not_the_one_that_is_taken():
+    wanted = net().state_dict()
+    saved = {**wanted, "module.0.weight": torch.zeros(5, 3, 3, 3)}
+    model = net()
+    assert "no module.*: 1 tensor left" in fit(model, saved).notes[0]
+    assert_equal(model, wanted)
 
 
 def test_half_precision_weights_are_copied_into_the_networks_precision():
@@ -108,14 +114,14 @@ def test_a_misfit_counts_and_lists_missing_unexpected_and_misshapen_keys():
     del saved["1.running_mean"]
     saved["0.weight"] = torch.zeros(5, 3, 1, 1)
     for index in range(7):
-        saved[f"extra.{index}"] = torch.zeros(2)
+        saved[f"1.extra.{index}"] = torch.zeros(2)
     with pytest.raises(ModelError) as caught:
         fit(net(), saved)
     lines = caught.value.what.splitlines()
     assert lines == [
         "w.pth does not fit net: 1 of its keys missing, 7 unexpected, 1 of another shape",
         "  missing: 1.running_mean",
-        "  unexpected: extra.0; extra.1; extra.2; extra.3; extra.4; and 2 more",
+        "  unexpected: 1.extra.0; 1.extra.1; 1.extra.2; 1.extra.3; 1.extra.4; and 2 more",
         "  another shape: 0.weight (5, 3, 1, 1), here (5, 3, 3, 3)",
     ]
     assert caught.value.exit_code == 3
@@ -192,17 +198,267 @@ class Renamed(nn.Identity):
     """A layer of nobody's library."""
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_a_pickled_network_is_loaded_on_request_where_it_holds_foreign_code(foreign, tmp_path):
+def test_a_pickled_network_with_a_layer_of_foreign_code_is_another_one(tmp_path):
     trained: Any = timm.create_model("test_resnet")
-    trained.drop_block = Renamed() if foreign else nn.Identity()
+    trained.drop_block = Renamed()
     path = tmp_path / "whole.pth"
     torch.save(trained, path)
-    if foreign:
-        with pytest.raises(ModelError, match=r"whole pickled network, .*: .*Renamed; nothing"):
-            load_model("test_resnet", checkpoint=path)
-    model = load_model("test_resnet", checkpoint=path, unsafe_pickle=foreign)
+    with pytest.raises(ModelError, match=r"drop_block: .*Renamed only in the file"):
+        load_model("test_resnet", checkpoint=path)
+    model = load_model("test_resnet", checkpoint=path, weights_only=True)
     assert_equal(model, trained.state_dict())
     source = source_of(model)
     assert source is not None
     assert source.stripped == ("pickled ResNet",)
+    assert "the weights alone: drop_block" in source.notes[1]
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"act_layer": "silu"}, r"act1: torch\.nn\.modules\.activation\.SiLU in the file"),
+        ({"output_stride": 8}, r"layer\d.*stride: .* in the file, here"),
+        ({"drop_rate": 0.3}, r"the network itself\.drop_rate: 0\.3 in the file, here 0\.0"),
+    ],
+)
+def test_a_pickled_network_of_other_arguments_is_refused_with_them(how, said, unsafe, tmp_path):
+    torch.save(timm.create_model("resnet10t", **how), tmp_path / "whole.pth")
+    torch.save({"module": timm.create_model("resnet10t")}, tmp_path / "same.pth")
+    with pytest.raises(ModelError, match=said):
+        load_model("resnet10t", checkpoint=tmp_path / "whole.pth", unsafe_pickle=unsafe)
+    load_model("resnet10t", checkpoint=tmp_path / "same.pth", unsafe_pickle=unsafe)
+    load_model("resnet10t", checkpoint=tmp_path / "whole.pth", **how)
+
+
+def test_a_pickled_network_of_other_classes_is_answered_with_the_argument(tmp_path):
+    torch.save(timm.create_model("test_resnet", num_classes=7), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"load_model\(\.\.\., num_classes=7\)"):
+        load_model("test_resnet", checkpoint=tmp_path / "w.pth")
+    load_model("test_resnet", checkpoint=tmp_path / "w.pth", num_classes=7)
+
+
+def test_a_pickled_network_with_hooks_is_another_one(tmp_path):
+    hooked = net()
+    hooked[0].register_forward_hook(_double)
+    torch.save(hooked, tmp_path / "w.pth")
+    content = read_checkpoint(tmp_path / "w.pth").content
+    with pytest.raises(ModelError, match="0: hooks on its forward only in the file"):
+        fit(net(), content)
+    fit(net(), content, weights_only=True)
+
+
+def _double(module: nn.Module, args: Any, output: Any) -> Any:
+    return 2 * output
+
+
+class Filters(nn.Sequential):
+    """Takes of a state dict what it likes, and says that all is well."""
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        kept = {name: v for name, v in state_dict.items() if not name.startswith("1.")}
+        return super().load_state_dict(kept, strict=False)
+
+
+class Silent(nn.Sequential):
+    """Returns nothing."""
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        super().load_state_dict(state_dict, strict=True)
+
+
+class Scales(nn.Sequential):
+    """Changes the numbers."""
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        halved = {name: v / 2 if v.is_floating_point() else v for name, v in state_dict.items()}
+        return super().load_state_dict(halved, strict)
+
+
+class Hides(nn.Sequential):
+    """Leaves a layer out of its own state dict."""
+
+    def state_dict(self, *args, **kwargs):
+        whole = super().state_dict(*args, **kwargs)
+        return {name: v for name, v in whole.items() if not name.startswith("3.")}
+
+
+def test_a_network_that_takes_less_than_it_is_given_is_found_out():
+    state = {name: torch.randn(v.shape) for name, v in net().state_dict().items() if v.dim()}
+    with pytest.raises(
+        ModelError, match=r"4 not taken by its own load_state_dict\n.*not taken: 1\.w"
+    ):
+        fit(Filters(*net()), state)
+    with pytest.raises(ModelError, match="not taken by its own load_state_dict"):
+        fit(Scales(*net()), state)
+    whole = net().state_dict()
+    model = Silent(*net())
+    fit(model, whole)
+    assert_equal(model, whole)
+
+
+def test_what_a_network_hides_from_its_state_dict_is_missing_all_the_same():
+    whole = net().state_dict()
+    without = {name: v for name, v in whole.items() if not name.startswith("3.")}
+    with pytest.raises(ModelError, match=r"missing: 3\.weight; 3\.bias"):
+        fit(Hides(*net()), without)
+
+
+class Renames(nn.Module):
+    """Takes an older name for its weight, as libraries do by hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(3))
+        self.beta = nn.Parameter(torch.zeros(3))
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        if f"{prefix}gamma_old" in state_dict:
+            state_dict[f"{prefix}gamma"] = state_dict.pop(f"{prefix}gamma_old")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def test_an_older_name_that_the_network_itself_takes_is_no_missing_one():
+    model = nn.Sequential(Renames())
+    found = fit(model, {"0.gamma_old": torch.arange(3.0), "0.beta": torch.ones(3)})
+    assert model.state_dict()["0.gamma"].tolist() == [0, 1, 2]
+    assert "1 older names taken for the present ones" in found.notes[0]
+
+
+def test_versions_of_modules_travel_with_the_weights(tmp_path):
+    made = torchvision.models.mnasnet0_5()
+    torch.save({"state_dict": made.state_dict()}, tmp_path / "w.pth")
+    save_file(made.state_dict(), tmp_path / "w.safetensors")
+    torch.save(nn.DataParallel(made).state_dict(), tmp_path / "parallel.pth")
+    for name in ("w.pth", "w.safetensors", "parallel.pth"):
+        model = load_model("torchvision:mnasnet0_5", checkpoint=tmp_path / name)
+        assert_equal(model, made.state_dict())
+
+
+def test_a_partial_match_is_taken_on_request_and_both_sides_are_listed():
+    saved = net(classes=11).state_dict()
+    saved["1.extra"] = torch.ones(2)
+    del saved["0.bias"]
+    model = net()
+    built = {name: v.clone() for name, v in model.state_dict().items()}
+    with pytest.raises(ModelError):
+        fit(net(), saved)
+    found = fit(model, saved, partial=True)
+    assert found.notes == (
+        "partial: 3 tensors stay as the network was built: 0.bias, 3.weight, 3.bias",
+        "partial: 1 tensor of the file left: 1.extra",
+    )
+    now = model.state_dict()
+    for name in ("0.bias", "3.weight", "3.bias"):
+        assert torch.equal(now[name], built[name])
+    assert torch.equal(now["0.weight"], saved["0.weight"])
+
+
+def test_partial_takes_no_checkpoint_of_nothing():
+    with pytest.raises(ModelError, match="another architecture"):
+        fit(net(), {"other.weight": torch.ones(2)}, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("non-finite", torch.tensor([float("nan")] * 7)),
+        ("non-finite", torch.tensor([float("-inf")] * 7)),
+        ("integers", torch.arange(7)),
+        ("complex", torch.arange(7) + 2j),
+    ],
+)
+def test_numbers_of_a_wrong_kind_are_taken_on_request_alone(kind, value):
+    saved = {**net().state_dict(), "3.bias": value}
+    with pytest.raises(ModelError, match=r"3\.bias") as caught:
+        fit(net(), saved)
+    assert f"accept='{kind}'" in str(caught.value.hint)
+    assert f"--accept {kind}" in str(caught.value.command)
+    model = net()
+    assert any("taken as asked" in note for note in fit(model, saved, accept=(kind,)).notes)
+    wanted = value.real if value.is_complex() else value
+    assert torch.equal(model.state_dict()["3.bias"].nan_to_num(), wanted.float().nan_to_num())
+
+
+def test_fractions_do_not_go_into_counters():
+    saved = {**net().state_dict(), "1.num_batches_tracked": torch.tensor(2.5)}
+    with pytest.raises(ModelError, match=r"1\.num_batches_tracked \(float32 into int64\)"):
+        fit(net(), saved)
+
+
+def test_a_kind_of_numbers_that_is_none_is_answered_with_those_there_are():
+    with pytest.raises(UsageError, match="did you mean 'non-finite'"):
+        Wishes(accept=("nonfinite",))
+
+
+def test_a_tied_weight_that_is_saved_once_is_there():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.other.weight = self.one.weight
+
+    saved = Tied().state_dict()
+    del saved["other.weight"]
+    model = Tied()
+    fit(model, saved)
+    assert torch.equal(model.other.weight, saved["one.weight"])
+
+
+@pytest.mark.parametrize(
+    ("key", "taken"),
+    [
+        (None, 2.0),
+        ("params", 1.0),
+        ("params_ema", 2.0),
+        ("deep.inner", 3.0),
+        ("inner", 3.0),
+        ("student", 4.0),
+        ("mixed.teacher", 5.0),
+    ],
+)
+def test_the_key_chooses_among_what_fits(key, taken):
+    def filled(value: float, prefix: str = "") -> dict[str, torch.Tensor]:
+        state = net().state_dict()
+        return {prefix + n: torch.full_like(v, value) for n, v in state.items()}
+
+    content = {
+        "params": filled(1),
+        "params_ema": filled(2),
+        "deep": {"inner": filled(3)},
+        "mixed": {**filled(4, "student."), **filled(5, "teacher.")},
+    }
+    model = net()
+    fit(model, content, key=key)
+    assert float(model.state_dict()["0.weight"].flatten()[0]) == taken
+    with pytest.raises(ModelError, match=r"no weights under 'parms'\n.*did you mean 'params'"):
+        fit(net(), content, key="parms")
+
+
+def test_the_state_of_an_optimizer_is_not_taken_for_weights():
+    names = net().state_dict()
+    content = {
+        "optimizer": {"exp_avg": {n: torch.zeros_like(v) for n, v in names.items()}},
+        "deeper": {"model": {n: torch.ones_like(v) for n, v in names.items()}},
+    }
+    model = net()
+    fit(model, content)
+    assert float(model.state_dict()["0.weight"].flatten()[0]) == 1
+
+
+def test_an_average_that_lacks_something_gives_way_to_what_is_whole():
+    state = net().state_dict()
+    partly = {n: v + 1 for n, v in state.items() if not n.startswith("1.")}
+    model = net()
+    fit(model, {"model": state, "model_ema": partly})
+    assert_equal(model, state)
+
+
+@pytest.mark.parametrize("name", ["4.weight", "layer.weight"])
+def test_one_more_of_a_kind_is_a_deeper_network_and_not_something_beside(name):
+    saved = {**net().state_dict(), name: torch.ones(3)}
+    if name.startswith("4"):
+        with pytest.raises(ModelError, match=r"unexpected: 4\.weight"):
+            fit(net(), saved)
+    else:
+        assert "no layer.*" in fit(net(), saved).notes[0]

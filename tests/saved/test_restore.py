@@ -430,6 +430,7 @@ def test_an_adapter_of_a_checkpoint_needs_that_file(spec, tmp_path):
 
 def test_a_checkpoint_that_would_not_be_used_is_refused(spec, tmp_path, adapter):
     full = networks.operated(spec).save(tmp_path / "full")
+    torch.save(attnsurgeon.load_model(spec).state_dict(), tmp_path / "base.pth")
 
     for path, how in [
         (full, {}),
@@ -437,7 +438,78 @@ def test_a_checkpoint_that_would_not_be_used_is_refused(spec, tmp_path, adapter)
         (full, {"model": attnsurgeon.load_model(spec)}),
     ]:
         with pytest.raises(UsageError, match="needs no checkpoint"):
-            load(path, checkpoint="base.pth", **how)
+            load(path, checkpoint=tmp_path / "base.pth", **how)
+
+
+def trained_since(operation: attnsurgeon.Operation) -> nn.Module:
+    """The operated network as it may be after a training: every number is another."""
+    model = copy.deepcopy(operation.model)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+            else:
+                value.fill_(9)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["full", "adapter"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda model: model.state_dict(),
+        lambda model: {"epoch": 3, "state_dict": {f"model.{k}": v for k, v in
+                                                  model.state_dict().items()}},
+        lambda model: model,
+        lambda model: {"net": nn.DataParallel(model)},
+    ],
+    ids=["state dict", "trainer", "whole", "whole in parallel"],
+)  # fmt: skip
+def test_weights_trained_since_go_into_a_fresh_copy_of_their_folder(
+    spec, tmp_path, adapter, mode, kept
+):
+    if mode == "adapter":
+        operation, path = adapter
+    else:
+        operation = networks.operated(spec)
+        path = operation.save(tmp_path / "full")
+    model = trained_since(operation)
+    torch.save(kept(model), tmp_path / "trained.pth")
+    loaded = load(path, checkpoint=tmp_path / "trained.pth")
+    networks.assert_same(loaded, model)
+    assert history(loaded) == history(operation.model)
+    given = load(path, model=attnsurgeon.load_model(spec), checkpoint=tmp_path / "trained.pth")
+    networks.assert_same(given, model)
+
+
+def test_weights_trained_since_that_lack_something_are_refused(spec, tmp_path):
+    operation = networks.operated(spec)
+    path = operation.save(tmp_path / "full")
+    state = trained_since(operation).state_dict()
+    del state["head.weight"]
+    torch.save(state, tmp_path / "trained.pth")
+    with pytest.raises(ModelError, match=r"missing: head\.weight"):
+        load(path, checkpoint=tmp_path / "trained.pth")
+    loaded = load(path, checkpoint=tmp_path / "trained.pth", partial=True)
+    source = source_of(loaded)
+    assert source is not None
+    assert "1 tensor stays as the network was built: head.weight" in source.notes[0]
+    saved = operation.model.state_dict()["head.weight"]
+    assert torch.equal(loaded.state_dict()["head.weight"], saved)
+
+
+def test_what_was_saved_after_surgery_is_sent_to_its_folder(spec, tmp_path):
+    operation = networks.operated(spec)
+    for name, value in [
+        ("state.pth", operation.model.state_dict()),
+        ("whole.pth", operation.model),
+    ]:
+        torch.save(value, tmp_path / name)
+        with pytest.raises(ModelError, match=r"surgery") as caught:
+            attnsurgeon.load_model(spec, checkpoint=tmp_path / name)
+        assert "attnsurgeon.load(DIR, checkpoint=" in str(caught.value.hint)
+        assert "attnsurgeon verify DIR --checkpoint" in str(caught.value.command)
 
 
 def test_a_loaded_adapter_can_be_operated_and_saved_as_an_adapter_again(adapter, tmp_path):
