@@ -7,6 +7,7 @@ their type, and stand in the texts of errors for values that only a call knows.
 from __future__ import annotations
 
 import dis
+import math
 import operator
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, fx
 
 from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.forwards.decisions import in_text
+from attnsurgeon.forwards.whereabouts import is_foreign
 
 _OWN = (fx.__path__[0], __file__.rpartition("forwards")[0])
 
@@ -37,7 +39,8 @@ class Proxy(fx.Proxy):
             return Proxy
         value = self._value
         if isinstance(value, Tensor):
-            self.tracer.asked_for_a_tensor(self.node)  # type: ignore[attr-defined]
+            if not is_foreign(sys._getframe(1).f_code.co_filename):
+                self.tracer.asked_for_a_tensor(self.node)  # type: ignore[attr-defined]
             return Tensor
         return int if type(value) is int else Proxy
 
@@ -66,6 +69,12 @@ class Proxy(fx.Proxy):
         if step.opname == "UNPACK_SEQUENCE":  # a, b = tensor
             return (self[i] for i in range(step.argval))  # type: ignore[index]
         return self.tracer.iter(self)
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
 
     def __format__(self, spec: str) -> str:
         return in_text(self.node)

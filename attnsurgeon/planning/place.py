@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -59,3 +59,8 @@ def class_name(module: nn.Module) -> str:
 def where(call: Call) -> str:
     """How reasons call a module: its path and its class."""
     return f"{call.path or 'the network itself'} ({class_name(call.module)})"
+
+
+def noted(place: Place, note: str) -> Place:
+    """The place, with one more note."""
+    return replace(place, note="; ".join(filter(None, [note, place.note])))

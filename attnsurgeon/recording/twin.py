@@ -100,7 +100,7 @@ def _scripted(model: nn.Module) -> Iterator[nn.Module]:
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "the network is scripted: it has no forward in Python that attention could go into",
-            "operate the network before torch.jit.script or torch.jit.trace makes TorchScript of it",
+            "operate the network before torch.jit.script or torch.jit.trace is called",
         )
     for child in model.children():
         if isinstance(child, torch.jit.ScriptModule):

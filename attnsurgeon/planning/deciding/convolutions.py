@@ -6,12 +6,18 @@ from dataclasses import replace
 
 from torch import fx, nn
 
+from attnsurgeon.attention.convs.geometry import output_size
 from attnsurgeon.planning.cutting.takeover import takeover
 from attnsurgeon.planning.deciding.asked import Asked, Draft, check_own, possible
-from attnsurgeon.planning.deciding.operand import Impossible
+from attnsurgeon.planning.deciding.operand import Impossible, Value
 from attnsurgeon.recording.record import Call
 from attnsurgeon.sites.flow import NORMS, name_of
 from attnsurgeon.sites.survey import Survey, makes_alone
+
+_PADS = (
+    "it pads for the input size that it was built for, and raises at sizes for which that is not "
+    "the right padding"
+)
 
 
 def decide(asked: Asked) -> Draft:
@@ -20,10 +26,13 @@ def decide(asked: Asked) -> Draft:
     place = possible(takeover(survey, target))
     conv = survey.traced.calls[place.host][0].module
     _check_plain(conv)
+    _check_padding(conv, asked.value(target), survey.traced.calls[place.host][0])
+    if survey.traced.calls[place.host][0].module._modules:
+        place = replace(place, note=_PADS)
     removes: tuple[str, ...] = ()
     if asked.request.init == "paper":
         norm, note = _norm_behind(survey, target) if asked.card.swallows_norm else ((), "")
-        place = replace(place, note=note)
+        place = replace(place, note=note or place.note)
         removes = (place.host, *norm)
         for path in removes:
             check_own(survey, path)
@@ -34,10 +43,18 @@ def decide(asked: Asked) -> Draft:
 
 
 def _check_plain(conv: nn.Module) -> None:
+    """Refuses what is no convolution with a weight of its own."""
     if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
         raise Impossible(f"it is a {type(conv).__name__}, not a convolution module")
     if conv.__dict__.get("parametrizations") or "weight" not in conv._parameters:
         raise Impossible("its weight is computed from other parameters")
+
+
+def _check_padding(conv: nn.Conv2d | nn.Conv3d, made: Value, call: Call) -> None:
+    """Refuses a convolution whose forward makes a map of another size than it states."""
+    given = call.inputs[0].meta["shape"][2:]
+    if made.size != output_size(conv, given):
+        raise Impossible(f"it makes maps of {made.size} from {given}, not by the padding it states")
 
 
 def _norm_behind(survey: Survey, target: fx.Node) -> tuple[tuple[str, ...], str]:
