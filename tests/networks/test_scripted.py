@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ class Part(nn.Module):
         return torch.relu(self.norm(self.conv(x)))
 
 
-def made(how: str) -> nn.Module:
+def made(how: str) -> Any:
     with warnings.catch_warnings():  # deprecated, and in many a network
         warnings.simplefilter("ignore")
         if how == "script":

@@ -24,10 +24,10 @@ def decide(asked: Asked) -> Draft:
     """Decides whether a convolution can be replaced, and what goes with it."""
     survey, target = asked.survey, asked.target
     place = possible(takeover(survey, target))
-    conv = survey.traced.calls[place.host][0].module
-    _check_plain(conv)
-    _check_padding(conv, asked.value(target), survey.traced.calls[place.host][0])
-    if survey.traced.calls[place.host][0].module._modules:
+    call = survey.traced.calls[place.host][0]
+    conv = _plain(call.module)
+    _check_padding(conv, asked.value(target), call)
+    if conv._modules:
         place = replace(place, note=_PADS)
     removes: tuple[str, ...] = ()
     if asked.request.init == "paper":
@@ -42,12 +42,17 @@ def decide(asked: Asked) -> Draft:
     )  # fmt: skip
 
 
-def _check_plain(conv: nn.Module) -> None:
-    """Refuses what is no convolution with a weight of its own."""
-    if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
-        raise Impossible(f"it is a {type(conv).__name__}, not a convolution module")
-    if conv.__dict__.get("parametrizations") or "weight" not in conv._parameters:
+def _plain(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
+    """The convolution that a module is.
+
+    Raises:
+        Impossible: it is none with a weight of its own.
+    """
+    if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        raise Impossible(f"it is a {type(module).__name__}, not a convolution module")
+    if module.__dict__.get("parametrizations") or "weight" not in module._parameters:
         raise Impossible("its weight is computed from other parameters")
+    return module
 
 
 def _check_padding(conv: nn.Conv2d | nn.Conv3d, made: Value, call: Call) -> None:
