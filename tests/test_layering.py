@@ -20,8 +20,8 @@ WINGS: dict[str, str] = {
     "recording": "randomness garbage caches twin record shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens residuals trunk survey analysis",
-    "forwards": "retype alignment proxies whereabouts running in_place symbolic modes shallow "
-    "fingerprint",
+    "forwards": "retype alignment decisions whereabouts proxies running in_place symbolic tracing "
+    "sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
     "planning": "selection place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "

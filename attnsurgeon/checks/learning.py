@@ -175,6 +175,7 @@ def _kept(model: nn.Module) -> Iterator[list[Any]]:
     new = list(inserted(model))
     hosts = [model.get_submodule(path.rpartition(".")[0]) for path, _ in new]
     own = {id(m) for m in (*hosts, *(inner for _, part in new for inner in part.modules()))}
+    own |= {id(m) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)}  # no hooks
     others = [m for m in model.modules() if m._parameters and id(m) not in own]
     handles = [m.register_forward_hook(lambda m, args, out: made.append(out)) for m in others]
     try:

@@ -373,6 +373,8 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> 
     for name, module in model.named_modules():
         if name in new:
             handles.append(module.register_forward_hook(note(name)))
+        elif isinstance(module, torch.jit.ScriptModule):
+            continue  # which takes no hooks; what it made is seen in what follows it
         elif id(module) not in inside and module._parameters:
             handles.append(module.register_forward_hook(tap(name)))
     try:

@@ -69,6 +69,8 @@ class Scale(TorchDispatchMode):
         """Keeps `running` and `open` true while the twin runs."""
         handles = []
         for path, module in self.twin.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # which takes no hooks: its operations count as those of who calls it
             handles += self.watch(path, module, inserted=vars(module).get(MARK) is not None)
         try:
             yield

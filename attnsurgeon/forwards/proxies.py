@@ -1,23 +1,86 @@
-"""The proxies of a symbolic forward: those of torch.fx, with lengths and changes in place."""
+"""The proxies of a symbolic forward: those of torch.fx, but they know what they stand for.
+
+They have lengths, can be changed in place, answer as tensors and sizes where a forward asks for
+their type, and stand in the texts of errors for values that only a call knows.
+"""
 
 from __future__ import annotations
 
+import dis
+import math
 import operator
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx
 
 from attnsurgeon.forwards.alignment import Untraceable
+from attnsurgeon.forwards.decisions import in_text
+from attnsurgeon.forwards.whereabouts import is_foreign
+
+_OWN = (fx.__path__[0], __file__.rpartition("forwards")[0])
+
+
+def _asked_here(depth: int) -> bool:
+    """Whether torch.fx or this package asks, who want to know of the proxy, not of its value."""
+    return sys._getframe(depth).f_code.co_filename.startswith(_OWN)
 
 
 class Proxy(fx.Proxy):
-    """A proxy that knows the length of the tuple it stands for and can be changed in place."""
+    """A proxy that knows what it stands for."""
+
+    _is_param = False  # nn.Parameter asks whatever is a tensor
+
+    @property
+    def __class__(self) -> type:
+        """What `isinstance` is told in a forward; `type()` is not asked."""
+        if _asked_here(2):
+            return Proxy
+        value = self._value
+        if isinstance(value, Tensor):
+            if not is_foreign(sys._getframe(1).f_code.co_filename):
+                self.tracer.asked_for_a_tensor(self.node)  # type: ignore[attr-defined]
+            return Tensor
+        return int if type(value) is int else Proxy
+
+    def __hash__(self) -> int:
+        if isinstance(self._value, (int, float, str)) and not _asked_here(2):
+            raise Untraceable("its forward looks a size up in a table")
+        return id(self)
+
+    @property
+    def _value(self) -> Any:
+        return self.tracer.values.get(self.node)  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
-        value = self.tracer.values.get(self.node)  # type: ignore[attr-defined]
+        value = self._value
         if isinstance(value, (tuple, list)):
+            self.tracer.count(self.node, len(value))  # type: ignore[attr-defined]
             return len(value)
         raise Untraceable("its forward asks for the length of a tensor")
+
+    def __iter__(self) -> Iterator[Any]:
+        if isinstance(self._value, (tuple, list)):
+            return self.tracer.iter(self)
+        frame = sys._getframe(1)
+        steps = dis.get_instructions(frame.f_code)
+        step = next(s for s in steps if s.offset == frame.f_lasti)
+        if step.opname == "UNPACK_SEQUENCE":  # a, b = tensor
+            return (self[i] for i in range(step.argval))  # type: ignore[index]
+        return self.tracer.iter(self)
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __format__(self, spec: str) -> str:
+        return in_text(self.node)
+
+    def __str__(self) -> str:
+        return in_text(self.node)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -27,8 +90,7 @@ def _in_place(changing: Any, plain: Any) -> Any:
     """`x += y` changes x itself where it is a tensor; fx would make a new value of it."""
 
     def method(self: Proxy, other: Any) -> Any:
-        value = self.tracer.values.get(self.node)  # type: ignore[attr-defined]
-        if not isinstance(value, Tensor):
+        if not isinstance(self._value, Tensor):
             return plain(self, other)
         return self.tracer.create_proxy("call_function", changing, (self, other), {})
 

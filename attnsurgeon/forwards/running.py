@@ -44,6 +44,17 @@ def recorded_name(node: fx.Node, args: tuple) -> str | None:
     return str(node.args[1]) if name == "getattr" else name
 
 
+_SIZES = frozenset(["shape", "size", "dim", "ndim", "numel", "ndimension", "nelement"])
+
+
+def reads_size(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for its size, or the number of its axes or values."""
+    asked = node.args[1] if node.target is getattr else node.target
+    return node.op in ("call_function", "call_method") and (
+        asked in _SIZES or node.target is torch.numel
+    )
+
+
 def holds_tensors(value: Any) -> bool:
     """Whether a value is a tensor, or holds one."""
     return any(True for _ in tensors_in(value))

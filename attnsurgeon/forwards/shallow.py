@@ -6,24 +6,21 @@ branch, or something happened that a graph cannot hold, would be silently wrong 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from operator import eq, is_
 from typing import Any
 
-import torch
-from torch import fx, nn
-from torch.fx.graph import PythonCode
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.forwards.modes import changes_form, mode_questions
-from attnsurgeon.forwards.retype import form_of, method_of
+from attnsurgeon.forwards.retype import form_of, source_of
 from attnsurgeon.forwards.symbolic import ShallowTracer, Variadic
-from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.forwards.tracing import traced
+from attnsurgeon.forwards.ways import Ways, ways_through
 from attnsurgeon.recording.record import Call, Key, keyed_events
-from attnsurgeon.recording.trace import PATCHING
 
 
 @dataclass(frozen=True)
@@ -31,26 +28,38 @@ class ShallowGraph:
     """The forward of one module.
 
     Attributes:
-        evaluate: the graph in eval mode.
-        train: the graph in training mode where it differs, else None.
+        evaluate: the graphs in eval mode: that of the record, then those of the other ways that
+            sizes lead.
+        train: the same in training mode where it differs, else None.
         structured: the placeholders are the flattened tensors and ints of nested arguments.
         methods: key -> name of the method of the module in whose code the operation stands.
         shadowed: keys of changes in place after which the forward goes on with the changed
             tensor instead of the operation's result.
+        open: where sizes may lead another way that could not be followed, as "block.py:31".
     """
 
-    evaluate: fx.Graph
-    train: fx.Graph | None
+    evaluate: tuple[fx.Graph, ...]
+    train: tuple[fx.Graph, ...] | None
     structured: bool
     methods: dict[Key, str]
     shadowed: frozenset[Key]
+    open: tuple[str, ...] = ()
 
     def holds(self, key: Key) -> bool:
         """Whether the operation, or the argument, is there in both modes."""
-        graphs = [self.evaluate] if self.train is None else [self.evaluate, self.train]
         if key[0] == "input" and self.structured:
             return False
-        return all(any(name_in(n) == key for n in g.nodes) for g in graphs)
+        first = (graphs[0] for graphs in (self.evaluate, self.train or self.evaluate))
+        return all(any(name_in(node) == key for node in graph.nodes) for graph in first)
+
+    def misses(self, key: Key) -> bool:
+        """Whether the operation, or the argument, is on some of the ways only."""
+        return len(self.named(key)) < len(self.evaluate) + len(self.train or ())
+
+    def named(self, key: Key) -> list[fx.Node]:
+        """The operation, or the argument, on all the ways that it is on."""
+        graphs = (*self.evaluate, *(self.train or ()))
+        return [node for graph in graphs for node in graph.nodes if name_in(node) == key]
 
 
 def name_in(node: fx.Node) -> Key | None:
@@ -86,38 +95,47 @@ def shallow_graph(calls: list[Call]) -> ShallowGraph:
 
 def _both_modes(call: Call, structured: bool) -> ShallowGraph:
     module = call.module
-    tracer = ShallowTracer(call, structured, check=True)
     with mode_questions(module) as asked:
-        evaluate = _trace(tracer, call)
-    _check_code(evaluate.python_code("self"))
+        evaluate = ways_through(call, structured, check=True)
+    _check_code(evaluate)
     for event in call.events:
         if isinstance(event, Call) and (changed := changes_form(event)) is not None:
             raise Untraceable(f"{changed} returns something of another form in training mode")
-    if not asked and not tracer.missing:
-        return ShallowGraph(
-            evaluate, None, structured, tracer.methods, frozenset(tracer.holders.shadowed)
-        )
+    for other in evaluate.graphs[1:]:
+        _match_keys(evaluate.graphs[0], other)
+    missing = evaluate.tracer.missing
+    if not asked and not missing:
+        return _shallow(evaluate, None, structured)
     flags = {m: m.training for m in module.modules()}
     try:
         module.train()
-        train = _trace(ShallowTracer(call, structured, check=False), call)
-        if tracer.missing and not _goes_without(train, call):
+        train = ways_through(call, structured, check=False)
+        if missing and not _goes_without(train.graphs[0], call):
             raise Untraceable(
-                f"its forward does otherwise in training mode without {', '.join(tracer.missing)}"
+                f"its forward does otherwise in training mode without {', '.join(missing)}"
             )
     finally:
         for m, training in flags.items():
             m.training = training
-    train_code = train.python_code("self")
-    if evaluate.python_code("self").src == train_code.src:
-        return ShallowGraph(
-            evaluate, None, structured, tracer.methods, frozenset(tracer.holders.shadowed)
-        )
-    _check_code(train_code)
-    _match_keys(evaluate, train)
+    if _codes(evaluate) == _codes(train):
+        return _shallow(evaluate, None, structured)
+    _check_code(train)
+    for other in train.graphs:
+        _match_keys(evaluate.graphs[0], other)
+    return _shallow(evaluate, train, structured)
+
+
+def _shallow(evaluate: Ways, train: Ways | None, structured: bool) -> ShallowGraph:
+    tracer = evaluate.tracer
+    open_ways = dict.fromkeys((*evaluate.open, *(train.open if train else ())))
     return ShallowGraph(
-        evaluate, train, structured, tracer.methods, frozenset(tracer.holders.shadowed)
-    )
+        evaluate.graphs, train.graphs if train else None, structured, tracer.methods,
+        frozenset(tracer.holders.shadowed), tuple(open_ways),
+    )  # fmt: skip
+
+
+def _codes(ways: Ways) -> list[str]:
+    return [graph.python_code("self").src for graph in ways.graphs]
 
 
 def _goes_without(graph: fx.Graph, call: Call) -> bool:
@@ -126,19 +144,20 @@ def _goes_without(graph: fx.Graph, call: Call) -> bool:
     `targets is not None` is always true of a proxy: training code would hold one way only.
     """
     try:
-        without = _trace(ShallowTracer(call, False, check=False, leave_out=True), call)
+        without = traced(ShallowTracer(call, False, check=False, leave_out=True), call)
     except Untraceable:
         return False
     ways = [[(n.op, n.target) for n in g.nodes if n.op != "placeholder"] for g in (graph, without)]
     return ways[0] == ways[1]
 
 
-def _check_code(code: PythonCode) -> None:
+def _check_code(ways: Ways) -> None:
     """Refuses code that would not compile, or that calls what no import finds."""
-    try:
-        compile(method_of(code, "forward")[0], "<forward>", "exec")
-    except (SurgeonError, SyntaxError) as error:
-        raise Untraceable(str(error)) from error
+    for graph in ways.graphs:
+        try:
+            compile(source_of(graph, "forward")[0], "<forward>", "exec")
+        except (SurgeonError, SyntaxError) as error:
+            raise Untraceable(str(error)) from error
 
 
 def _match_keys(evaluate: fx.Graph, train: fx.Graph) -> None:
@@ -157,101 +176,3 @@ def _match_keys(evaluate: fx.Graph, train: fx.Graph) -> None:
             if runs[point] == len(points[point]) and points[point]:
                 node.meta["key"] = points[point].pop(0)
                 runs[point] -= 1
-
-
-def _trace(tracer: ShallowTracer, call: Call) -> fx.Graph:
-    held = [_Attributes(module) for module in call.module.modules()]
-    try:
-        with PATCHING, dice_as_they_were() as dice, torch.inference_mode(False):
-            with torch.enable_grad():
-                for attributes in held:
-                    attributes.guard()
-                graph = tracer.trace(call.module)
-            thrown = dice.thrown()
-    except Untraceable:
-        raise
-    except Exception as error:  # a stranger's forward meets symbolic values: any error can come
-        text = str(error).split("\n")[0]
-        raise Untraceable(f"{type(error).__name__}: {text}{_place(error)}") from error
-    finally:
-        left = [name for attributes in held for name in attributes.restore()]
-    if any(name.startswith("_tensor_constant") for name in left):
-        raise Untraceable("it makes a constant tensor in its forward")
-    if left:
-        raise Untraceable(f"its forward leaves something behind on the module ({left[0]})")
-    if thrown:
-        raise Untraceable("its forward throws dice")
-    for node in graph.nodes:
-        node.type = None  # annotations would need imports
-    return graph
-
-
-class _Attributes:
-    """The attributes of a module before a trace: to see what it left there, and to undo it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.values = dict(module.__dict__)
-        self.contents = [
-            (name, value, value.copy() if value else value)
-            for name, value in self.values.items()
-            if type(value) in _HOLDERS
-        ]
-
-    def guard(self) -> None:
-        """Lets a forward that looks at its parameters as such (their device, say) raise."""
-        self.module.__dict__.update(_GUARDED)
-
-    def restore(self) -> list[str]:
-        """Puts everything back; returns the names of the attributes that had changed."""
-        now = self.module.__dict__
-        for name in _GUARDED:
-            del now[name]
-            if name in self.values:
-                now[name] = self.values[name]
-        left = []
-        if not _same(now, self.values):
-            absent = object()
-            names = {**self.values, **now}
-            left = [n for n in names if now.get(n, absent) is not self.values.get(n, absent)]
-            now.clear()
-            now.update(self.values)
-        for name, value, content in self.contents:
-            kept = () if content is value else content  # it was empty
-            if (value or kept) and not _same(value, kept):
-                left.append(name)
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(kept)
-        return left
-
-
-def _refuse(recurse: bool = True) -> Any:
-    raise Untraceable("its forward looks at its own parameters")
-
-
-_GUARDED = {"parameters": _refuse, "buffers": _refuse}
-_HOLDERS = (dict, OrderedDict, list, set)
-
-
-def _same(value: Any, content: Any) -> bool:
-    """Whether two containers hold the very same objects in the same order."""
-    if len(value) != len(content):
-        return False
-    if isinstance(value, dict):
-        held = all(map(is_, value.values(), content.values()))
-        return held and all(map(eq, value, content))
-    if isinstance(value, set):
-        return value == content
-    return all(map(is_, value, content))
-
-
-def _place(error: BaseException) -> str:
-    """File and line of the user's code in which tracing failed."""
-    trace = error.__traceback__
-    place = ""
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if "/torch/" not in name and "attnsurgeon" not in name:
-            place = f" ({name.rsplit('/', 1)[-1]}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return place

@@ -10,9 +10,10 @@ autograd functions, checkpointing) ends the trace with a reason.
 from __future__ import annotations
 
 import inspect
+import operator
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.forwards.alignment import Alignment, Untraceable, constants_in
+from attnsurgeon.forwards.decisions import Decision, counted, decided, is_tensor
 from attnsurgeon.forwards.in_place import Holders
 from attnsurgeon.forwards.proxies import Proxy
 from attnsurgeon.forwards.retype import is_placeholder
@@ -32,9 +34,10 @@ from attnsurgeon.forwards.running import (
     executed,
     holds_tensors,
     mutable,
+    reads_size,
     recorded_name,
 )
-from attnsurgeon.forwards.whereabouts import modes, stands_at
+from attnsurgeon.forwards.whereabouts import line_of_code, modes, stands_at
 from attnsurgeon.recording.record import Call, Key, tensors_in
 
 
@@ -49,20 +52,45 @@ class ShallowTracer(fx.Tracer):
         call: the record of one call of the module.
         structured: flatten the arguments, one placeholder for a tensor or an int.
         check: hold the trace to the record; not in training mode, of which there is none.
+        leave_out: arguments that the record was not given are None, else a proxy, which never is.
+        way: how the first decisions by sizes turn out; those after them follow from the sizes.
+        given: arguments of other sizes than the recorded ones.
+        alone: children run instead of answering from the record, which went another way.
 
     Attributes:
         methods: key -> name of the module's method in whose code the operation stands.
         holders: which nodes stand for which tensors.
         missing: names of the arguments that the record was not given, or given as None.
+        decisions: what the forward decided by sizes, in order.
+        went_on: after the last decision of `way` it did more than look at sizes.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, call: Call, structured: bool, check: bool, leave_out: bool = False) -> None:
+    def __init__(
+        self,
+        call: Call,
+        structured: bool,
+        check: bool,
+        *,
+        leave_out: bool = False,
+        way: Sequence[bool] = (),
+        given: tuple[Any, Any] | None = None,
+        alone: bool = False,
+    ) -> None:
         super().__init__()
         self.call = call
         self.structured = structured
-        self.leave_out = leave_out  # what is missing is None, else a proxy, which never is
+        self.leave_out = leave_out
+        self.way = way
+        self.given = given or (call.args, call.kwargs)
+        self.alone = alone
+        self.decisions: list[Decision] = []
+        self.went_on = False
+        self._known: dict[str, bool] = {}  # a condition, spelled out -> its outcome
+        self._sizes: dict[fx.Node, str] = {}  # what follows from sizes alone -> spelled out
+        self._asked: set[fx.Node] = set()  # arguments whose type was asked for
+        self._running = False
         self.missing: list[str] = []
         self.methods: dict[Key, str] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -74,6 +102,7 @@ class ShallowTracer(fx.Tracer):
         self._tensors = dict(_tensors_of(call.module))
         self._thread = threading.get_ident()
         self._modes = modes()
+        self.on_meta = all(t.is_meta for t in tensors_in(self.given))
 
     # What fx asks for.
 
@@ -87,13 +116,13 @@ class ShallowTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Records the call of a child; fx patches the modules of other threads too."""
-        if threading.get_ident() != self._thread:
+        if self._running or threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Answers for a parameter or buffer with a proxy, in this thread."""
-        if threading.get_ident() != self._thread:
+        if self._running or threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -104,7 +133,8 @@ class ShallowTracer(fx.Tracer):
         plain = inspect.signature(root_fn).parameters.values()
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in plain):
             raise Variadic("its forward takes *args or **kwargs")
-        bound = inspect.signature(root_fn).bind(self.root, *self.call.args, **self.call.kwargs)
+        args, kwargs = self.given
+        bound = inspect.signature(root_fn).bind(self.root, *args, **kwargs)
         bound.apply_defaults()
         fn, args = super().create_args_for_root(root_fn, is_module, concrete_args)
         for i, parameter in enumerate(list(plain)[1:], start=1):
@@ -116,7 +146,7 @@ class ShallowTracer(fx.Tracer):
         return fn, args
 
     def _flat_args(self, root_fn: Any) -> tuple[Any, list[Any]]:
-        leaves, spec = pytree.tree_flatten((self.call.args, self.call.kwargs))
+        leaves, spec = pytree.tree_flatten(self.given)
         given: list[Any] = []
         for i, leaf in enumerate(leaves):
             if is_placeholder(leaf):
@@ -164,6 +194,7 @@ class ShallowTracer(fx.Tracer):
         """Iterates over a tuple or list whose length the record knows."""
         value = self.values.get(obj.node)
         if isinstance(value, (tuple, list)):
+            self.count(obj.node, len(value))
             return iter([obj[i] for i in range(len(value))])
         if isinstance(value, Tensor):
             raise Untraceable("its forward iterates over the values of a tensor")
@@ -174,14 +205,65 @@ class ShallowTracer(fx.Tracer):
         value = self.values.get(obj.node)
         return list(value) if isinstance(value, dict) else super().keys(obj)
 
+    # What follows from sizes.
+
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Refuses: the decision would be baked."""
-        raise Untraceable("its forward decides by a value that depends on the input")
+        """Decides by a size, which the code will test again; by anything else it would be baked."""
+        node = obj.node
+        if node not in self._sizes:
+            raise Untraceable("its forward decides by a value that depends on the input")
+        spelled = self._sizes[node]
+        if spelled not in self._known:
+            number = len(self.decisions)
+            forced = number < len(self.way)
+            outcome = self.way[number] if forced else bool(self.values[node])
+            if number == len(self.way) - 1:
+                self.went_on = False
+            self._known[spelled] = outcome
+            where = line_of_code()
+            test = self._test(decided, (node, outcome, where))
+            self.decisions.append(Decision(test, node, outcome, where))
+        return self._known[spelled]
+
+    def count(self, node: fx.Node, count: int) -> None:
+        """Lets the code test how many parts there are of a tensor."""
+        if node in self._data and node.op in ("call_function", "call_method"):
+            self._test(counted, (node, count, line_of_code()))
+
+    def asked_for_a_tensor(self, node: fx.Node) -> None:
+        """Lets the code test again that an argument is a tensor, which the forward has asked."""
+        if node.op == "placeholder" and node not in self._asked:
+            self._asked.add(node)
+            self._test(is_tensor, (node, line_of_code()))
+
+    def _test(self, test: Any, args: tuple[Any, ...]) -> fx.Node:
+        """Adds a test to the graph; in the trace it is not made, which may be sent another way."""
+        return super().create_node("call_function", test, args, {})
+
+    def _spell(self, node: fx.Node) -> None:
+        """Notes a value that follows from sizes alone."""
+        value = self.values[node]
+        if holds_tensors(value):
+            return
+        if node.op == "placeholder":
+            spelled = node.name if type(value) is int and self.on_meta else ""
+        elif reads_size(node):
+            spelled = f"{node.target}{node.args}{node.kwargs}"
+        elif self.on_meta and _is_part(node) and type(value) is int:
+            spelled = node.name  # one of a child's results
+        elif all(n in self._sizes for n in node.all_input_nodes):
+            known = map_arg((node.args, node.kwargs), lambda n: _Spelled(self._sizes[n]))
+            spelled = f"{node.target}{known}"
+        else:
+            spelled = ""
+        if spelled:
+            self._sizes[node] = spelled
 
     # Running along.
 
     def _enter(self, node: fx.Node, value: Any, data: bool = True) -> None:
         self.values[node] = value
+        self._spell(node)
         if data and holds_tensors(value):
             self._data.add(node)
         if isinstance(value, Tensor):
@@ -204,6 +286,7 @@ class ShallowTracer(fx.Tracer):
         name = recorded_name(node, args)
         if not any(n in self._data for n in node.all_input_nodes):
             self.values[node] = value
+            self._spell(node)
             return
         if name is not None and holds_tensors(value):  # a size is no data of the record
             key = self._give_key(node, "function", name)
@@ -217,6 +300,9 @@ class ShallowTracer(fx.Tracer):
     def _answer(self, node: fx.Node, args: tuple, kwargs: dict) -> None:
         """Lets a child return what it did in the record, said of the tensors of this trace."""
         key = self._give_key(node, "module", str(node.target))
+        if self.alone:
+            self._enter(node, self._run_child(node, args, kwargs))
+            return
         child = self._children.call(key)
         if self._alignment is not None:
             self._alignment.child(key, child, (args, kwargs))
@@ -228,12 +314,41 @@ class ShallowTracer(fx.Tracer):
             if any(t is tensor for t in tensors_in(value)):
                 self.holders.supersede(tensor, node)
 
+    def _run_child(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+        """Runs a child, whose record is that of another way."""
+        if not self.on_meta:
+            raise Untraceable("another way through its forward would have to be run on values")
+        versions = [(t, t._version) for t in tensors_in((args, kwargs))]
+        self._running = True
+        try:
+            with torch.no_grad():
+                value = self.root.get_submodule(str(node.target))(*args, **kwargs)
+        finally:
+            self._running = False
+        for tensor, version in versions:
+            if tensor._version != version:
+                self.holders.supersede(tensor, node)
+        return value
+
     def _give_key(self, node: fx.Node, kind: str, name: str) -> Key:
+        self.went_on = True
         key = (kind, name, self._seen[kind, name])
         self._seen[kind, name] += 1
         node.meta["key"] = key
         node.meta["point"], self.methods[key] = stands_at(self.root)
         return key
+
+
+class _Spelled(str):
+    """A spelled value inside of another: without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node takes one of the results of a child."""
+    whole = node.args[0] if node.target is operator.getitem else None
+    return isinstance(whole, fx.Node) and whole.op == "call_module"
 
 
 def _tensors_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:

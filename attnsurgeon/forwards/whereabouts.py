@@ -20,6 +20,7 @@ from attnsurgeon.forwards.alignment import Untraceable
 Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code and instruction
 
 _TRACE = fx.Tracer.trace.__code__
+_TORCH_AND_OWN = (torch.__path__[0], __file__.rpartition("forwards")[0])
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -44,6 +45,20 @@ def stands_at(root: nn.Module) -> tuple[Point, str]:
         point.append((code, frame.f_lasti))
         frame = frame.f_back
     return tuple(point), method or "forward"
+
+
+def line_of_code() -> str:
+    """File and line of the user's code that asks, as "block.py:31"."""
+    frame = sys._getframe(1)
+    while frame is not None and is_foreign(frame.f_code.co_filename):
+        frame = frame.f_back
+    assert frame is not None
+    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+
+
+def is_foreign(file: str) -> bool:
+    """Whether a file is torch's or this package's, not the user's."""
+    return file.startswith(_TORCH_AND_OWN)
 
 
 def _codes_of_autograd(kind: type = torch.autograd.Function) -> Iterator[CodeType]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -19,6 +19,7 @@ class Place:
         host: path of the module that gets the attention as a child.
         key: the operation of the host's forward ("retype" only).
         before: it goes in before that operation instead of after it.
+        operand: of those that go in before, which of the operation's inputs it is for.
         calls: how often the host runs in one forward; the attention is shared by them.
         note: what the user should know about this cut, or "".
         edit: what is done to that operation ("retype" only): "insert", "replace" it, "fuse" its
@@ -40,6 +41,7 @@ class Place:
     second: int = 1
     moved: bool = False
     copies: bool = False
+    operand: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,8 @@ def class_name(module: nn.Module) -> str:
 def where(call: Call) -> str:
     """How reasons call a module: its path and its class."""
     return f"{call.path or 'the network itself'} ({class_name(call.module)})"
+
+
+def noted(place: Place, note: str) -> Place:
+    """The place, with one more note."""
+    return replace(place, note="; ".join(filter(None, [note, place.note])))

@@ -116,6 +116,8 @@ def plan_requests(
             f"{refused[0].site.path}: {refused[0].reason}",
             _elsewhere(requests[0].attn),
         )
+    if where == "paper":
+        decider.note_lonely()
     return Plan(tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules)
 
 

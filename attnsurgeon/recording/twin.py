@@ -6,7 +6,7 @@ import copy
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,11 @@ def meta_twin(model: Model, *, constants: bool = False) -> Model:
             detector's strides are read when it lays out its anchors.
 
     Raises:
-        ModelError: the model has lazy parameters, is quantized, or has an attribute that cannot be
-            copied.
+        ModelError: the model has lazy parameters, is quantized or scripted, or has an attribute
+            that cannot be copied.
     """
     memo: dict[int, object] = {id(tensor): _on_meta(tensor) for tensor in _registered(model)}
+    memo |= {id(module): _scripted_on_meta(module) for module in _scripted(model)}
     return _copied(model, memo, _kept if constants else _on_meta)
 
 
@@ -94,8 +95,33 @@ def _empty_containers(model: nn.Module) -> dict[int, object]:
     }
 
 
+def _scripted(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are TorchScript: they copy themselves, and what is inside of them."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "the network is scripted: it has no forward in Python that attention could go into",
+            "operate the network before torch.jit.script or torch.jit.trace is called",
+        )
+    for child in model.children():
+        if isinstance(child, torch.jit.ScriptModule):
+            yield child
+        else:
+            yield from _scripted(child)
+
+
+def _scripted_on_meta(module: nn.Module) -> nn.Module:
+    """Copies a scripted module; its tensors are in C++, out of reach of deepcopy's memo."""
+    twin: Any = copy.deepcopy(module)
+    for inner in twin.modules():
+        for name, tensor in (*inner._parameters.items(), *inner._buffers.items()):
+            inner._c.setattr(name, _on_meta(tensor))
+    return twin
+
+
 def _registered(model: nn.Module) -> Iterator[Tensor]:
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
             raise ModelError(
                 f"{path or 'the model'} ({type(module).__name__}) has packed its weights away: "

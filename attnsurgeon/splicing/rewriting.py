@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.attention.weights.each import convolve_each
+from attnsurgeon.forwards.branches import branched
 from attnsurgeon.forwards.retype import (
     Reference,
     flat_call,
     form_of,
     original_class,
     retyped,
-    source_of,
 )
 from attnsurgeon.forwards.shallow import ShallowGraph, name_in
 from attnsurgeon.planning.cut import Cut
@@ -28,22 +28,22 @@ from attnsurgeon.splicing.channels_first import as_the_sum, call_through
 
 def rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
     """Gives the host generated code in which the attentions are called."""
-    evaluate = _with_attention(graph.evaluate, cuts)
-    train = _with_attention(graph.train, cuts) if graph.train is not None else None
+    evaluate = [_with_attention(way, cuts) for way in graph.evaluate]
+    train = [_with_attention(way, cuts) for way in graph.train or ()]
     sources: list[str] = []
     references: set[Reference] = set()
 
-    def emit(made: fx.Graph, name: str) -> None:
-        source, used = source_of(made, name)
+    def emit(made: list[fx.Graph], name: str) -> None:
+        source, used = branched(made, name)
         sources.append(source)
         references.update(used)
 
-    if train is None and not graph.structured:
+    if not train and not graph.structured:
         emit(evaluate, "forward")
     else:
         emit(evaluate, "_attnsurgeon_eval")
         emit(train or evaluate, "_attnsurgeon_train")
-        sources.append(_dispatcher(evaluate, sources[0], call if graph.structured else None))
+        sources.append(_dispatcher(evaluate[0], sources[0], call if graph.structured else None))
         if graph.structured:
             references.add(("flat_call", flat_call.__module__, "flat_call"))
     host.__class__ = original_class(host)
@@ -72,7 +72,8 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
     copy.output(output)
     nodes = {name_in(old): new for old, new in mapping.items() if name_in(old) is not None}
     tails: dict[Any, fx.Node] = {}  # operation -> what stands for its result by now
-    for cut in cuts:
+    # Before an operation first: it may be replaced later, in this very list.
+    for cut in sorted(cuts, key=lambda cut: not cut.place.before):
         place = cut.place
         assert place.key is not None
         target = nodes[place.key]
@@ -91,7 +92,7 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
         elif place.edit == "replace":
             tails[place.key] = _replace(copy, target, cut)
         elif place.before:
-            source = next(iter(target.all_input_nodes))
+            source = target.all_input_nodes[place.operand]
             with copy.inserting_before(target):
                 target.replace_input_with(source, call_through(copy, cut.name, cut.way, [source]))
         else:

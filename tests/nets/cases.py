@@ -158,7 +158,7 @@ CASES = [
     # What cannot be rewritten is cut at a boundary that shows the value, the norm's output.
     block_case(OwnFunction, "output-hook"),
     block_case(DecidesByData, "output-hook"),
-    block_case(DecidesBySize, "refused", branch=":relu#2", block_output=":relu#3"),
+    block_case(DecidesBySize, branch=":relu#2", block_output=":relu#3"),
     block_case(Remembers, "output-hook"),
     block_case(Collects, "output-hook"),
     block_case(SkipsAtRandom, "output-hook"),
@@ -166,7 +166,7 @@ CASES = [
     block_case(FullPrecision, "output-hook"),
     block_case(DeviceOfParameters, "output-hook", block_output=":relu#2"),
     block_case(Replaced, "output-hook"),
-    block_case(TellsTypes, "output-hook"),
+    block_case(TellsTypes),
     Case(
         "Chain",
         lambda: Net(Plain(), Plain(C, 11, 2), Plain(11, 11), width=11),

@@ -49,6 +49,15 @@ def keeping(conv: Conv, channels: int, *, groups: int = 1) -> Conv:
     )
 
 
+def output_size(conv: Conv, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the size of the map that a convolution like `conv` makes of one of `size`."""
+    shrunk = _reach(conv.kernel_size, conv.dilation)
+    return tuple(
+        (n + both - less - 1) // step + 1
+        for n, both, less, step in zip(size, _padding(conv), shrunk, conv.stride, strict=True)
+    )
+
+
 def _conv(
     conv: Conv,
     inputs: int,

@@ -6,10 +6,20 @@ inside of such a module, or on it, would be lost.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
+import logging
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
 from torch import fx, nn
 
 from attnsurgeon.planning.place import Refusal, class_name, where
-from attnsurgeon.recording.record import Call
+from attnsurgeon.recording.record import Call, Traced
+from attnsurgeon.recording.trace import run_again
 from attnsurgeon.sites.flow import is_weighted
 from attnsurgeon.sites.residuals import is_pooled
 from attnsurgeon.sites.survey import Survey
@@ -50,6 +60,39 @@ def behind_rebuilder(survey: Survey, node: fx.Node) -> tuple[fx.Node, str]:
         return node, ""
     note = f"behind {where(inner)}, which may fold what is inside ({rebuilder(inner.module)})"
     return out, note
+
+
+def outlives_fuse(survey: Survey, call: Call) -> bool:
+    """Whether a module inside of one that rebuilds itself is still there, and runs as often, after
+    the network's own `fuse()`; tried on a copy, once a network.
+    """
+    if survey not in _FUSED:
+        _FUSED[survey] = _runs_when_fused(survey.traced)
+    runs = _FUSED[survey].get(call.path)
+    return runs == len(survey.traced.calls[call.path])
+
+
+_FUSED: WeakKeyDictionary[Survey, Mapping[str, int]] = WeakKeyDictionary()
+
+
+def _runs_when_fused(traced: Traced) -> Mapping[str, int]:
+    """The modules that are the same after `fuse()`, and how often they run; none without one."""
+    copied: Any = copy.deepcopy(traced.twin)
+    if not callable(getattr(copied, "fuse", None)):
+        return {}
+    before = dict(copied.named_modules())
+    disabled = logging.root.manager.disable
+    logging.disable()  # what it says of itself is of no copy's
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            copied.fuse()
+            calls = run_again(copied, traced).calls
+    except Exception:  # a stranger's code, on meta: then nothing is known to outlive it
+        return {}
+    finally:
+        logging.disable(disabled)
+    after = dict(copied.named_modules())
+    return {path: len(made) for path, made in calls.items() if after.get(path) is before.get(path)}
 
 
 def inside_rebuilder(call: Call) -> Refusal:

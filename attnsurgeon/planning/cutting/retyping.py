@@ -14,6 +14,7 @@ from attnsurgeon.planning.cutting.modules import is_container, is_norm, norm_not
 from attnsurgeon.planning.cutting.rebuilders import inside_rebuilder, outside_rebuilders
 from attnsurgeon.planning.place import Place, Refusal, where
 from attnsurgeon.recording.record import Call, Event, Key, key_of
+from attnsurgeon.sites.flow import Flow
 from attnsurgeon.sites.survey import Survey, makes_alone
 
 
@@ -31,6 +32,9 @@ def rewritten_around(
         if not why and not before and _escapes(survey, call, node):
             why = f"others are given the value past {where(call)}, by a hook"
         if why:
+            entering = None if before else _where_it_enters(survey, call, node, key)
+            if entering is not None:
+                return entering
             reasons.append(why)
             continue
         note = _note_of(survey, call, key)
@@ -41,16 +45,49 @@ def rewritten_around(
     return norm
 
 
+def _where_it_enters(survey: Survey, call: Call, node: fx.Node, key: Key) -> Place | None:
+    """The place before the one operation that takes a value, where the value itself is made on
+    some of the ways through the forward only (a map that is cropped where it was padded).
+    """
+    graph = graph_of(survey, call)
+    if isinstance(graph, Refusal) or not graph.holds(key) or not graph.misses(key):
+        return None
+    user = next(iter(node.users), node)
+    if len(node.users) != 1 or user.meta["call"] is not call or _escapes(survey, call, node):
+        return None
+    if node in call.outputs or makes_alone(call, user) or leaks(survey, call, node):
+        return None
+    entered = key_of(call, user.meta["event"])
+    inputs = Flow.inputs(user)
+    if _unwritable(survey, call, user, [entered]) or any(
+        len(made.all_input_nodes) != len(inputs) for made in graph.named(entered)
+    ):
+        return None
+    calls = len(survey.traced.calls[call.path])
+    note = _note_of(survey, call, entered)
+    return Place("retype", call.path, entered, True, calls, note, operand=inputs.index(node))
+
+
 def _note_of(survey: Survey, call: Call, key: Key) -> str:
     """What the user should know of a forward that carries attention at an operation."""
     graph = graph_of(survey, call)
     assert isinstance(graph, ShallowGraph)
+    notes = []
     method = graph.methods.get(key, "forward")
     if method != "forward" and not method.startswith("_"):
-        return f"only forward() of {where(call)} carries it, not {method}() alone"
-    if graph.structured and call.parent is None:
-        return f"{where(call)} can then only be called as it was here"
-    return ""
+        notes.append(f"only forward() of {where(call)} carries it, not {method}() alone")
+    elif graph.structured and call.parent is None:
+        notes.append(f"{where(call)} can then only be called as it was here")
+    return "; ".join(filter(None, [*notes, _open_ways(survey, call)]))
+
+
+def _open_ways(survey: Survey, call: Call) -> str:
+    """A note on the input sizes that a rewritten forward does not take."""
+    graph = graph_of(survey, call)
+    if isinstance(graph, Refusal) or not graph.open:
+        return ""
+    places = ", ".join(graph.open)
+    return f"at input sizes that lead another way through {where(call)} ({places}) it then raises"
 
 
 def place_beside(survey: Survey, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
@@ -72,7 +109,8 @@ def place_beside(survey: Survey, node: fx.Node, others: Sequence[fx.Node]) -> Pl
             reasons.append(f"{where(call)} does not see the block's input beside it")
             continue
         calls = len(survey.traced.calls[call.path])
-        return Place("retype", call.path, key, False, calls, others=tuple(filter(None, seen)))
+        note, named = _open_ways(survey, call), tuple(filter(None, seen))
+        return Place("retype", call.path, key, False, calls, note, others=named)
     return Refusal("; ".join(reasons) or "no forward shows both values")
 
 
@@ -92,7 +130,7 @@ def place_of_operation(survey: Survey, node: fx.Node, edit: str) -> Place | Refu
     if why := _unwritable(survey, call, node, [key]):
         return Refusal(why)
     calls = len(survey.traced.calls[call.path])
-    return Place("retype", call.path, key, False, calls, edit=edit)
+    return Place("retype", call.path, key, False, calls, _open_ways(survey, call), edit=edit)
 
 
 def _unwritable(survey: Survey, call: Call, node: fx.Node, keys: Sequence[Key]) -> str:
@@ -106,6 +144,8 @@ def _unwritable(survey: Survey, call: Call, node: fx.Node, keys: Sequence[Key]) 
         return f"{where(call)} cannot be rewritten: {graph.reason}"
     if not all(graph.holds(key) for key in keys):
         return f"{where(call)} takes another way in training mode"
+    if any(graph.misses(key) for key in keys):
+        return f"{where(call)} takes another way at other input sizes"
     if leaks(survey, call, node):
         return f"{where(call)} changes its argument in place, and others go on with it"
     return ""

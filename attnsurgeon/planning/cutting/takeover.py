@@ -7,9 +7,14 @@ from torch import fx
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.planning.cutting.leaks import leaks, torn
 from attnsurgeon.planning.cutting.modules import is_container
-from attnsurgeon.planning.cutting.rebuilders import inside_rebuilder, outside_rebuilders
+from attnsurgeon.planning.cutting.rebuilders import (
+    inside_rebuilder,
+    outlives_fuse,
+    outside_rebuilders,
+)
 from attnsurgeon.planning.place import Place, Refusal, where
-from attnsurgeon.recording.record import Call
+from attnsurgeon.recording.record import Call, Event
+from attnsurgeon.sites.flow import CONVOLUTIONS
 from attnsurgeon.sites.survey import Survey, makes_alone
 
 
@@ -18,10 +23,10 @@ def takeover(survey: Survey, node: fx.Node) -> Place | Refusal:
     if shared := torn(survey, node):
         return shared
     call: Call = node.meta["call"]
-    if outside_rebuilders(node)[1] is not call:
+    if outside_rebuilders(node)[1] is not call and not outlives_fuse(survey, call):
         return inside_rebuilder(call)
     value = call.inputs[0] if call.inputs else None
-    if not makes_alone(call, node) or is_container(call.module):
+    if not (makes_alone(call, node) or _pads_only(call, node)) or is_container(call.module):
         return Refusal("no module is this operation and nothing more")
     if value is None or not call.takes(value) or len(call.args) > 1 or call.kwargs:
         return Refusal(f"{where(call)} is given more than one value")
@@ -32,3 +37,18 @@ def takeover(survey: Survey, node: fx.Node) -> Place | Refusal:
     if leaks(survey, call, node):
         return Refusal(f"{where(call)} works in place, and others go on with its argument")
     return Place("takeover", call.path, None, False, len(survey.traced.calls[call.path]))
+
+
+def _pads_only(call: Call, node: fx.Node) -> bool:
+    """Whether a module is a convolution whose children do nothing but pad what it is given."""
+    operation = node.meta["event"]
+    if not call.returns(node) or call.parent is None or operation not in call.events:
+        return False
+    inside = [event for event in call.events if event is not operation]
+    return operation.name in CONVOLUTIONS and all(map(_pads, inside))
+
+
+def _pads(event: Event | Call) -> bool:
+    if isinstance(event, Call):
+        return all(map(_pads, event.events))
+    return event.alias or event.name == "pad"

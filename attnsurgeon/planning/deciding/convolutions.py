@@ -6,24 +6,33 @@ from dataclasses import replace
 
 from torch import fx, nn
 
+from attnsurgeon.attention.convs.geometry import output_size
 from attnsurgeon.planning.cutting.takeover import takeover
 from attnsurgeon.planning.deciding.asked import Asked, Draft, check_own, possible
-from attnsurgeon.planning.deciding.operand import Impossible
+from attnsurgeon.planning.deciding.operand import Impossible, Value
 from attnsurgeon.recording.record import Call
 from attnsurgeon.sites.flow import NORMS, name_of
 from attnsurgeon.sites.survey import Survey, makes_alone
+
+_PADS = (
+    "it pads for the input size that it was built for, and raises at sizes for which that is not "
+    "the right padding"
+)
 
 
 def decide(asked: Asked) -> Draft:
     """Decides whether a convolution can be replaced, and what goes with it."""
     survey, target = asked.survey, asked.target
     place = possible(takeover(survey, target))
-    conv = survey.traced.calls[place.host][0].module
-    _check_plain(conv)
+    call = survey.traced.calls[place.host][0]
+    conv = _plain(call.module)
+    _check_padding(conv, asked.value(target), call)
+    if conv._modules:
+        place = replace(place, note=_PADS)
     removes: tuple[str, ...] = ()
     if asked.request.init == "paper":
         norm, note = _norm_behind(survey, target) if asked.card.swallows_norm else ((), "")
-        place = replace(place, note=note)
+        place = replace(place, note=note or place.note)
         removes = (place.host, *norm)
         for path in removes:
             check_own(survey, path)
@@ -33,11 +42,24 @@ def decide(asked: Asked) -> Draft:
     )  # fmt: skip
 
 
-def _check_plain(conv: nn.Module) -> None:
-    if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
-        raise Impossible(f"it is a {type(conv).__name__}, not a convolution module")
-    if conv.__dict__.get("parametrizations") or "weight" not in conv._parameters:
+def _plain(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
+    """The convolution that a module is.
+
+    Raises:
+        Impossible: it is none with a weight of its own.
+    """
+    if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+        raise Impossible(f"it is a {type(module).__name__}, not a convolution module")
+    if module.__dict__.get("parametrizations") or "weight" not in module._parameters:
         raise Impossible("its weight is computed from other parameters")
+    return module
+
+
+def _check_padding(conv: nn.Conv2d | nn.Conv3d, made: Value, call: Call) -> None:
+    """Refuses a convolution whose forward makes a map of another size than it states."""
+    given = call.inputs[0].meta["shape"][2:]
+    if made.size != output_size(conv, given):
+        raise Impossible(f"it makes maps of {made.size} from {given}, not by the padding it states")
 
 
 def _norm_behind(survey: Survey, target: fx.Node) -> tuple[tuple[str, ...], str]:

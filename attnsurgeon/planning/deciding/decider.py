@@ -27,6 +27,7 @@ from attnsurgeon.planning.deciding.asked import INSERTIONS, Asked, Draft
 from attnsurgeon.planning.deciding.narrow import widened
 from attnsurgeon.planning.deciding.operand import Impossible, beside_tokens
 from attnsurgeon.planning.deciding.sharing import apart, half_shared, joined, serving
+from attnsurgeon.planning.place import noted
 from attnsurgeon.sites.survey import Survey
 
 # kind of attention -> who decides about it.
@@ -83,6 +84,20 @@ class Decider:
                 if inside:
                     what = f"cannot both be: the one takes {path} away, in which the other works"
                     raise _conflict(cut.rule, inside[0].rule, what)
+
+    def note_lonely(self) -> None:
+        """Says of cuts at convolutions where a mechanism's own placement finds next to none."""
+        spatial = [s for s in self.survey.sites if "conv" in s.roles and max(s.kernel or (1,)) > 1]
+        cut = {site.path for c in self.cuts for site in (c.site, *c.shared)}
+        here = [s for s in spatial if s.path in cut and not s.depthwise]
+        deep = [s for s in spatial if s.depthwise]
+        if len(here) != len(cut) or len(deep) < 3 * len(here):
+            return
+        note = (
+            f"{len(deep)} of {len(spatial)} spatial convolutions are depthwise, which its own "
+            "placement leaves out; for such networks there is --where depthwise"
+        )
+        self.cuts = [replace(c, place=noted(c.place, note)) for c in self.cuts]
 
     def _check_unclaimed(self, request: Request) -> None:
         """Refuses two replacements of one operation."""

@@ -12,7 +12,7 @@ from attnsurgeon.planning.cutting.insertion import place_on
 from attnsurgeon.planning.cutting.rebuilders import behind_rebuilder
 from attnsurgeon.planning.cutting.retyping import place_beside
 from attnsurgeon.planning.deciding.asked import Asked, Draft, possible
-from attnsurgeon.planning.deciding.operand import Impossible, Value, value_at
+from attnsurgeon.planning.deciding.operand import Impossible, Value
 from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.sites.flow import Flow, is_weighted
 from attnsurgeon.sites.residuals import Residual
@@ -30,11 +30,13 @@ def decide(asked: Asked) -> Draft:
     value = asked.value(node)
     facts: dict[str, Any] = {}
     if "source" in asked.card.inputs(asked.request.attn_args):
-        source = source_of(asked)
+        source = asked.value(source_of(asked))
         place = possible(place_beside(survey, node, [source.node]))
         facts = {"source_channels": source.channels, "source_size": source.size}
         if source.layout != value.layout:
             raise Impossible("the block's input has another layout than the value")
+        if value.as_map and source.tokens != value.tokens:
+            raise Impossible("the tokens of the block's input stand otherwise than the value's")
     elif before:
         place = place_on(survey, node, target)
     else:
@@ -58,12 +60,11 @@ def _after(asked: Asked, value: Value) -> tuple[Value, Place | Refusal]:
     return value, replace(place, note=f"{note}; {place.note}" if place.note else note)
 
 
-def source_of(asked: Asked) -> Value:
+def source_of(asked: Asked) -> fx.Node:
     """The value that enters the residual block around a branch or a block's output."""
     for residual in asked.survey.residuals.values():
         if _ends(residual, asked.target):
-            node = _entering(residual, asked.survey.flow)
-            return value_at(node, None, asked.survey.traced)
+            return _entering(residual, asked.survey.flow)
     raise Impossible("it is not the end of a residual block or of its branch")
 
 

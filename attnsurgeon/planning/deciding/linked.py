@@ -14,7 +14,7 @@ from torch import fx
 from attnsurgeon.planning.cut import Cut
 from attnsurgeon.planning.deciding import gates
 from attnsurgeon.planning.deciding.asked import Asked, Draft
-from attnsurgeon.planning.deciding.operand import Impossible
+from attnsurgeon.planning.deciding.operand import Impossible, value_at
 
 
 def decide(asked: Asked) -> Draft:
@@ -68,6 +68,6 @@ def _family(asked: Asked, scope: str, channels: int) -> str:
 def _channels_of_source(asked: Asked) -> int | None:
     """Channels of the value that the block around a site starts from, where there is one."""
     try:
-        return gates.source_of(asked).channels
+        return value_at(gates.source_of(asked), None, asked.survey.traced).channels
     except Impossible:
         return None
