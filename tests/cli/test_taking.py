@@ -111,10 +111,10 @@ def test_an_option_about_a_checkpoint_that_is_not_there_is_refused(option):
 def test_weights_trained_since_are_verified_in_their_folder(tmp_path):
     folder = tmp_path / "out"
     assert attnsurgeon("insert", f"{TINY}net", "--attn", "se", "-o", folder).code == 0
-    state = library.load(folder).state_dict()
+    state = library.load(folder, trust=True).state_dict()
     trained = {f"module.{k}": v + 0.01 if v.dim() else v for k, v in state.items()}
     path = saved(tmp_path / "w.pth", {"model": trained})
-    done = attnsurgeon("verify", folder, "--checkpoint", path)
+    done = attnsurgeon("verify", folder, "--trust-code", "--checkpoint", path)
     assert done.code == 0, done.err
     assert "note: taken from 'model', prefix 'module.' stripped" in done.err
     sent = attnsurgeon("insert", *NET, "--checkpoint", path)
