@@ -37,7 +37,10 @@ Arguments = Mapping[str, Any]
 LONGEST = 300  # characters of a spec
 _REGISTERED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 # Of `load_model`, not of a network: they would choose the weights, or let a file run code.
-_OURS = ("spec", "pretrained", "checkpoint", "unsafe_pickle")
+_OURS = (
+    *("spec", "pretrained", "checkpoint", "unsafe_pickle"),
+    *("checkpoint_key", "partial", "weights_only", "accept"),
+)
 
 
 def objection(spec: str, model_args: Arguments) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from attnsurgeon.errors import ModelError
+from attnsurgeon.models import load_model
 from attnsurgeon.models.bounded import out_of_size
 from attnsurgeon.models.plain_arguments import DEEPEST, MOST_NUMBER, not_plain
-from attnsurgeon.models.vocabulary import code_place, objection
+from attnsurgeon.models.vocabulary import code_place, objection, reserved
 
 
 @pytest.mark.parametrize(
@@ -192,3 +194,11 @@ def test_a_network_is_weighed_without_memory():
     assert "numbers" in (out_of_size("test_resnet", {"num_classes": MOST_NUMBER}, 1_000) or "")
     with pytest.raises(ModelError, match="no network called"):
         out_of_size("test_resnett", {}, 1_000)
+
+
+def test_every_argument_of_loading_itself_is_reserved():
+    own = [n for n, p in inspect.signature(load_model).parameters.items() if n != "model_args"]
+    assert len(own) >= 8
+    for name in own:
+        assert reserved({name: 1}) == f"its argument {name} is for the one who loads it to give"
+    assert reserved({"num_classes": 10}) is None
