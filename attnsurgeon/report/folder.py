@@ -131,6 +131,8 @@ def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
         yield "bad", f"inserted modules never run: {words.listed(audited['dead'], at_most=3)}"
     else:
         yield "good", "every inserted module runs"
+    for path, what in audited["altered"].items():
+        yield "bad", f"{path} is not what was put in: {what}"
     for path, shapes in audited["shared"].items():
         seen = ", ".join(str(tuple(shape)) for shape in shapes)
         yield "note", f"{path} sees several shapes: {seen}"

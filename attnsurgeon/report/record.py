@@ -175,8 +175,13 @@ def verification_record(verification: Verification) -> Record:
 
 
 def audit_record(audit: Audit) -> Record:
-    """Returns how often each inserted module runs."""
-    return {"calls": dict(audit.calls), "dead": list(audit.dead), "shared": dict(audit.shared)}
+    """Returns how often each inserted module runs, and what is no longer what was put in."""
+    return {
+        "calls": dict(audit.calls),
+        "dead": list(audit.dead),
+        "shared": dict(audit.shared),
+        "altered": dict(audit.altered),
+    }
 
 
 def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:

@@ -10,17 +10,24 @@ from torch import nn
 
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.configs import write_config
+from attnsurgeon.splicing.makeup import Makeup
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What an inserted module remembers of its cut; a plain attribute, in no state dict."""
+    """What an inserted module remembers of its cut; a plain attribute, in no state dict.
+
+    Attributes:
+        site, attn, technique: of the cut.
+        makeup: what the module was made of then; None where an older version has marked it.
+    """
 
     site: str
     attn: str
     technique: str
+    makeup: Makeup | None = None
 
 
 def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
