@@ -128,11 +128,11 @@ def comparison_record(
         **about,
         "init": init,
         "cost": _alone(before),
-        "mechanisms": [_priced_record(one) for one in priced],
+        "mechanisms": [_priced_record(one, before) for one in priced],
     }
 
 
-def _priced_record(one: Priced) -> Record:
+def _priced_record(one: Priced, before: Weight) -> Record:
     made = {"sites": [], "refused": []} if one.plan is None else one.plan.record()
     return {
         "attn": one.attn,
@@ -141,6 +141,9 @@ def _priced_record(one: Priced) -> Record:
         "refused": made["refused"],
         "after": None if one.cost is None else weight_record(one.cost.after),
         "delta": None if one.cost is None else dataclasses.asdict(one.cost.delta),
+        "notes": []
+        if one.cost is None
+        else [note for note in one.cost.after.notes if note not in before.notes],
         "error": None if one.refusal is None else one.refusal.what,
         "hint": None if one.refusal is None else one.refusal.hint,
     }
