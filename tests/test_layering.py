@@ -32,7 +32,7 @@ WINGS: dict[str, str] = {
     "folding",
     "cost": "",
     "checks": "auditing learning verify",
-    "saved": "schema folder trust origin weights base card save restore exporting",
+    "saved": "schema folder trust origin weights base loading card save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",

@@ -29,6 +29,7 @@ def folder_record(saved: Saved) -> Record:
     A network that was operated several times counts as one operation at all the sites.
     """
     from attnsurgeon.attention.registry import mechanisms
+    from attnsurgeon.saved.restore import loading_of
 
     made = saved.operations
     sites = [site for one in made for site in one["sites"]]
@@ -48,6 +49,7 @@ def folder_record(saved: Saved) -> Record:
         "latency": None,
         "verification": None,
         "output": str(saved.path),
+        "load": loading_of(saved).code,
     }
 
 

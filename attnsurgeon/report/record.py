@@ -66,6 +66,7 @@ def operation_record(
         "latency": None if latency is None else dataclasses.asdict(latency),
         "verification": None if verification is None else verification_record(verification),
         "output": output,
+        "load": None,
     }
 
 

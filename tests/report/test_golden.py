@@ -82,13 +82,11 @@ def test_digits_are_not_cut_off_on_a_narrow_terminal(printed):
         assert figure in text
 
 
-def test_what_to_do_next_is_python_that_compiles(printed):
-    from attnsurgeon.report.operation import next_lines
-
-    compile("\n".join(next_lines("it's \\ here")), "next", "exec")
-    text = printed(show_saved, "out/r50-eca", size=102_487_040)
+def test_what_to_do_next_is_printed_line_by_line(printed):
+    record = operation(output="out/r50-eca", load="model = attnsurgeon.load('out/r50-eca')")
+    text = printed(show_saved, record, size=102_487_040)
     assert "saved to out/r50-eca (102.5 MB)" in text
-    assert "attnsurgeon.load('out/r50-eca')" in text
+    assert "    model = attnsurgeon.load('out/r50-eca')\n    attnsurgeon.freeze_back" in text
 
 
 def test_the_sites_of_a_network(printed, golden):
