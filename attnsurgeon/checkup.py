@@ -47,6 +47,7 @@ class Checkup:
         if self.audit.dead:
             names = ", ".join(self.audit.dead[:3])
             found.append(f"{len(self.audit.dead)} inserted modules are never called: {names}")
+        found += [f"{path} is altered: {what}" for path, what in self.audit.altered.items()]
         for what, names in [
             ("original keys are missing", self.now.missing_keys),
             ("new keys belong to no inserted module", self.now.unexpected_keys),

@@ -286,9 +286,44 @@ def rules_for(
     asked = rules if rules is not None else where
     paper = card.placement if card is not None else None
     file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=check_attn)
+    _refuse_unheard(file, attn, attn_args, init)
     return file.model_copy(
         update={"rules": tuple(_complete(rule, attn, attn_args, init) for rule in file.rules)}
     )
+
+
+def _refuse_unheard(
+    file: RuleFile, attn: str | None, attn_args: Mapping[str, Any] | None, init: str
+) -> None:
+    """Refuses what the call says where every rule says something else: nothing would hear it.
+
+    A rule that leaves it open hears it, and the others of its file keep what they say. What every
+    rule says as well is no contradiction: the answer is what both of them ask for.
+    """
+    named = [(rule.id, rule.attn) for rule in file.rules if rule.attn is not None]
+    if attn is not None and len(named) == len(file.rules):
+        ours = Attn(attn, dict(attn_args or {}))
+        for rule, theirs in named:
+            if ours.type != theirs.type or (ours.args and ours.args != theirs.args):
+                raise UsageError(
+                    f"the call asks for {_in_words(ours)}, and rule {rule!r} names its own"
+                    f" mechanism, {_in_words(theirs)}",
+                    "leave attn (--attn) out to follow the rules, or take `attn:` out of them",
+                )
+    starts = [(rule.id, rule.init) for rule in file.rules if rule.init is not None]
+    # "identity" is also what a call says that says nothing.
+    if init != "identity" and len(starts) == len(file.rules):
+        for rule, theirs in starts:
+            if theirs != init:
+                raise UsageError(
+                    f"the call asks for init={init!r}, and rule {rule!r} names its own start,"
+                    f" {theirs!r}",
+                    "leave init (--init) out to follow the rules, or take `init:` out of them",
+                )
+
+
+def _in_words(attn: Attn) -> str:
+    return " ".join([attn.type, *(f"{name}={value}" for name, value in attn.args.items())])
 
 
 def check_attn(attn: Attn) -> None:

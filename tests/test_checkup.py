@@ -63,6 +63,13 @@ def test_an_attention_that_never_runs_is_a_problem(found):
     )
 
 
+def test_an_attention_that_is_not_what_was_put_in_is_a_problem(found):
+    other = dataclasses.replace(found.audit, altered={"late.attn": "fc1.weight is gone"})
+    assert dataclasses.replace(found, audit=other).problems == (
+        "late.attn is altered: fc1.weight is gone",
+    )
+
+
 def test_the_plan_made_again_is_the_plan_that_was_saved(folder):
     operation = read_folder(folder).operations[0]
     assert replan(load_model(f"{TINY}net"), operation).record() == operation

@@ -28,10 +28,11 @@ WINGS: dict[str, str] = {
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan",
-    "splicing": "parts channels_first configs history rewriting removing splice replay folding",
+    "splicing": "parts channels_first configs makeup history rewriting removing splice replay "
+    "folding",
     "cost": "",
     "checks": "auditing finite learning verify",
-    "saved": "schema folder trust origin weights base card save restore exporting",
+    "saved": "schema folder trust origin weights base loading card save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",

@@ -24,10 +24,12 @@ _ALL = "all"
 @network
 @click.option(
     "--attn",
+    "names",
     type=Names(),
     required=True,
+    multiple=True,
     shell_complete=complete_attn,
-    help="Mechanisms with commas between them, or `all`.",
+    help="Mechanisms with commas between them, or `all`. Repeatable.",
 )
 @click.option(
     "--where",
@@ -38,13 +40,13 @@ _ALL = "all"
 @json_flag
 def command(
     asked: Network,
-    attn: tuple[str, ...],
+    names: tuple[tuple[str, ...], ...],
     where: str | None,
     init: str,
     as_json: bool,
 ) -> None:
     """Weigh mechanisms side by side on MODEL. No weights are loaded."""
-    files = _rules(attn, where, init)
+    files = _rules(tuple(name for some in names for name in some), where, init)
     built, found = sketch(asked)
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
@@ -71,7 +73,7 @@ def _rules(names: tuple[str, ...], where: str | None, init: str) -> dict[str, Ru
         from attnsurgeon.attention.registry import mechanisms
         from attnsurgeon.operate import rules_for
 
-        if names == (_ALL,):
+        if _ALL in names:
             names = tuple(mechanisms())
         return {name: rules_for(name, where, None, None, init) for name in names}
 
@@ -85,6 +87,7 @@ def _priced(found: Survey, name: str, file: RuleFile, where: str | None, init: s
     place = where or lookup(name).placement
     try:
         made = plan_rules(found, file, init=init, where=place)
-        return Priced(name, place, made, weigh_plan(made))
+        # Rules may name more mechanisms than the one that is asked for: the row says all of them.
+        return Priced(made.attn, place, made, weigh_plan(made))
     except SurgeonError as error:
         return Priced(name, place, refusal=error)

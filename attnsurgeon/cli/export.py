@@ -18,9 +18,7 @@ from attnsurgeon.report.streams import step, write_json, write_text
     "--format",
     "form",
     type=click.Choice(["torch-export", "onnx"]),
-    default="torch-export",
-    show_default=True,
-    help="torch-export is read by torch.export.load.",
+    help="torch-export is read by torch.export.load.  [default: by the file's name, .pt2 or .onnx]",
 )
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -34,7 +32,7 @@ def command(
     base_args: tuple[tuple[str, Any], ...],
     trust_code: bool,
     taking: Taking,
-    form: str,
+    form: str | None,
     output: str,
     overwrite: bool,
     fold: bool,
@@ -43,11 +41,12 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
-        from attnsurgeon.saved.exporting import check_file, export
+        from attnsurgeon.saved.exporting import check_file, export, format_of
         from attnsurgeon.saved.restore import load, read_folder
         from attnsurgeon.sizes import each, to_lists, together
 
         check_file(output, overwrite)
+        form = format_of(output, form)
         size = together(each(read_folder(folder).operations[-1]["input_size"]))
         model = base_network(base, base_args, checkpoint, taking)
         how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}

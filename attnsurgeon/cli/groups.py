@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from attnsurgeon.cli import INTERRUPTED
+from attnsurgeon.cli.once import refuse_repeated
 from attnsurgeon.errors import SurgeonError, nearest
 from attnsurgeon.report.streams import plain, replace_what_does_not_fit
 
@@ -29,7 +30,10 @@ class Named(click.Group):
             raise click.UsageError(
                 f"There is no command {args[0]!r}; {nearest(args[0], names)}", ctx
             )
-        return super().resolve_command(ctx, args)
+        name, found, rest = super().resolve_command(ctx, args)
+        if name is not None and found is not None:
+            refuse_repeated(found, name, rest, ctx)
+        return name, found, rest
 
 
 class Files(Named):

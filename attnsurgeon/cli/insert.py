@@ -191,6 +191,10 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
         verification=checked,
         output=None if saved is None else wishes.output,
     )
+    if saved is not None:
+        from attnsurgeon.saved.restore import loading_of, read_folder
+
+        record["load"] = loading_of(read_folder(saved), checkpoint=wishes.checkpoint).code
     if wishes.as_json:
         write_json(record)
     else:
@@ -235,8 +239,6 @@ def _show(record: dict[str, Any], saved: Path | None) -> None:
     console = out()
     show_operation(console, record)
     if saved is not None:
-        from attnsurgeon.saved.restore import read_folder
-        from attnsurgeon.saved.trust import needs_trust, size_of
+        from attnsurgeon.saved.trust import size_of
 
-        trust = needs_trust(read_folder(saved).source)
-        show_saved(console, record["output"], size_of(saved), trust=trust)
+        show_saved(console, record, size_of(saved))

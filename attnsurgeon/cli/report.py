@@ -21,13 +21,11 @@ def command(folder: str, html: str | None, as_json: bool) -> None:
         from attnsurgeon.report.folder import folder_record
         from attnsurgeon.saved.restore import read_folder
 
-        saved = read_folder(folder)
-        record = folder_record(saved)
+        record = folder_record(read_folder(folder))
     if html is not None:
         from attnsurgeon.report.page import page
-        from attnsurgeon.saved.trust import needs_trust
 
-        _write(Path(html), page(record, trust=needs_trust(saved.source)))
+        _write(Path(html), page(record))
         note(f"{html} written")
     if as_json:
         write_json(record)

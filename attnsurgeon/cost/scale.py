@@ -29,6 +29,7 @@ class Scale(TorchDispatchMode):
     def __init__(self, twin: nn.Module) -> None:
         super().__init__()
         self.twin = twin
+        self.read: set[int] = set()  # ids of the parameters that any operator read
         self.own: dict[str, Count] = {}  # by canonical path, children excluded
         self.operators: Counter[str] = Counter()
         self.beyond: Counter[str] = Counter()
@@ -39,6 +40,7 @@ class Scale(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        self.read.update(id(a) for a in (*args, *kwargs.values()) if isinstance(a, nn.Parameter))
         if is_opened(func):
             with self:
                 return func.decompose(*args, **kwargs)
@@ -63,6 +65,22 @@ class Scale(TorchDispatchMode):
         self.own[path] = self.own.get(path, Count()) + count
         for prices in self.open:
             prices.append(count)
+
+    def idle(self) -> tuple[str, ...]:
+        """After a forward: inserted modules with parameters that nothing read, or without work."""
+        return tuple(
+            path
+            for path, calls in self.inserted.items()
+            if calls
+            and (
+                not any(calls)
+                or any(id(p) not in self.read for p in self.twin.get_submodule(path).parameters())
+            )
+        )
+
+    def macs_of(self, path: str) -> int:
+        """After a forward: what the calls of an inserted module cost."""
+        return sum(count.macs for call in self.inserted[path] for count in call)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

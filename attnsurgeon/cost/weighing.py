@@ -1,11 +1,15 @@
 """Model + inputs -> Weight: parameters, MACs and activations of one forward, on the meta device.
 
-The forward runs on a twin in eval mode: no weights, no gradients, no memory.
+The forward runs on a twin in eval mode: no weights, no gradients, no memory. Attention of which
+parts do not run in evaluation (BA2M weighs the samples of a batch while training, and does nothing
+afterwards) is counted as it runs in training: its price is what training pays.
 """
 
 from __future__ import annotations
 
+import copy
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,14 +70,43 @@ def weigh_twin(twin: nn.Module, inputs: tuple[Any, ...], *, notes: tuple[str, ..
         inputs: on the same device; converted to the type of its weights.
         notes: to be carried by the result.
     """
-    scale = Scale(twin)
-    inputs = map_tensors(inputs, lambda t: as_taken(t, twin))
+    scale = _run(Scale(twin), inputs)
+    idle = scale.idle()
+    return _in_training(scale, idle, inputs, notes) if idle else scale.weight(notes)
+
+
+def _in_training(
+    scale: Scale, idle: tuple[str, ...], inputs: tuple[Any, ...], notes: tuple[str, ...]
+) -> Weight:
+    """Counts again with the idle modules in training, where that makes them do more."""
+    copied = copy.deepcopy(scale.twin)  # a norm writes its statistics, and a twin may share them
+    for path in idle:
+        copied.get_submodule(path).train()
+    try:
+        training = _run(Scale(copied), inputs)
+    except Exception as error:  # a stranger's forward may raise anything; what it costs stays open
+        said = f"{_named(idle)} cannot be counted as in training: {_in_short(error)}"
+        return scale.weight((*notes, said))
+    working = [path for path in idle if training.macs_of(path) > scale.macs_of(path)]
+    if not working:
+        return scale.weight(notes)
+    batch = next((len(t) for t in tensors_in(inputs) if t.ndim), 1)
+    said = f"{_named(working)}: more runs in training, so counted as it trains, at batch {batch}"
+    return training.weight((*notes, said))
+
+
+def _named(paths: Sequence[str]) -> str:
+    return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def _run(scale: Scale, inputs: tuple[Any, ...]) -> Scale:
+    inputs = map_tensors(inputs, lambda t: as_taken(t, scale.twin))
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
-    with caches_as_they_were(twin), torch.inference_mode(), device, scale.watching(), scale:
-        twin(*inputs)
-    return scale.weight(notes)
+    with caches_as_they_were(scale.twin), torch.inference_mode(), device, scale.watching(), scale:
+        scale.twin(*inputs)
+    return scale
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

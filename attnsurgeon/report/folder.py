@@ -29,6 +29,7 @@ def folder_record(saved: Saved) -> Record:
     A network that was operated several times counts as one operation at all the sites.
     """
     from attnsurgeon.attention.registry import mechanisms
+    from attnsurgeon.saved.restore import loading_of
 
     made = saved.operations
     sites = [site for one in made for site in one["sites"]]
@@ -48,6 +49,7 @@ def folder_record(saved: Saved) -> Record:
         "latency": None,
         "verification": None,
         "output": str(saved.path),
+        "load": loading_of(saved).code,
     }
 
 
@@ -131,6 +133,8 @@ def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
         yield "bad", f"inserted modules never run: {words.listed(audited['dead'], at_most=3)}"
     else:
         yield "good", "every inserted module runs"
+    for path, what in audited["altered"].items():
+        yield "bad", f"{path} is not what was put in: {what}"
     for path, shapes in audited["shared"].items():
         seen = ", ".join(str(tuple(shape)) for shape in shapes)
         yield "note", f"{path} sees several shapes: {seen}"

@@ -121,31 +121,27 @@ def show_checks(console: Console, said: Iterator[tuple[str, str]]) -> None:
     show_lines(console, [(glyph[went], _STYLES[went], text) for went, text in said])
 
 
-def show_saved(console: Console, folder: str, size: int, *, trust: bool = False) -> None:
-    """Prints where the network was saved, and the Python to go on with.
-
-    Args:
-        console: where to.
-        folder: where it was saved.
-        size: in bytes.
-        trust: whether loading it has to allow what builds its base network.
-    """
+def show_saved(console: Console, record: Mapping[str, Any], size: int) -> None:
+    """Prints where the network was saved, and the Python to go on with."""
     console.print()
-    saved = f"  saved to {folder} ({words.memory(size)})"
+    saved = f"  saved to {record['output']} ({words.memory(size)})"
     console.print(Text(saved, style="bold"), soft_wrap=True)
     console.print()
-    for line in next_lines(folder, trust=trust):
+    for line in next_lines(record):
         console.print(Text(f"    {line}"), soft_wrap=True)
 
 
-def next_lines(folder: str, *, trust: bool = False) -> tuple[str, ...]:
+def next_lines(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the Python that goes on from a saved folder."""
-    given = f"{folder!r}, trust=True" if trust else repr(folder)
+    learns = any(site["params"] for site in record["sites"])
+    freeze = "attnsurgeon.freeze_backbone(model)  # at first only what is new learns"
     return (
         "import attnsurgeon, torch",
-        f"model = attnsurgeon.load({given})",
-        "attnsurgeon.freeze_backbone(model)  # at first only the attention learns",
-        "optimizer = torch.optim.AdamW(attnsurgeon.param_groups(model, lr=1e-3))",
+        record["load"],
+        *([freeze] if learns else []),
+        "groups = attnsurgeon.param_groups(model, lr=1e-3)",
+        "print(groups)  # what learns at which rate; new_lr= gives what is new another one",
+        "optimizer = torch.optim.AdamW(groups)",
     )
 
 

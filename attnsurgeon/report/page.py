@@ -26,13 +26,8 @@ from attnsurgeon.report.streams import UNICODE
 from attnsurgeon.version import __version__
 
 
-def page(record: Mapping[str, Any], *, trust: bool = False) -> str:
-    """Returns the report of an operation as HTML.
-
-    Args:
-        record: of the operation.
-        trust: whether loading its folder has to allow what builds the base network.
-    """
+def page(record: Mapping[str, Any]) -> str:
+    """Returns the report of an operation as HTML."""
     name = escape(title(record))
     return "\n".join(
         [
@@ -44,7 +39,7 @@ def page(record: Mapping[str, Any], *, trust: bool = False) -> str:
             f"<style>\n{_style()}</style></head>",
             "<body>",
             f"<h1>{name}</h1>",
-            *_body(record, trust),
+            *_body(record),
             f"<footer>attnsurgeon {escape(__version__)}</footer>",
             "</body>",
             "</html>",
@@ -57,7 +52,7 @@ def _style() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def _body(record: Mapping[str, Any], trust: bool) -> Iterator[str]:
+def _body(record: Mapping[str, Any]) -> Iterator[str]:
     yield _facts(record)
     yield "<h2>Price</h2>"
     yield from _figures(record)
@@ -74,8 +69,7 @@ def _body(record: Mapping[str, Any], trust: bool) -> Iterator[str]:
         yield _list(sentences(record["verification"], UNICODE.times))
     if record["output"]:
         yield "<h2>Go on</h2>"
-        lines = next_lines(record["output"], trust=trust)
-        yield f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"
+        yield f"<pre><code>{escape(chr(10).join(next_lines(record)))}</code></pre>"
 
 
 def _facts(record: Mapping[str, Any]) -> str:

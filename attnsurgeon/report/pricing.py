@@ -76,7 +76,8 @@ def show_comparison(console: Console, record: Mapping[str, Any]) -> None:
     _refused(console, record["mechanisms"])
     if shown != FIGURES:
         show_notes(console, [f"activations: on {_WIDE} columns, or with --json"])
-    show_notes(console, coverage(record["cost"], None, signs))
+    notes = [f"{entry['attn']}: {n}" for entry in record["mechanisms"] for n in entry["notes"]]
+    show_notes(console, [*coverage(record["cost"], None, signs), *notes])
 
 
 def _row(entry: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> list[str]:

@@ -66,6 +66,7 @@ def operation_record(
         "latency": None if latency is None else dataclasses.asdict(latency),
         "verification": None if verification is None else verification_record(verification),
         "output": output,
+        "load": None,
     }
 
 
@@ -128,11 +129,11 @@ def comparison_record(
         **about,
         "init": init,
         "cost": _alone(before),
-        "mechanisms": [_priced_record(one) for one in priced],
+        "mechanisms": [_priced_record(one, before) for one in priced],
     }
 
 
-def _priced_record(one: Priced) -> Record:
+def _priced_record(one: Priced, before: Weight) -> Record:
     made = {"sites": [], "refused": []} if one.plan is None else one.plan.record()
     return {
         "attn": one.attn,
@@ -141,6 +142,9 @@ def _priced_record(one: Priced) -> Record:
         "refused": made["refused"],
         "after": None if one.cost is None else weight_record(one.cost.after),
         "delta": None if one.cost is None else dataclasses.asdict(one.cost.delta),
+        "notes": []
+        if one.cost is None
+        else [note for note in one.cost.after.notes if note not in before.notes],
         "error": None if one.refusal is None else one.refusal.what,
         "hint": None if one.refusal is None else one.refusal.hint,
     }
@@ -175,8 +179,13 @@ def verification_record(verification: Verification) -> Record:
 
 
 def audit_record(audit: Audit) -> Record:
-    """Returns how often each inserted module runs."""
-    return {"calls": dict(audit.calls), "dead": list(audit.dead), "shared": dict(audit.shared)}
+    """Returns how often each inserted module runs, and what is no longer what was put in."""
+    return {
+        "calls": dict(audit.calls),
+        "dead": list(audit.dead),
+        "shared": dict(audit.shared),
+        "altered": dict(audit.altered),
+    }
 
 
 def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:

@@ -6,28 +6,26 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from attnsurgeon.saved.loading import loading
 from attnsurgeon.sizes import each
 
 _TAGS = ("attnsurgeon", "attention", "computer-vision")
 
 
-def write_card(
-    record: Mapping[str, Any], folder: str, *, needs_base: bool, needs_trust: bool
-) -> str:
+def write_card(record: Mapping[str, Any], folder: str, *, needs_trust: bool) -> str:
     """Return the README of a saved folder as Markdown.
 
     Args:
         record: what stands in its surgery.json.
         folder: its name.
-        needs_base: whether the one who loads it has to pass the base network.
-        needs_trust: whether they have to allow what builds the base network.
+        needs_trust: whether the one who loads it has to allow what builds the base network.
     """
     parts = [
         _front_matter(),
         f"# {_title(record)}",
         _what(record),
         "## Load it",
-        _loading(record, folder, needs_base, needs_trust),
+        _loading(record, folder, needs_trust),
         "## Cost",
         _cost(record["cost"]),
         "## Where the attention is",
@@ -68,26 +66,10 @@ def _what(record: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(record: Mapping[str, Any], folder: str, needs_base: bool, needs_trust: bool) -> str:
-    source = record["source"]
-    more, note = "", ""
-    if needs_base:
-        more = ", model=base"
-        note = f"`base` is the {record['base']['class']} that was operated; it is not changed."
-        if source:
-            note += f" It was built by `{source['spec']}`."
-    elif record["mode"] == "adapter" and source["weights"].startswith("checkpoint"):
-        name = source["weights"].removeprefix("checkpoint ").removesuffix(" (moving average)")
-        more = f', checkpoint="{name}"'
-        note = f"`{name}` is the file of weights that the base network was loaded from."
-    if needs_trust:
-        more += ", trust=True"
-        note += (" " if note else "") + (
-            f"`trust=True` allows what builds the base network, `{source['spec']}`: code or an"
-            " address that no installed library registers."
-        )
-    code = f'import attnsurgeon\n\nmodel = attnsurgeon.load("{folder}"{more}).eval()'
-    return f"```python\n{code}\n```" + (f"\n\n{note}" if note else "")
+def _loading(record: Mapping[str, Any], folder: str, needs_trust: bool) -> str:
+    made = loading(record, folder, trust=needs_trust)
+    note = f"\n\n{made.note}" if made.note else ""
+    return f"```python\nimport attnsurgeon\n\n{made.code}.eval()\n```{note}"
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def export(
     input_size: InputSize,
     path: str | os.PathLike[str],
     *,
-    form: str = "torch-export",
+    form: str | None = None,
     dynamic: bool = False,
     overwrite: bool = False,
 ) -> Exported:
@@ -60,18 +60,19 @@ def export(
         model: the network; it is left in the mode it was in.
         input_size: (C, H, W) or (C, D, H, W), or a tuple of one for each input.
         path: of the file, written only if the comparison holds.
-        form: "torch-export" (read by `torch.export.load`) or "onnx".
+        form: "torch-export" (read by `torch.export.load`) or "onnx"; default: what the file's
+            name ends in says, .pt2 or .onnx.
         dynamic: let the file take every batch size; else a batch of one.
         overwrite: replace an existing file.
 
     Raises:
-        UsageError: the file cannot be written, or what ONNX needs is not installed.
+        UsageError: the file cannot be written, its name says another format or none, or what
+            ONNX needs is not installed.
         ModelError: the network cannot be exported.
         CheckFailed: the exported program computes something else.
     """
-    if form not in FORMATS:
-        raise UsageError(f"{form!r} is not a format to export to", nearest(str(form), FORMATS))
     file = check_file(path, overwrite)
+    form = format_of(path, form)
     if form == "onnx":
         _require_onnx()
     was_training = model.training
@@ -98,6 +99,32 @@ def export(
     return Exported(file, form, batches, moved, dynamic)
 
 
+def format_of(path: str | os.PathLike[str], form: str | None) -> str:
+    """Returns the format of a file to write: the one that is asked for, else its name's.
+
+    Raises:
+        UsageError: there is no such format, the name says another one, or nothing says which.
+    """
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"{form!r} is not a format to export to", nearest(str(form), FORMATS))
+    suffix = Path(path).suffix
+    said = next((name for name, own in _SUFFIX.items() if own == suffix.lower()), None)
+    if said is None:
+        if form is not None:
+            return form
+        ends = f"ends in {suffix}" if suffix else "ends in nothing"
+        known = " or ".join(f"{own} ({name})" for name, own in _SUFFIX.items())
+        raise UsageError(
+            f"{path} {ends}, which names no format to export to", f"let it end in {known}"
+        )
+    if form is not None and form != said:
+        raise UsageError(
+            f"{path} is {said} by its name, and the format asked for is {form}",
+            f"call it {Path(path).with_suffix(_SUFFIX[form])}, or ask for no format",
+        )
+    return said
+
+
 def check_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Refuses, before any work, a file that could not be written."""
     file = Path(path).expanduser()
@@ -117,14 +144,14 @@ def _require_onnx() -> None:
     if missing:
         raise UsageError(
             f"exporting to ONNX needs {', '.join(missing)}",
-            'pip install "attnsurgeon[export]"; or --format torch-export, which needs nothing',
+            'pip install "attnsurgeon[export]"; or write a .pt2 file, which needs nothing',
         )
 
 
 def _refusal(error: BaseException, model: nn.Module, form: str) -> ModelError:
     return ModelError(
         f"this {type(model).__name__} cannot be exported to {form}: {quote(error)}",
-        "does the network without attention export? try another --format, or a fixed batch",
+        "does the network without attention export? try the other format, or a fixed batch",
     )
 
 

@@ -24,10 +24,11 @@ from attnsurgeon.models.provenance import note_on
 from attnsurgeon.plain import from_plain
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
+from attnsurgeon.saved.loading import Loading, loading
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
 from attnsurgeon.saved.schema import check_record
-from attnsurgeon.saved.trust import refuse_links, refuse_out_of_size, size_of
+from attnsurgeon.saved.trust import needs_trust, refuse_links, refuse_out_of_size, size_of
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.replay import not_repeatable, replay
@@ -106,6 +107,12 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
             )
     refuse_links(folder, files)
     return saved
+
+
+def loading_of(saved: Saved, *, checkpoint: str | None = None) -> Loading:
+    """Returns the Python that loads a folder; `checkpoint` as for `loading`."""
+    trust = needs_trust(saved.source)
+    return loading(saved.record, str(saved.path), trust=trust, checkpoint=checkpoint)
 
 
 def load(

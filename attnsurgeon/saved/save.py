@@ -91,12 +91,7 @@ def save_operation(
         record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
-        card = write_card(
-            record,
-            target.name,
-            needs_base=source is None,
-            needs_trust=needs_trust(source),
-        )
+        card = write_card(record, target.name, needs_trust=needs_trust(source))
         (folder / CARD).write_text(card, encoding="utf-8")
     return Path(path)
 

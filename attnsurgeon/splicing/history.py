@@ -10,17 +10,25 @@ from torch import nn
 
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.configs import write_config
+from attnsurgeon.splicing.makeup import Makeup
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
+_BASE = "_attnsurgeon_base"  # and the shapes of the tensors that it had before the first
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What an inserted module remembers of its cut; a plain attribute, in no state dict."""
+    """What an inserted module remembers of its cut; a plain attribute, in no state dict.
+
+    Attributes:
+        site, attn, technique: of the cut.
+        makeup: what the module was made of then; None where an older version has marked it.
+    """
 
     site: str
     attn: str
     technique: str
+    makeup: Makeup | None = None
 
 
 def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -33,7 +41,51 @@ def remember(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
     model.__dict__.pop(HISTORY, None)
     if records:
         model.__dict__[HISTORY] = tuple(records)
+        if _BASE not in model.__dict__:
+            model.__dict__[_BASE] = _shapes(model)
+    else:
+        model.__dict__.pop(_BASE, None)
     write_config(model, records)
+
+
+def added(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters and buffers that the network did not have when it was operated.
+
+    The inserted attention; what has been replaced since by something of another name or shape, as
+    `reset_classifier` replaces a classifier; and what stands around the operated network.
+    """
+    now = _shapes(model, attention=True)
+    kept: set[str] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        base: Mapping[str, tuple[int, ...]] = module.__dict__.get(_BASE, {})
+        prefix = f"{path}." if path and base else ""
+        inside = (name for name in now if base and name.startswith(prefix))
+        kept |= {name for name in inside if _was_there(name[len(prefix) :], now[name], base)}
+    return frozenset(now) - kept
+
+
+def _was_there(name: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]]) -> bool:
+    name = name.replace("_orig_mod.", "")  # compiled since
+    owner, parametrized, inner = name.partition(".parametrizations.")
+    if parametrized:  # the tensor is computed from others since
+        return f"{owner}.{inner.partition('.')[0]}" in base
+    return base.get(name) == shape
+
+
+def _shapes(model: nn.Module, *, attention: bool = False) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter and buffer, under each of its names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    left_out: tuple[str, ...] = ()
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        if not attention and module.__dict__.get(MARK) is not None:
+            left_out = (*left_out, prefix)
+        if prefix.startswith(left_out):
+            continue
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                shapes[prefix + name] = tuple(tensor.shape)
+    return shapes
 
 
 def forget(model: nn.Module, paths: set[str]) -> None:

@@ -15,6 +15,7 @@ from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook, through
 from attnsurgeon.splicing.history import Mark, history, remember
+from attnsurgeon.splicing.makeup import Makeup
 from attnsurgeon.splicing.parts import Parts
 from attnsurgeon.splicing.removing import Removed, strip
 from attnsurgeon.splicing.rewriting import rewrite
@@ -47,7 +48,8 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
         host = modules[cut.place.host]
         replaced = host if cut.place.technique == "takeover" else None
         part = parts.build(cut, _where(host, model), replaced).train(host.training)
-        setattr(part, MARK, Mark(cut.site.path, cut.attn, cut.place.technique))
+        mark = Mark(cut.site.path, cut.attn, cut.place.technique, Makeup.of(part))
+        setattr(part, MARK, mark)
         # Not add_module(): it refuses a name that the class has any answer for.
         host._modules[cut.name] = part
         if cut.place.technique == "takeover":

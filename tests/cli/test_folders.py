@@ -187,8 +187,7 @@ def test_onnx_without_its_packages_names_the_extra(folder, tmp_path, monkeypatch
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_onnx_file_computes_what_the_network_does(folder, tmp_path):
-    done = attnsurgeon(
-        "export", folder, "--trust-code", "--format", "onnx", "-o", tmp_path / "net.onnx", "--json"
-    )
+    done = attnsurgeon("export", folder, "--trust-code", "-o", tmp_path / "net.onnx", "--json")
     assert done.code == 0
+    assert done.json()["format"] == "onnx"
     assert json.loads(done.out)["relative_diff"] < 1e-4

@@ -200,7 +200,9 @@ def test_every_operator_of_every_mechanism_has_a_price(name, init):
     # AW under the identity start adds two results in the convolution's own forward.
     own = {"add"} if (name, init) == ("aw", "identity") else set()
     assert {operator for operator, calls in added.items() if calls > 0} == own
-    assert (cost.delta.macs != 0) == (name != "ba2m")  # which weighs samples only in training
+    assert cost.delta.macs != 0
+    in_training = [note for note in cost.notes if "counted as it trains, at batch 1" in note]
+    assert len(in_training) == (name == "ba2m")
 
 
 def test_weighing_takes_no_longer_than_a_few_meta_forwards():
@@ -222,3 +224,74 @@ def test_figures_of_modules_add_up():
     weight = weigh(timm.create_model("resnet18"), (torch.rand(1, 3, 64, 96),))
     top = [count for path, count in weight.by_module.items() if path and "." not in path]
     assert sum(top, Count()) == Count(weight.params, weight.macs, weight.activations)
+
+
+# ------------------------------------------------------------------ what runs in training only
+
+
+class Sleeper(nn.Module):
+    """A gate that works in training only, but for a part that always does."""
+
+    def __init__(self, channels: int, norm: bool = False) -> None:
+        super().__init__()
+        self.always = nn.Conv2d(channels, channels, 1, bias=False)
+        self.training_only = nn.Linear(channels, channels, bias=False)
+        self.norm = nn.BatchNorm1d(channels) if norm else nn.Identity()
+
+    def forward(self, x):
+        x = self.always(x)
+        if not self.training:
+            return x
+        gate = self.norm(self.training_only(x.mean((2, 3)))).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+def with_gate(gate: nn.Module) -> nn.Sequential:
+    setattr(gate, MARK, object())
+    return nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), gate)
+
+
+def test_attention_is_priced_as_training_runs_it_where_evaluation_leaves_parts_out():
+    network = with_gate(Sleeper(8))
+    weight = weigh(network, (torch.rand(1, 3, 5, 7),))
+    assert weight.by_operator["linear"] == 8 * 8
+    assert weight.by_operator["conv"] == 5 * 7 * (3 * 8 + 8 * 8)
+    assert weight.notes == ("2: more runs in training, so counted as it trains, at batch 1",)
+    awake = weigh(with_gate(nn.Conv2d(8, 8, 1)), (torch.rand(1, 3, 5, 7),))
+    assert awake.notes == ()
+
+
+def test_the_network_around_it_is_priced_as_ever_and_none_of_its_values_is_touched():
+    network = with_gate(Sleeper(8, norm=True))
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            torch.nn.init.uniform_(module.running_mean)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    weight = weigh(network, (torch.rand(2, 3, 5, 7),))
+    # In evaluation a norm with scales is 2 an element; in training it would be 5.
+    assert weight.by_module["1"].macs == 2 * 2 * 8 * 5 * 7
+    assert "at batch 2" in weight.notes[0]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+
+
+def test_what_cannot_run_in_training_on_one_image_says_that_its_price_is_open():
+    weight = weigh(with_gate(Sleeper(8, norm=True)), (torch.rand(1, 3, 5, 7),))
+    assert "linear" not in weight.by_operator
+    (note,) = weight.notes
+    assert note.startswith("2 cannot be counted as in training: ValueError: Expected more than 1")
+
+
+def test_batch_aware_attention_costs_what_a_training_image_costs():
+    cost = attnsurgeon.estimate("resnet18", "ba2m", "residual-branch")
+    first = cost.per_site[0]  # 64 channels at 56 x 56, m = 4
+    positions, c, m = 56 * 56, 64, 4
+    maps = positions * (c * m + 9 * m * m + m + 3 * c * m)
+    seen = positions * positions * 2 * m  # query x key, and weights x value
+    assert first.macs > maps + seen
+    assert first.macs < 1.1 * (maps + 2 * seen)
+    assert first.activations > 0
+    assert "counted as it trains, at batch 1" in " ".join(cost.notes)
+    plain = attnsurgeon.estimate("resnet18", "se", "residual-branch")
+    assert "trains" not in " ".join(plain.notes)

@@ -116,6 +116,7 @@ OPERATION: dict[str, Any] = {
     "latency": None,
     "verification": VERIFIED,
     "output": None,
+    "load": None,
 }
 
 

@@ -82,13 +82,11 @@ def test_digits_are_not_cut_off_on_a_narrow_terminal(printed):
         assert figure in text
 
 
-def test_what_to_do_next_is_python_that_compiles(printed):
-    from attnsurgeon.report.operation import next_lines
-
-    compile("\n".join(next_lines("it's \\ here")), "next", "exec")
-    text = printed(show_saved, "out/r50-eca", size=102_487_040)
+def test_what_to_do_next_is_printed_line_by_line(printed):
+    record = operation(output="out/r50-eca", load="model = attnsurgeon.load('out/r50-eca')")
+    text = printed(show_saved, record, size=102_487_040)
     assert "saved to out/r50-eca (102.5 MB)" in text
-    assert "attnsurgeon.load('out/r50-eca')" in text
+    assert "    model = attnsurgeon.load('out/r50-eca')\n    attnsurgeon.freeze_back" in text
 
 
 def test_the_sites_of_a_network(printed, golden):
@@ -121,14 +119,16 @@ def test_a_list_of_sites_has_a_row_for_each(printed):
 def test_a_comparison_says_what_is_left_out(printed, golden):
     rows = [
         {"attn": "eca", "where": "bottleneck", "sites": ["a"] * 16, "refused": [], "error": None,
-         "hint": None, "after": COST["after"], "delta": COST["delta"]},
+         "hint": None, "after": COST["after"], "delta": COST["delta"], "notes": []},
         {"attn": "bam", "where": "downsample", "sites": ["a"] * 2, "error": None, "hint": None,
          "refused": [{"path": "x", "rule": "r", "reason": "it rebuilds itself"}],
-         "after": COST["after"], "delta": COST["delta"]},
+         "after": COST["after"], "delta": COST["delta"], "notes": []},
         {"attn": "coord", "where": "depthwise", "sites": [], "refused": [], "after": None,
-         "delta": None, "error": "rule 'depthwise' matches nothing", "hint": "nearest: conv1"},
+         "notes": [], "delta": None, "hint": "nearest: conv1",
+         "error": "rule 'depthwise' matches nothing"},
         {"attn": "ge", "where": "depthwise", "sites": [], "refused": [], "after": None,
-         "delta": None, "error": "rule 'depthwise' matches nothing", "hint": "nearest: conv1"},
+         "notes": [], "delta": None, "hint": "nearest: conv1",
+         "error": "rule 'depthwise' matches nothing"},
     ]  # fmt: skip
     record = {**OPERATION, "mechanisms": rows}
     text = printed(show_comparison, record, width=100)
@@ -139,8 +139,10 @@ def test_a_comparison_says_what_is_left_out(printed, golden):
 
 def test_a_narrow_comparison_leaves_activations_out_and_says_so(printed):
     row = {"attn": "eca", "where": "bottleneck", "sites": ["a"], "refused": [], "error": None}
+    row |= {"notes": ["counted as it trains"]}
     rows = [{**row, "hint": None, "after": COST["after"], "delta": COST["delta"]}]
     text = printed(show_comparison, {**OPERATION, "mechanisms": rows}, width=80)
+    assert "· eca: counted as it trains" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "+15,104" not in text
     assert "activations" in text
@@ -217,7 +219,12 @@ def test_training_is_a_note_in_a_checkup_not_a_fault(printed, base_kept, identit
         "base_kept": base_kept,
         "now": {**VERIFIED, "identity": identity, "relative_diff": 0.5},
         "afresh": [VERIFIED],
-        "audit": {"calls": {}, "dead": [], "shared": {"a.attn": [[2, 3, 5], [2, 3, 7]]}},
+        "audit": {
+            "calls": {},
+            "dead": [],
+            "shared": {"a.attn": [[2, 3, 5], [2, 3, 7]]},
+            "altered": {},
+        },
     }
     text = printed(show_checkup, record)
     for part in [*said, "a.attn sees several shapes: (2, 3, 5), (2, 3, 7)"]:
@@ -225,3 +232,6 @@ def test_training_is_a_note_in_a_checkup_not_a_fault(printed, base_kept, identit
     assert "✗" not in text
     record["audit"]["dead"] = ["layer1.0.attn"]
     assert "✗ inserted modules never run: layer1.0.attn" in printed(show_checkup, record)
+    record["audit"]["altered"] = {"a.attn": "fc1.weight is gone"}
+    said = "✗ a.attn is not what was put in: fc1.weight is gone"
+    assert said in printed(show_checkup, record)

@@ -6,7 +6,7 @@ from torch import nn
 
 from attnsurgeon import insert
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.saved.exporting import check_file, export
+from attnsurgeon.saved.exporting import check_file, export, format_of
 from tests.cli.tiny import Decides, net
 
 SIZE = (3, 40, 24)
@@ -53,6 +53,44 @@ def test_a_network_that_cannot_be_exported_says_why_and_leaves_nothing(tmp_path)
 def test_an_unknown_format_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
         export(net(), SIZE, tmp_path / "x", form="onx")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "form"),
+    [
+        ("x.pt2", None, "torch-export"),
+        ("x.onnx", None, "onnx"),
+        ("X.ONNX", None, "onnx"),
+        ("x.onnx", "onnx", "onnx"),
+        ("x.bin", "onnx", "onnx"),  # its name says nothing against it
+        ("x", "torch-export", "torch-export"),
+    ],
+)
+def test_the_name_of_the_file_says_the_format(name, asked, form):
+    assert format_of(name, asked) == form
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("x.onnx", "torch-export", "onnx by its name.*torch-export"),
+        ("a.b/x.PT2", "onnx", "torch-export by its name.*onnx"),
+        ("x.pth", None, r"ends in \.pth"),
+        ("a.onnx/x", None, "ends in nothing"),
+    ],
+)
+def test_a_name_that_says_another_format_or_none_is_refused(name, asked, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        format_of(name, asked)
+    assert ".onnx" in str(caught.value.hint) or ".pt2" in str(caught.value.hint)
+
+
+def test_what_the_name_says_is_what_is_written(tmp_path):
+    made = export(net(), SIZE, tmp_path / "net.pt2")
+    assert made.form == "torch-export"
+    with pytest.raises(UsageError, match="onnx by its name"):
+        export(net(), SIZE, tmp_path / "net.onnx", form="torch-export")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
 
 
 def test_outputs_without_a_single_difference_need_no_largest_value(tmp_path):

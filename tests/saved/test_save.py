@@ -117,7 +117,7 @@ def test_the_card_has_the_cost_the_sites_and_the_way_to_load(spec, tmp_path):
     cost = operation.cost
 
     assert card.startswith("---\nlibrary_name: attnsurgeon\n")
-    assert 'model = attnsurgeon.load("out", trust=True)' in card
+    assert "model = attnsurgeon.load('out', trust=True)" in card
     for figure in (cost.before.params, cost.after.params, cost.after.macs):
         assert f"{figure:,}" in card
     for cut in operation.plan:
@@ -134,7 +134,7 @@ def test_the_card_of_a_network_of_unknown_origin_asks_for_the_base(tmp_path):
     path = operation.save(tmp_path / "out")
 
     assert record_of(path)["source"] is None
-    assert 'load("out", model=base)' in (path / "README.md").read_text()
+    assert "load('out', model=base)" in (path / "README.md").read_text()
 
 
 def test_both_of_two_stacked_operations_are_written_down(spec, tmp_path):
@@ -307,7 +307,7 @@ def test_an_adapter_of_a_checkpoint_names_the_file_in_its_card(spec, tmp_path):
     operation = networks.operated(spec, checkpoint=tmp_path / "base.pth", randomised=False)
     path = operation.save(tmp_path / "out", mode="adapter")
 
-    assert 'load("out", checkpoint="base.pth", trust=True)' in (path / "README.md").read_text()
+    assert "load('out', checkpoint='base.pth', trust=True)" in (path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

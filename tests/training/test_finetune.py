@@ -259,9 +259,27 @@ def test_groups_have_names_rates_and_decay():
     assert list(found.items()) == [
         ("base", (0.02, 0.3)),
         ("base.no_decay", (0.02, 0.0)),
-        ("new", (0.2, 0.3)),
-        ("new.no_decay", (0.2, 0.0)),
+        ("new", (0.02, 0.3)),
+        ("new.no_decay", (0.02, 0.0)),
     ]
+
+
+def test_groups_print_as_a_table_of_their_rates():
+    model = operated(attn="eca")
+    text = str(param_groups(model, 1e-3, new_lr=2e-3, weight_decay=0.05))
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["group", "lr", "weight", "decay", "tensors", "parameters"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["base", "0.001", "0.05"],
+        ["base.no_decay", "0.001", "0"],
+        ["new", "0.002", "0.05"],
+    ]
+    sizes = [int(line[-1].replace(",", "")) for line in lines[1:]]
+    assert sum(sizes) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_attention_learns_at_the_rate_that_is_given_unless_another_is_asked_for():
+    assert {group["lr"] for group in param_groups(operated("test_resnet", "cbam"), 1e-3)} == {1e-3}
 
 
 def test_new_parameters_get_the_rate_that_is_asked_for():
@@ -364,7 +382,7 @@ def test_with_frozen_layers_the_last_one_that_learns_has_the_full_rate():
     for name, parameter in model.named_parameters():
         if name.startswith(("fc", "layer4", "conv1", "bn1")) and ".attn." not in name:
             parameter.requires_grad_(False)
-    groups = param_groups(model, 0.1, layer_decay=0.5)
+    groups = param_groups(model, 0.1, new_lr=1.0, layer_decay=0.5)
     rates = {n: g["lr"] for g in groups for n in names_of(model, [g])[g["name"]]}
 
     assert_each_once(model, groups)
@@ -416,6 +434,6 @@ def test_attention_without_parameters_gives_groups_of_the_base_alone():
 def test_every_torch_optimiser_takes_the_groups():
     model = operated()
     for kind in (torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop):
-        optimiser = kind(param_groups(model, 0.1, weight_decay=0.01), lr=0.5)
+        optimiser = kind(param_groups(model, 0.1, new_lr=1.0, weight_decay=0.01), lr=0.5)
         assert {g["lr"] for g in optimiser.param_groups} == {0.1, 1.0}
         assert all("name" in g for g in optimiser.param_groups)
