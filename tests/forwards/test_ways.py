@@ -235,3 +235,28 @@ def test_ways_that_part_several_times_are_all_there():
     for width in range(12, 20):
         x = image((3, 16, 4 * width))
         assert torch.equal(operation.model(x), model(x))
+
+
+class Picky(nn.Module):
+    """Asserts its one size in a child, which another size that is tried cannot get past."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[-1] == 12, "only this width")
+        return x * 2
+
+
+class AfterPicky(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.picky = Picky()
+
+    def branch(self, x: Tensor) -> Tensor:
+        made = self.picky(self.conv(x))
+        return made.relu() * 2 if made.shape[-1] == 12 else made.relu()
+
+
+def test_a_child_that_takes_one_size_only_stops_no_plan():
+    model, operation = fused(AfterPicky)
+    assert torch.equal(operation.model(image(OWN)), model(image(OWN)))
+    with pytest.raises(AssertionError, match="only this width"):
+        operation.model(image((3, 32, 96)))

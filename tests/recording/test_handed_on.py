@@ -10,7 +10,7 @@ from tests.surgery import active, operated, outputs, plan_of, ready, same, surve
 
 
 class Block(nn.Module):
-    """A residual block that decides by a size, so that its forward cannot be rewritten."""
+    """A residual block that decides by a type of number, so that it cannot be rewritten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Block(nn.Module):
 
     def branch(self, x: Tensor, size: int) -> Tensor:
         made = self.norm(self.conv(x)).relu()
-        return made[..., :size] if size % 2 else made
+        return made[..., :size] if x.dtype == torch.float32 else made
 
     def forward(self, x: Tensor, size: int, **kwargs: object) -> Tensor:
         return x + self.drop(self.branch(x, size))
