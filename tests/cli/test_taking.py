@@ -11,7 +11,8 @@ import torch
 import attnsurgeon as library
 from tests.cli.command import TINY, attnsurgeon
 
-NET = [f"{TINY}net", "--attn", "se", "--verify", "none"]
+OF = [f"{TINY}net", "--attn", "se"]
+NET = [*OF, "--verify", "none"]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_numbers_that_are_none_are_taken_on_request_and_not_verified(tmp_path, s
     accepted = attnsurgeon("insert", *NET, "--checkpoint", path, "--accept", "non-finite")
     assert accepted.code == 0
     checked = attnsurgeon(
-        "insert", *NET, "--verify", "quick", "--checkpoint", path, "--accept", "non-finite",
+        "insert", *OF, "--verify", "quick", "--checkpoint", path, "--accept", "non-finite",
         "-o", tmp_path / "out",
     )  # fmt: skip
     assert checked.code == 1
