@@ -43,7 +43,7 @@ def loading(
         known = checkpoint is not None and PurePath(checkpoint).name == name
         given.append(f"checkpoint={(checkpoint if known else name)!r}")
         notes.append(f"`{name}` is the file of weights that the base network was loaded from.")
-    if trust:
+    if trust and source is not None:
         given.append("trust=True")
         notes.append(
             f"`trust=True` allows what builds the base network, `{source['spec']}`: code or an"
