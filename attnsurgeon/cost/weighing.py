@@ -85,7 +85,7 @@ def _in_training(
         copied.get_submodule(path).train()
     try:
         training = _run(Scale(copied), inputs)
-    except Exception as error:  # a stranger's forward may raise anything; what it costs stays open
+    except (Exception, SystemExit) as error:  # a stranger's forward; what it costs stays open
         said = f"{_named(idle)} cannot be counted as in training: {_in_short(error)}"
         return scale.weight((*notes, said))
     working = [path for path in idle if training.macs_of(path) > scale.macs_of(path)]
