@@ -13,6 +13,7 @@ from attnsurgeon.checks.auditing import Audit, audit
 from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.models import source_of
 from attnsurgeon.operate import carry_out
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.origin import measure
 from attnsurgeon.saved.restore import Saved, load, read_folder
 from attnsurgeon.splicing.removing import remove
@@ -64,6 +65,7 @@ class Checkup:
         return not self.problems
 
 
+@known_state()
 def check_folder(
     path: str | os.PathLike[str],
     *,

@@ -21,7 +21,8 @@ from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
 from attnsurgeon.planning.selection import Sites
-from attnsurgeon.recording.twin import full_twin
+from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.twin import handed_over
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
 from attnsurgeon.rules.match import Refusal as Unmatched
@@ -65,6 +66,7 @@ class Operation:
         """
         return verify(self.model, self.plan, full=full, removed=self.removed)
 
+    @known_state()
     def save(self, path: str | Path, *, overwrite: bool = False, mode: str = "full") -> Path:
         """Writes the folder that `attnsurgeon.load` reads: no pickle, all or nothing.
 
@@ -79,6 +81,7 @@ class Operation:
         )
 
 
+@known_state()
 def find_sites(model: nn.Module, *, input_size: InputSize | None = None) -> Sites:
     """Finds every place of a network where surgery can happen; the network is not changed.
 
@@ -94,6 +97,7 @@ def find_sites(model: nn.Module, *, input_size: InputSize | None = None) -> Site
     return Sites(survey.sites, survey)
 
 
+@known_state()
 def plan(
     model: nn.Module,
     attn: str | None = None,
@@ -124,6 +128,7 @@ def plan(
     return plan_rules(survey, file, init=init, where=_spell(where if rules is None else rules))
 
 
+@known_state()
 def insert(
     model: nn.Module,
     attn: str | None = None,
@@ -152,15 +157,17 @@ def insert(
     made = plan(
         model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
     )
-    return carry_out(model if inplace else full_twin(model), made)
+    return carry_out(model if inplace else handed_over(model), made)
 
 
+@known_state()
 def carry_out(model: nn.Module, made: Plan) -> Operation:
     """Carries out a plan on `model`, in place."""
     origin = Origin.of(model)
     return Operation(model, made, origin, splice(model, made))
 
 
+@known_state()
 def estimate(
     spec_or_model: str | nn.Module,
     attn: str | None = None,
@@ -195,6 +202,7 @@ def estimate(
     return weigh_plan(plan_rules(survey, file, init=init, where=spelled))
 
 
+@known_state()
 def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)

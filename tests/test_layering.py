@@ -17,11 +17,12 @@ WINGS: dict[str, str] = {
     "plain": "",
     "sizes": "",
     "attention": "",
-    "recording": "randomness garbage caches twin record shape_only memory trace handed_on",
+    "recording": "randomness garbage caches hooks twin record global_hooks ambient shape_only"
+    " memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens residuals trunk survey analysis",
-    "forwards": "retype alignment decisions whereabouts proxies running in_place symbolic tracing "
-    "sizes_that_turn ways branches modes shallow fingerprint",
+    "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
+    "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
     "planning": "selection place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import InputSize
@@ -37,6 +38,7 @@ class Audit:
         return not self.dead and not self.altered
 
 
+@known_state()
 def audit(model: nn.Module, *, input_size: InputSize | None = None) -> Audit:
     """Counts the calls of every inserted module in one forward, and compares it with what it was.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.planning.plan import Cut, Plan
-from attnsurgeon.recording.randomness import loaded_dice
+from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin
 from attnsurgeon.splicing.history import inserted
@@ -48,7 +48,7 @@ def still_modules(operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -
         for path in still:
             _shake(start[path], generator, 0.3)
         with torch.no_grad():
-            active(*inputs)
+            settled(lambda: active(*inputs))
         still = dict.fromkeys(path for path in still if path not in moved)
         if not still:
             break
@@ -132,8 +132,8 @@ def _learned(
     why = ""
     while True:
         try:
-            _two_steps(learner, parameters, inputs, generator)
-        except Exception as error:  # a stranger's training forward may need targets
+            settled(lambda: _two_steps(learner, parameters, inputs, generator))
+        except (Exception, SystemExit) as error:  # a stranger's training may need targets
             why = why or f"{type(error).__name__} in training mode"
             if not learner.training:
                 notes.append(f"learning not tried: {why}")
@@ -218,5 +218,4 @@ def _pickled(module: nn.Module) -> nn.Module:
 
 
 def _outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    with loaded_dice(0):
-        return list(tensors_in(module(*inputs)))
+    return list(tensors_in(settled(lambda: module(*inputs))))

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from attnsurgeon.checks.finite import outputs_not_finite, weights_not_finite
 from attnsurgeon.checks.learning import copies_agree, still_modules, stuck_parameters
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.planning.plan import Plan
-from attnsurgeon.recording.randomness import dice_as_they_were, loaded_dice
+from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin, twin_around
 from attnsurgeon.sizes import InputSize, Size, each, together
@@ -108,6 +110,7 @@ class Verification:
         return not self.problems
 
 
+@known_state()
 def verify(
     model: nn.Module, plan: Plan, *, full: bool = True, removed: Removed | None = None
 ) -> Verification:
@@ -120,11 +123,6 @@ def verify(
             check that copies compute the same.
         removed: the parameters that the plan took away, as `splice` returned them.
     """
-    with dice_as_they_were():
-        return _verified(model, plan, full, removed)
-
-
-def _verified(model: nn.Module, plan: Plan, full: bool, removed: Removed | None) -> Verification:
     missing, unexpected, reordered = _keys(model, plan)
     gone = tuple(f"{path}." for cut in plan.cuts for path in cut.removes)
     replaced = tuple(name for name in missing if name.startswith(gone or ("\0",)))
@@ -215,7 +213,7 @@ class _Failure:
     """A forward that raised."""
 
     inputs: tuple[Tensor, ...]
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failu
         x = tuple(torch.randn(2, *size, generator=generator).to(like.dtype) for size in sizes)
         try:
             runs.append(_run(operated, x, new))
-        except Exception as error:  # a stranger's forward refuses a size in its own way
+        except (Exception, SystemExit) as error:  # a stranger's forward refuses a size so
             failures.append(_Failure(x, error))
         if len(runs) == 2:
             break
@@ -299,8 +297,8 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         size = " and ".join("x".join(map(str, x.shape)) for x in failure.inputs)
         try:
             with torch.no_grad():
-                base(*failure.inputs)
-        except Exception as error:  # the network itself refuses the size: nothing was lost
+                settled(partial(base, *failure.inputs))
+        except (Exception, SystemExit) as error:  # the network itself refuses it: nothing was lost
             notes.append(f"not checked at {size}: {type(error).__name__}")
             continue
         raise CheckFailed(
@@ -356,6 +354,11 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> _Run:
+    """Runs a network, on the same dice every time: some throw them in eval mode too."""
+    return settled(lambda: _watched(model, inputs, new))
+
+
+def _watched(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> _Run:
     """Runs a network and keeps what each module with weights of its own made."""
     run = _Run(inputs, [], {}, Counter())
     inside = {id(m) for path in new for m in model.get_submodule(path).modules()}
@@ -378,7 +381,7 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> 
         elif id(module) not in inside and module._parameters:
             handles.append(module.register_forward_hook(tap(name)))
     try:
-        with torch.no_grad(), loaded_dice(0):  # some networks throw dice in eval mode too
+        with torch.no_grad():
             run.outputs.extend(tensors_in(model(*inputs)))
     finally:
         for handle in handles:

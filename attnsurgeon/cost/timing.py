@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.recording.twin import shared_twin
 
@@ -55,6 +56,7 @@ class Latency:
         return self.ratios.median
 
 
+@known_state(own_dice=False)
 def latency(
     before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], *, repeats: int = 20
 ) -> Latency:

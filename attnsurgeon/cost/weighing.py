@@ -19,6 +19,7 @@ from attnsurgeon.cost.scale import Scale
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.trace import as_taken
 from attnsurgeon.recording.twin import meta_twin, shared_twin
@@ -40,7 +41,7 @@ def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
     twin = meta_twin(model).eval()
     try:
         return weigh_twin(twin, map_tensors(inputs, _on_meta))
-    except Exception as error:  # a stranger's forward may raise anything; the real run decides
+    except (Exception, SystemExit) as error:  # a stranger's forward; the real run decides
         why = _in_short(error)
     parameters = list(model.parameters())
     if any(p.is_meta for p in parameters):
@@ -54,7 +55,7 @@ def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
     note = f"counted on random values, the work depends on them ({why})"
     try:
         return weigh_twin(shared_twin(model).eval(), values, notes=(note,))
-    except Exception as error:  # a stranger's forward may raise anything; it ends here
+    except (Exception, SystemExit) as error:  # a stranger's forward may raise anything
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
         raise ModelError(
             f"the network cannot be run on an input of {shapes}: {_in_short(error)}",
@@ -84,7 +85,7 @@ def _in_training(
         copied.get_submodule(path).train()
     try:
         training = _run(Scale(copied), inputs)
-    except Exception as error:  # a stranger's forward may raise anything; what it costs stays open
+    except (Exception, SystemExit) as error:  # a stranger's forward; what it costs stays open
         said = f"{_named(idle)} cannot be counted as in training: {_in_short(error)}"
         return scale.weight((*notes, said))
     working = [path for path in idle if training.macs_of(path) > scale.macs_of(path)]
@@ -104,7 +105,14 @@ def _run(scale: Scale, inputs: tuple[Any, ...]) -> Scale:
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
-    with caches_as_they_were(scale.twin), torch.inference_mode(), device, scale.watching(), scale:
+    with (
+        caches_as_they_were(scale.twin),
+        torch.inference_mode(),
+        device,
+        OwnDice(),
+        scale.watching(),
+        scale,
+    ):
         scale.twin(*inputs)
     return scale
 
@@ -119,5 +127,5 @@ def _with_values(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
-def _in_short(error: Exception) -> str:
+def _in_short(error: BaseException) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")

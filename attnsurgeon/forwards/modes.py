@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import threading
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import is_dataclass
 from types import CodeType, FunctionType
@@ -20,34 +21,42 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import Call, map_tensors
 from attnsurgeon.recording.twin import full_twin
 
 _BUILDING = ("BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "BUILD_SET")
 
+_WATCHING = threading.RLock()  # a class is watched by one thread
+
 
 @contextlib.contextmanager
 def mode_questions(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Collects the modules inside one that are asked for their `training`, or may have been."""
+    """Collects the modules inside one that are asked for their `training`, or may have been.
+
+    Their classes are watched, which other networks have too: in other threads they answer as
+    they did, and nothing is noted of them.
+    """
     asked: list[nn.Module] = []
+    thread = threading.get_ident()
 
     def get(inner: nn.Module) -> bool:
-        asked.append(inner)
+        if threading.get_ident() == thread:
+            asked.append(inner)
         return vars(inner)["training"]
 
     def put(inner: nn.Module, training: bool) -> None:
         vars(inner)["training"] = training
 
-    kinds: dict[type[nn.Module], nn.Module] = {}
-    for inner in module.modules():
-        kind = type(inner)
-        plain = "training" in vars(inner) and not any("training" in vars(b) for b in kind.__mro__)
-        if plain and kind.train is nn.Module.train:
-            kinds[kind] = inner
-        else:  # its mode is kept in another way
-            asked.append(inner)
-    with contextlib.ExitStack() as watched:
+    with _WATCHING, contextlib.ExitStack() as watched:
+        kinds: dict[type[nn.Module], nn.Module] = {}
+        for inner in module.modules():
+            kind = type(inner)
+            own = "training" in vars(inner) and not any("training" in vars(b) for b in kind.__mro__)
+            if own and kind.train is nn.Module.train:
+                kinds[kind] = inner
+            else:  # its mode is kept in another way
+                asked.append(inner)
         for kind, inner in kinds.items():
             try:
                 type.__setattr__(kind, "training", property(get, put))
@@ -150,9 +159,9 @@ def _tried_in_training(call: Call) -> str | None:
     twin.train()
     args, kwargs = map_tensors((call.args, call.kwargs), lambda t: t.detach().clone())
     try:
-        with dice_as_they_were(), torch.inference_mode(False), torch.no_grad():
-            return _form(twin(*args, **kwargs))
-    except Exception:  # a stranger's training may need targets, or values
+        with torch.inference_mode(False), torch.no_grad():
+            return settled(lambda: _form(twin(*args, **kwargs)))
+    except (Exception, SystemExit):  # a stranger's training may need targets, or values
         return None
 
 

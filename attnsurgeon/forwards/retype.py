@@ -12,6 +12,7 @@ import importlib
 import linecache
 import math
 import re
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -67,12 +68,23 @@ def _resolve(reference: Reference) -> Any:
 
 def retyped(module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]) -> None:
     """Gives `module` the generated forward; its class must not have been generated already."""
-    module.__class__ = _subclass(type(module), sources, references)
+    module.__class__ = _one_subclass(type(module), sources, references)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module before surgery."""
     return getattr(type(module), "_surgeon_base", type(module))
+
+
+def _one_subclass(
+    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+) -> type[nn.Module]:
+    """The one class of this code, in all threads: a cache alone would let two make one each."""
+    with _MAKING:
+        return _subclass(base, sources, references)
+
+
+_MAKING = threading.RLock()
 
 
 @functools.cache
@@ -113,7 +125,7 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
 def _rebuild(
     base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
 ) -> nn.Module:
-    kind = _subclass(base, sources, references)
+    kind = _one_subclass(base, sources, references)
     return kind.__new__(kind)
 
 

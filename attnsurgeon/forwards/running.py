@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from attnsurgeon.forwards.alignment import Untraceable
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import (
     Call,
     Key,
@@ -27,7 +29,7 @@ def executed(node: fx.Node, args: tuple, kwargs: dict) -> Any:
     made = None if draws else shape_only(method or node.target, args, kwargs)
     if made is not None:
         return made
-    with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=draws):
+    with torch.no_grad(), OwnDice() if draws else contextlib.nullcontext():
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         made = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from attnsurgeon.forwards.decisions import Decision
 from attnsurgeon.forwards.symbolic import ShallowTracer
 from attnsurgeon.forwards.tracing import attributes_as_they_were
-from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.shape_only import shape_only
 
 _NEAR = 17  # how many sizes above and below are tried: enough for windows of up to 32
@@ -44,7 +44,7 @@ def sizes_that_turn(tracer: ShallowTracer, decisions: Sequence[Decision]) -> lis
     if not tracer.on_meta or len(_behind(condition)) > _LONG:
         return None
     kept = attributes_as_they_were(tracer.root)
-    with kept, dice_as_they_were(), torch.no_grad(), _ByShape():
+    with kept, OwnDice(), torch.no_grad(), _ByShape():
         if _turned(decisions[-1], tracer, _holders(tracer, None, None)) is None:
             return None
         turning = (given for given, values in _near(tracer) if _all(decisions, tracer, values))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -26,6 +25,7 @@ from torch.utils import _pytree as pytree
 from attnsurgeon.forwards.alignment import Alignment, Untraceable, constants_in
 from attnsurgeon.forwards.decisions import Decision, counted, decided, is_tensor
 from attnsurgeon.forwards.in_place import Holders
+from attnsurgeon.forwards.privately import PrivateTracer
 from attnsurgeon.forwards.proxies import Proxy
 from attnsurgeon.forwards.retype import is_placeholder
 from attnsurgeon.forwards.running import (
@@ -45,7 +45,7 @@ class Variadic(Untraceable):
     """A forward takes *args or **kwargs: only a trace on flattened arguments can follow it."""
 
 
-class ShallowTracer(fx.Tracer):
+class ShallowTracer(PrivateTracer):
     """Traces the forward of one module; see the head of this file.
 
     Args:
@@ -90,7 +90,6 @@ class ShallowTracer(fx.Tracer):
         self._known: dict[str, bool] = {}  # a condition, spelled out -> its outcome
         self._sizes: dict[fx.Node, str] = {}  # what follows from sizes alone -> spelled out
         self._asked: set[fx.Node] = set()  # arguments whose type was asked for
-        self._running = False
         self.missing: list[str] = []
         self.methods: dict[Key, str] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -100,7 +99,6 @@ class ShallowTracer(fx.Tracer):
         self._seen: Counter[tuple[str, str]] = Counter()
         self._children = Children(call)
         self._tensors = dict(_tensors_of(call.module))
-        self._thread = threading.get_ident()
         self._modes = modes()
         self.on_meta = all(t.is_meta for t in tensors_in(self.given))
 
@@ -114,17 +112,17 @@ class ShallowTracer(fx.Tracer):
         """Makes every child a leaf."""
         return True
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Records the call of a child; fx patches the modules of other threads too."""
-        if self._running or threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Answers for a parameter or buffer with a proxy, in this thread."""
-        if self._running or threading.get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+    def again(self) -> ShallowTracer:
+        """A tracer of the same, before its work."""
+        return ShallowTracer(
+            self.call,
+            self.structured,
+            self._alignment is not None,
+            leave_out=self.leave_out,
+            way=self.way,
+            given=self.given,
+            alone=self.alone,
+        )
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         """Makes the placeholders."""
@@ -319,12 +317,9 @@ class ShallowTracer(fx.Tracer):
         if not self.on_meta:
             raise Untraceable("another way through its forward would have to be run on values")
         versions = [(t, t._version) for t in tensors_in((args, kwargs))]
-        self._running = True
-        try:
-            with torch.no_grad():
-                value = self.root.get_submodule(str(node.target))(*args, **kwargs)
-        finally:
-            self._running = False
+        child = self.root.get_submodule(str(node.target))
+        with torch.no_grad(), self.unwatched(child):
+            value = child(*args, **kwargs)
         for tensor, version in versions:
             if tensor._version != version:
                 self.holders.supersede(tensor, node)

@@ -6,6 +6,7 @@ import contextlib
 import linecache
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 from operator import eq, is_
 from typing import Any
 
@@ -14,9 +15,8 @@ from torch import fx, nn
 
 from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.forwards.symbolic import ShallowTracer
-from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.recording.randomness import thrown_by
 from attnsurgeon.recording.record import Call
-from attnsurgeon.recording.trace import PATCHING
 
 
 def traced(tracer: ShallowTracer, call: Call) -> fx.Graph:
@@ -25,16 +25,8 @@ def traced(tracer: ShallowTracer, call: Call) -> fx.Graph:
     Raises:
         Untraceable: with the reason; its cause is what the forward raised, where it did.
     """
-    try:
-        with PATCHING, dice_as_they_were() as dice, torch.inference_mode(False):
-            with torch.enable_grad(), attributes_as_they_were(call.module) as left:
-                graph = tracer.trace(call.module)
-            thrown = dice.thrown()
-    except Untraceable:
-        raise
-    except Exception as error:  # a stranger's forward meets symbolic values: any error can come
-        text = str(error).split("\n")[0]
-        raise Untraceable(_described(type(error).__name__, text, error)) from error
+    tracers = chain([tracer], iter(tracer.again, None))  # where it has to be done again
+    (graph, left), thrown = thrown_by(lambda: _trace(next(tracers), call.module))
     if any(name.startswith("_tensor_constant") for name in left):
         raise Untraceable("it makes a constant tensor in its forward")
     if left:
@@ -44,6 +36,23 @@ def traced(tracer: ShallowTracer, call: Call) -> fx.Graph:
     for node in graph.nodes:
         node.type = None  # annotations would need imports
     return graph
+
+
+def _trace(tracer: ShallowTracer, module: nn.Module) -> tuple[fx.Graph, list[str]]:
+    """The graph, and what the forward has left behind on the module."""
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            attributes_as_they_were(module) as left,
+        ):
+            graph = tracer.trace(module)
+    except Untraceable:
+        raise
+    except (Exception, SystemExit) as error:  # a stranger's forward meets symbolic values
+        text = str(error).split("\n")[0]
+        raise Untraceable(_described(type(error).__name__, text, error)) from error
+    return graph, left
 
 
 @contextlib.contextmanager

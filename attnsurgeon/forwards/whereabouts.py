@@ -13,13 +13,14 @@ from types import CodeType
 
 import torch
 import torch.utils.checkpoint
-from torch import fx, nn
+from torch import nn
 
 from attnsurgeon.forwards.alignment import Untraceable
+from attnsurgeon.forwards.privately import PrivateTracer
 
 Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code and instruction
 
-_TRACE = fx.Tracer.trace.__code__
+_TRACE = PrivateTracer.trace.__code__
 _TORCH_AND_OWN = (torch.__path__[0], __file__.rpartition("forwards")[0])
 _CHECKPOINT = torch.utils.checkpoint.__file__
 

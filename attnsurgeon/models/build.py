@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError, UsageError
@@ -24,6 +22,8 @@ from attnsurgeon.models.torchvision_names import torchvision_recipe
 from attnsurgeon.models.transformers_names import transformers_recipe
 from attnsurgeon.models.ultralytics_names import ultralytics_recipe
 from attnsurgeon.models.user_code import file_recipe, missing_factory, module_recipe
+from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.twin import meta_twin
 
 _FAMILIES = {
@@ -36,6 +36,7 @@ _FAMILIES = {
 }
 
 
+@known_state(own_dice=False)
 def load_model(
     spec: str,
     *,
@@ -100,6 +101,7 @@ def load_model(
     )
 
 
+@known_state()
 def build_on_meta(spec: str, **model_args: Any) -> nn.Module:
     """Build the same network with shapes in place of numbers: no weights, no memory.
 
@@ -126,14 +128,15 @@ def _without_numbers(recipe: Recipe, model_args: Mapping[str, Any]) -> nn.Module
     Of timm's and torchvision's names only the 15 torchvision RegNets need the second: they
     compute their widths with tensors, and a meta tensor has no numbers to compute with.
     """
-    for place in (torch.device("meta"), _parameters_on_meta()):
+    for place in (torch.device("meta"), _EmptyOnMeta()):
         try:
-            with place, _Unfilled():
+            with place, _Unfilled(), OwnDice():
                 return recipe.build(False, model_args)
         except ModelError as error:
             if isinstance(error.__cause__, OSError):  # the hub did not answer; nor will it now
                 raise
-    return recipe.build(False, model_args)
+    with OwnDice():
+        return recipe.build(False, model_args)
 
 
 _FILLING = frozenset(
@@ -153,22 +156,20 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Empty each parameter as it is registered; every other tensor keeps its numbers."""
+class _EmptyOnMeta(TorchFunctionMode):
+    """Puts on meta what is made without numbers, as parameters are; all else keeps its numbers.
 
-    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is None or parameter.device.type == "meta":
-            return
-        twin = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        # Swapped in place, so that a parameter registered at two modules stays one.
-        torch.utils.swap_tensors(parameter, twin)
+    A hook on the registration of parameters would be asked in every thread, for every network.
+    """
 
-    hook = register_module_parameter_registration_hook(empty)
-    try:
-        yield
-    finally:
-        hook.remove()
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _EMPTY and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+_EMPTY = frozenset({torch.empty, torch.empty_like, torch.empty_strided, Tensor.new_empty})
 
 
 def resolve(spec: str) -> Recipe:

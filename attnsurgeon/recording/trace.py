@@ -9,9 +9,8 @@ in order. A network whose forward looks at values falls back to a small real run
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
 from attnsurgeon.recording.garbage import uncollected
-from attnsurgeon.recording.randomness import dice_as_they_were
+from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import (
     MARK,
     Call,
@@ -34,9 +33,6 @@ from attnsurgeon.recording.record import (
 )
 from attnsurgeon.recording.shape_only import shape_only
 from attnsurgeon.recording.twin import full_twin, meta_twin
-
-# Recording and symbolic tracing both patch nn.Module.__call__: one at a time, of all threads.
-PATCHING = threading.RLock()
 
 
 class _Recorder(TorchFunctionMode):
@@ -214,37 +210,50 @@ def _part(values, index):
 
 
 @contextlib.contextmanager
-def _module_calls(recorder: _Recorder) -> Iterator[None]:
-    """Tells `recorder` of every call of the modules it knows; others pass."""
+def _module_calls(recorder: _Recorder, twin: nn.Module) -> Iterator[None]:
+    """Tells `recorder` of every call of the modules of a twin.
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        path = recorder.paths.get(id(module))
-        if path is None or recorder.closed:
-            return plain(module, *args, **kwargs)
-        entered = recorder.enter(module, path, args, kwargs)
-        recorder.closed = module.__dict__.get(MARK) is not None
-        try:
-            output = plain(module, *args, **kwargs)
-        except Exception as error:
-            recorder.closed = False
-            recorder.abandon(entered, error)
-            raise
-        if recorder.closed:
-            recorder.closed = False
-            recorder.note(attention, args, kwargs, list(tensors_in(output)), [], 0)
-        recorder.leave(entered, output)
-        return output
+    nn.Module.__call__ is every network's, in every thread. What nn.Module.compile() sets on one
+    object is asked for first, and is the twin's alone.
+    """
 
-    with PATCHING:
-        plain = nn.Module.__call__
-        nn.Module.__call__ = call
-        try:
-            yield
-        finally:
-            nn.Module.__call__ = plain
+    def watched(module: nn.Module) -> Callable[..., Any]:
+        path = recorder.paths[id(module)]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if recorder.closed:
+                return module._call_impl(*args, **kwargs)
+            entered = recorder.enter(module, path, args, kwargs)
+            recorder.closed = module.__dict__.get(MARK) is not None
+            try:
+                output = module._call_impl(*args, **kwargs)
+            except Exception as error:
+                recorder.closed = False
+                recorder.abandon(entered, error)
+                raise
+            if recorder.closed:
+                recorder.closed = False
+                recorder.note(attention, args, kwargs, list(tensors_in(output)), [], 0)
+            recorder.leave(entered, output)
+            return output
+
+        return call
+
+    modules = list(twin.modules())
+    for module in modules:
+        vars(module)["_compiled_call_impl"] = watched(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("_compiled_call_impl", None)
 
 
 def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
+    return settled(lambda: _recorded(twin, example, device))
+
+
+def _recorded(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
     recorder = _Recorder(twin, device == "meta")
     for tensor in tensors_in(example):
         recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
@@ -252,11 +261,10 @@ def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
     still = torch.inference_mode(False)  # its tensors would not count their changes in place
     with (
         caches_as_they_were(twin),
-        dice_as_they_were(),
         still,
         torch.no_grad(),
         place,
-        _module_calls(recorder),
+        _module_calls(recorder, twin),
         recorder,
     ):
         twin(*example)
@@ -279,15 +287,15 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     """
     example = map_tensors(example, lambda t: as_taken(t, model))
     why = ""
-    failed: Exception | None = None
+    failed: BaseException | None = None
     for constants in (False, True) if _plain_tensors(model) else (False,):
         twin = meta_twin(model, constants=constants)
         twin.eval()  # a statement: who overrides train() may forget to return self
         try:
             return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
-        except Exception as error:  # a stranger's forward may raise anything; the CPU run decides
+        except (Exception, SystemExit) as error:  # a stranger's forward; the CPU run decides
             failed = failed or error
-            why = why or f"{type(error).__name__}: {error}".split("\n")[0]
+            why = why or _in_words(error)
     if any(t.is_meta for t in model.parameters()):
         what = f"the network cannot be run on the meta device: {why}"
         raise ModelError(what, _SIZE_HINT) from failed
@@ -303,8 +311,8 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
     inputs = map_tensors(example, with_values)
     try:
         traced = _record(real, inputs, "cpu")
-    except Exception as error:  # a stranger's forward may raise anything; it ends here
-        text = f"{type(error).__name__}: {error}".split("\n")[0]
+    except (Exception, SystemExit) as error:  # a stranger's forward may raise anything
+        text = _in_words(error)
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
         raise ModelError(
             f"the network cannot be run on an input of {shapes}: {text}", _SIZE_HINT
@@ -317,6 +325,12 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
 def run_again(twin: nn.Module, traced: Traced) -> Traced:
     """Records a forward of a changed copy of a recorded network, on the same input."""
     return _record(twin, traced.example, traced.device)
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"its code calls sys.exit({error.code!r})"
+    return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:

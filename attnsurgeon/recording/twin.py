@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
+from attnsurgeon.recording.hooks import keep_hooks_apart
 
 Model = TypeVar("Model", bound=nn.Module)
 _SMALL = 64  # elements of a constant that is worth its numbers
@@ -22,7 +23,8 @@ _SMALL = 64  # elements of a constant that is worth its numbers
 def meta_twin(model: Model, *, constants: bool = False) -> Model:
     """Copies a model to the meta device without ever holding a second set of weights.
 
-    Classes, hooks, training flags and plain attributes are those of `model`; a tensor shared by
+    Classes, training flags and plain attributes are those of `model`, its hooks act on copies of
+    what they hold (`hooks.py`, as in every twin); a tensor shared by
     two modules stays shared; dtypes, strides and `requires_grad` stay. `model` is only read.
 
     Args:
@@ -73,10 +75,30 @@ def full_twin(model: Model) -> Model:
     return twin_around(model, ())
 
 
-def _copied(model: Model, memo: dict[int, object], copy_of: Callable[[Tensor], Tensor]) -> Model:
+def handed_over(model: Model) -> Model:
+    """Copy a model for its owner: the same as `full_twin`, with the very hooks that were hung.
+
+    Raises:
+        ModelError: the model has lazy parameters, or an attribute that cannot be copied.
+    """
+    memo: dict[int, object] = {id(tensor): _cloned(tensor) for tensor in _registered(model)}
+    return _copied(model, memo, _cloned, to_run=False)
+
+
+def _copied(
+    model: Model,
+    memo: dict[int, object],
+    copy_of: Callable[[Tensor], Tensor],
+    *,
+    to_run: bool = True,
+) -> Model:
+    noted = _empty_containers(model) | memo
     try:
         with _CopyTensors(copy_of):
-            return copy.deepcopy(model, _empty_containers(model) | memo)
+            twin = copy.deepcopy(model, noted)
+            if to_run:
+                keep_hooks_apart(twin, noted)
+            return twin
     except (TypeError, RuntimeError, AttributeError, copy.Error, pickle.PickleError) as error:
         raise ModelError(
             f"this {type(model).__name__} cannot be copied: {error}",

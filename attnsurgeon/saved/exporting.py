@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models.foreign import guarded, quote
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.sizes import InputSize, each
 
@@ -45,6 +46,7 @@ class Exported:
     dynamic: bool
 
 
+@known_state(own_dice=False)
 def export(
     model: nn.Module,
     input_size: InputSize,

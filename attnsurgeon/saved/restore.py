@@ -22,6 +22,8 @@ from attnsurgeon.models.finding import holds_modules
 from attnsurgeon.models.fitting import Wishes, fit_checkpoint
 from attnsurgeon.models.provenance import note_on
 from attnsurgeon.plain import from_plain
+from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.loading import Loading, loading
@@ -115,6 +117,7 @@ def loading_of(saved: Saved, *, checkpoint: str | None = None) -> Loading:
     return loading(saved.record, str(saved.path), trust=trust, checkpoint=checkpoint)
 
 
+@known_state()
 def load(
     path: str | os.PathLike[str],
     *,
@@ -155,7 +158,7 @@ def load(
         refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
     wishes = Wishes.of(checkpoint_key, partial, weights_only, accept)
     trained = None if checkpoint is None else _trained(saved, checkpoint)
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten, so leave no trace
+    with OwnDice():  # the random start is overwritten, so leave no trace
         base = _base(saved, model, checkpoint, trained, wishes, trust)
         if saved.mode == "adapter":
             _check_base(saved, base, compare=trained is None)

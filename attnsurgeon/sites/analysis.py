@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models import build_on_meta, guess_input_sizes, load_model
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import Traced
 from attnsurgeon.recording.trace import trace
 from attnsurgeon.sites.survey import Survey, survey
@@ -59,7 +60,8 @@ def sketch(
     except ModelError:
         if sum(p.numel() for p in model.parameters()) > _LARGE:
             raise
-    model = load_model(spec, **model_args)
+    with OwnDice():
+        model = load_model(spec, **model_args)
     return model, analyse(model, input_size)
 
 

@@ -8,12 +8,14 @@ from torch import nn
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import UsageError
 from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK, Call
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import each, together
 from attnsurgeon.splicing.history import forget, history, inserted
 
 
+@known_state()
 def fold(model: nn.Module) -> tuple[str, ...]:
     """Folds every weight excitation into the weight of its convolution, in place.
 

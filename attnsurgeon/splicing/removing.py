@@ -12,6 +12,7 @@ from attnsurgeon.attention.heads.tapped import InputTap, OutputTap, Tapped
 from attnsurgeon.errors import ModelError
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.planning.plan import Plan
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
 from attnsurgeon.splicing.history import history, remember
@@ -44,6 +45,7 @@ def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Mod
     return model
 
 
+@known_state()
 def remove(model: nn.Module, *, refill: bool = False) -> None:
     """Takes every inserted attention out again: the original network, in place.
 

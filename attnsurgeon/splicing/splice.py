@@ -12,6 +12,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.forwards.retype import Reference, retyped
 from attnsurgeon.planning.cut import Cut
 from attnsurgeon.planning.plan import Plan
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook, through
 from attnsurgeon.splicing.history import Mark, history, remember
@@ -44,10 +45,12 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
     for path, cuts in hosts.items():
         _check_names(modules[path], path, cuts)
     parts = Parts()
+    dice = OwnDice(_seed(model))
     for cut in plan.cuts:
         host = modules[cut.place.host]
         replaced = host if cut.place.technique == "takeover" else None
-        part = parts.build(cut, _where(host, model), replaced).train(host.training)
+        with dice:
+            part = parts.build(cut, _where(host, model), replaced).train(host.training)
         mark = Mark(cut.site.path, cut.attn, cut.place.technique, Makeup.of(part))
         setattr(part, MARK, mark)
         # Not add_module(): it refuses a name that the class has any answer for.
@@ -77,6 +80,13 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
                 retyped(modules[path], _PASS_ON, ())
     remember(model, (*history(model), plan.record()))
     return removed
+
+
+def _seed(model: nn.Module) -> int:
+    """What new weights are drawn from: the seed that the program has set, never the state that its
+    draws have reached, and another one for each operation on a network.
+    """
+    return (torch.initial_seed() + 0x9E3779B97F4A7C15 * (1 + len(history(model)))) % (1 << 63)
 
 
 def _let_pass(hooks: dict[int, Any]) -> None:

@@ -11,7 +11,7 @@ import attnsurgeon
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import ModelError, RuleError
 from attnsurgeon.operate import Operation
-from attnsurgeon.recording.randomness import loaded_dice
+from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin
 from attnsurgeon.splicing.history import inserted
@@ -82,8 +82,7 @@ def detections(model: nn.Module) -> list[Tensor]:
 def trained(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     """The losses of one training forward under the same dice, and the copy with its gradients."""
     learner = full_twin(model).requires_grad_(True).train()
-    with loaded_dice(3):
-        losses = learner(images(), targets())
+    losses = settled(lambda: learner(images(), targets()), 3)
     torch.stack(list(losses.values())).sum().backward()
     return {name: loss.detach() for name, loss in losses.items()}, learner
 

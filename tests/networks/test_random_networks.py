@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 import attnsurgeon
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.operate import Operation, carry_out, plan_rules, rules_for
-from attnsurgeon.recording.randomness import loaded_dice
+from attnsurgeon.recording.randomness import OwnDice, settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin
 from attnsurgeon.sites.analysis import analyse
@@ -106,8 +106,8 @@ def run(net: nn.Module, inputs: tuple[Tensor, ...], train: bool = False) -> Any:
     twin = full_twin(net) if train else net
     twin.train(train)
     given = tuple(x.clone() for x in inputs)
-    with loaded_dice(7), torch.no_grad():
-        return form(twin(*given)), *given
+    with torch.no_grad():
+        return settled(lambda: form(twin(*given)), 7), *given
 
 
 def form(value: Any) -> Any:
@@ -378,7 +378,7 @@ def dies(program: Program, net: nn.Module, path: str) -> bool:
 def learns(net: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     """Whether a backward works in training mode; leaves the gradients."""
     net.train()
-    with torch.enable_grad(), loaded_dice(7):
+    with torch.enable_grad(), OwnDice(7):
         outputs = [t for t in tensors_in(net(*inputs)) if t.requires_grad]
         try:
             sum((t * torch.randn_like(t)).sum() for t in outputs).backward()

@@ -1,6 +1,7 @@
 """What a trial run leaves in the caches of a network's code is gone when the run has ended."""
 
 import functools
+import threading
 
 import torch
 from torch import nn
@@ -59,12 +60,40 @@ def test_a_run_on_meta_leaves_no_meta_tensor_in_a_cache():
     assert operation.verify().ok
 
 
-def test_only_caches_that_got_an_entry_are_emptied():
+def test_a_trial_run_has_caches_of_its_own_and_the_others_keep_their_entries():
     ramp.cache_clear()
-    ramp(5)
+    kept = ramp(5)
+    original = ramp
     with caches_as_they_were(Net()):
-        ramp(5)
+        with caches_as_they_were(Net()):
+            assert ramp(5) is not kept
+            assert ramp(5) is ramp(5)
+            assert ramp(6).shape == (6,)
+        assert ramp is not original
+    assert ramp is original
     assert ramp.cache_info().currsize == 1
+    assert ramp(5) is kept
+
+
+def test_another_thread_meets_the_caches_as_they_are_while_a_trial_run_goes_on():
+    ramp.cache_clear()
+    kept = ramp(7)
+    found = []
     with caches_as_they_were(Net()):
-        ramp(6)
-    assert ramp.cache_info().currsize == 0
+        assert ramp(7) is not kept
+        other = threading.Thread(
+            target=lambda: found.extend([ramp(7), ramp(8), Positions.offset(3)])
+        )
+        other.start()
+        other.join()
+    assert found[0] is kept
+    assert ramp(8) is found[1]
+    assert Positions.offset(3) is found[2]
+
+
+def test_entries_of_runs_on_numbers_do_not_reach_a_run_on_meta():
+    net, x = ready(Net()), torch.randn(2, 3, 8, 12)
+    ramp.cache_clear()
+    cold = [cut.module_path for cut in attnsurgeon.plan(net, "eca", input_size=(3, 8, 12))]
+    net(x)
+    assert [cut.module_path for cut in attnsurgeon.plan(net, "eca", input_size=(3, 8, 12))] == cold

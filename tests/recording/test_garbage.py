@@ -1,6 +1,7 @@
 """The collector rests inside, and is afterwards what it was before."""
 
 import gc
+import threading
 
 import pytest
 from torch import nn
@@ -14,6 +15,12 @@ def at_work():
     before = gc.isenabled()
     yield
     (gc.enable if before else gc.disable)()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """As in a program of one thread: libraries that other tests use may have started some."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 class Asks(nn.Module):
@@ -31,7 +38,7 @@ class Asks(nn.Module):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_it_rests_inside_and_is_then_what_it_was(at_work, enabled):
+def test_it_rests_inside_and_is_then_what_it_was(at_work, alone, enabled):
     (gc.enable if enabled else gc.disable)()
     with uncollected():
         with uncollected():
@@ -43,7 +50,24 @@ def test_it_rests_inside_and_is_then_what_it_was(at_work, enabled):
     assert gc.isenabled() == enabled
 
 
-def test_it_rests_while_a_network_is_analysed_and_not_longer(at_work):
+def test_it_goes_on_beside_another_thread(at_work):
+    gc.enable()
+    enough = threading.Event()
+    other = threading.Thread(target=enough.wait)
+    other.start()
+    try:
+        with uncollected():
+            assert gc.isenabled()
+        gc.disable()
+        with uncollected():
+            gc.enable()  # another thread may
+        assert gc.isenabled()
+    finally:
+        enough.set()
+        other.join()
+
+
+def test_it_rests_while_a_network_is_analysed_and_not_longer(at_work, alone):
     gc.enable()
     Asks.answers.clear()
     analyse(Asks(), (3, 8, 8))

@@ -1,0 +1,134 @@
+"""torch.fx's tracer, at work on the objects of one network instead of on all of the process.
+
+fx replaces `nn.Module.__call__` and `__getattr__` while it traces, for every network in every
+thread. Here each module of the traced one gets what stands in for its own call and its own
+tensors, and gives it back. What remains are functions that libraries have asked fx to wrap
+(`torch.fx.wrap`) and those of `math`: their wrappers hand on whatever is no proxy, in any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace as _fx
+
+_WRAPPING = threading.RLock()  # fx keeps its patches of other modules' names in one place
+
+
+class PrivateTracer(fx.Tracer):
+    """Traces one module; only that object and those inside it are touched."""
+
+    _watched: Sequence[tuple[dict[str, Any], str, fx.Proxy]] = ()
+
+    def trace(self, root: nn.Module, concrete_args: None = None) -> fx.Graph:  # type: ignore[override]
+        """Returns the graph of the forward of `root`."""
+        forward = type(root).forward
+        self.root = root
+        self.root_module_name = root._get_name()
+        self.submodule_paths = {module: path for path, module in root.named_modules()}
+        self.graph = fx.Graph(tracer_cls=type(self))
+        self.tensor_attrs = dict(_constants(root))
+        scope = forward.__globals__
+        fn, args = self.create_args_for_root(forward, True, concrete_args)
+        with _as_traced(), self._wrapped(scope), self._children_watched(), self._tensors_watched():
+            self.create_node("output", "output", (self.create_arg(fn(*args)),), {})
+        self.submodule_paths = None
+        return self.graph
+
+    @contextlib.contextmanager
+    def _wrapped(self, scope: dict[str, Any]) -> Iterator[None]:
+        with _WRAPPING, _fx._new_patcher() as patcher:
+            _fx._patch_wrapped_functions(patcher)
+            for names in (scope, *(vars(module) for module in self._autowrap_search)):
+                _fx._autowrap_check(patcher, names, self._autowrap_function_ids)
+            yield
+
+    @contextlib.contextmanager
+    def _children_watched(self) -> Iterator[None]:
+        """Tells `call_module` of the calls of these modules: what compile() sets comes first."""
+
+        def watched(module: nn.Module) -> Callable[..., Any]:
+            return lambda *args, **kwargs: self.call_module(module, module._call_impl, args, kwargs)
+
+        modules = list(self.root.modules())
+        for module in modules:
+            vars(module)["_compiled_call_impl"] = watched(module)
+        try:
+            yield
+        finally:
+            for module in modules:
+                vars(module).pop("_compiled_call_impl", None)
+
+    @contextlib.contextmanager
+    def _tensors_watched(self) -> Iterator[None]:
+        """Lets each parameter and buffer be met as a node, which is read where it is first used."""
+        nodes: dict[int, fx.Proxy] = {}
+        for name, tensor in (*self.root.named_parameters(), *self.root.named_buffers()):
+            nodes[id(tensor)] = self.create_proxy("get_attr", name, (), {})
+        self._watched = put = [
+            (vars(module), name, nodes[id(tensor)])
+            for module in self.root.modules()
+            for name, tensor in (*module._parameters.items(), *module._buffers.items())
+            if id(tensor) in nodes and name not in vars(module)
+        ]
+        for held, name, proxy in put:
+            held[name] = proxy
+        try:
+            yield
+        finally:
+            self._watched = []
+            for held, name, proxy in put:
+                if held.get(name) is proxy:
+                    del held[name]
+            order = {node: place for place, node in enumerate(self.graph.nodes)}
+            for proxy in nodes.values():
+                if proxy.node.users:
+                    min(proxy.node.users, key=order.__getitem__).prepend(proxy.node)
+                else:
+                    self.graph.erase_node(proxy.node)
+
+    @contextlib.contextmanager
+    def unwatched(self, module: nn.Module) -> Iterator[None]:
+        """Lets a module inside the traced one run as itself."""
+        inner = list(module.modules())
+        own = {id(vars(m)) for m in inner}
+        apart = [(held, name, p) for held, name, p in self._watched if id(held) in own]
+        calls = [(vars(m), vars(m).pop("_compiled_call_impl")) for m in inner]
+        for held, name, _ in apart:
+            del held[name]
+        try:
+            yield
+        finally:
+            for held, call in calls:
+                held["_compiled_call_impl"] = call
+            for held, name, proxy in apart:
+                held[name] = proxy
+
+
+def _constants(module: nn.Module, prefix: str = "") -> Iterator[tuple[Any, str]]:
+    """The tensors in plain attributes, and where they are."""
+    for name, value in vars(module).items():
+        if isinstance(value, (Tensor, torch.ScriptObject)):
+            yield value, f"{prefix}{name}"
+    for name, child in module.named_children():
+        yield from _constants(child, f"{prefix}{name}.")
+
+
+@contextlib.contextmanager
+def _as_traced() -> Iterator[None]:
+    """Lets a compiled function in a forward see that it is traced; a flag of this thread."""
+    get, put = (getattr(_fx, f"_{verb}_is_fx_tracing", None) for verb in ("get", "set"))
+    if get is None or put is None:  # torch before it was one of the thread
+        yield
+        return
+    before = get()
+    put(True)
+    try:
+        yield
+    finally:
+        put(before)
