@@ -57,7 +57,7 @@ DOORS = {
     "ultralytics": ("models", "integrations"),
     "transformers": ("models", "integrations"),
     "yaml": "rules",
-    "pydantic": "rules",
+    "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
     "rich": "report",
     "click": "cli",

@@ -52,7 +52,7 @@ class Size(click.ParamType):
         parts = re.split(r"\s*[,x\u00d7]\s*", value.strip())
         vector = len(parts) == 2 and not parts[1]
         parts = parts[:1] if vector else parts
-        whole = all(part.isdecimal() and int(part) > 0 for part in parts)
+        whole = all(part.isdecimal() and len(part) <= 18 and int(part) > 0 for part in parts)
         if not whole or (len(parts) < 2 and not vector):
             self.fail(f"{value!r} is not a size; channels first: 3,224,224", param, ctx)
         return tuple(int(part) for part in parts)

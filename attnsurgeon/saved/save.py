@@ -28,6 +28,7 @@ from attnsurgeon.saved.base import (
 from attnsurgeon.saved.card import write_card
 from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
 from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
+from attnsurgeon.saved.schema import FORMAT, FORMAT_VERSION
 from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
 from attnsurgeon.splicing.history import history, inserted
@@ -35,8 +36,6 @@ from attnsurgeon.version import __version__
 
 __all__ = ["MODES", "Origin", "check_output", "save_operation"]
 
-FORMAT = "attnsurgeon"
-FORMAT_VERSION = 1
 MODES = ("full", "adapter")
 WEIGHTS = {"full": "model.safetensors", "adapter": "adapter.safetensors"}
 BUFFERS = "buffers.safetensors"
