@@ -32,7 +32,8 @@ WINGS: dict[str, str] = {
     "folding",
     "cost": "",
     "checks": "auditing finite learning verify",
-    "saved": "schema folder trust origin weights base loading card save restore exporting",
+    "saved": "schema drafts folder file trust origin weights base loading card save restore "
+    "exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",

@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
-        from attnsurgeon.saved.exporting import check_file, export, format_of
+        from attnsurgeon.saved.exporting import export, format_of
+        from attnsurgeon.saved.file import check_file
         from attnsurgeon.saved.restore import load, read_folder
         from attnsurgeon.sizes import each, to_lists, together
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,7 @@ from attnsurgeon.cli.folders import trust_option
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Network, json_flag
 from attnsurgeon.cli.values import complete_where
-from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report import words
 from attnsurgeon.report.streams import out, write_json, write_text
 
@@ -102,14 +101,9 @@ def new_rules(name: str, output: str | None) -> None:
     from attnsurgeon.rules.template import rule_template
 
     text = rule_template(name)
-    file = Path(output or f"{name}.yaml")
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UsageError(f"{file} exists", "choose another name, or -o FILE") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}", "-o FILE") from error
+    from attnsurgeon.saved.file import write_file
+
+    file = write_file(output or f"{name}.yaml", text)
     write_text(f"{file} written; `attnsurgeon rules test {file}` runs its tests")
 
 

@@ -89,9 +89,9 @@ def save_operation(
         record["weights"] = _write(folder, WEIGHTS[mode], weights)
         record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        (folder / RECORD).write_text(text, encoding="utf-8")
+        _write_text(folder / RECORD, text)
         card = write_card(record, target.name, needs_trust=needs_trust(source))
-        (folder / CARD).write_text(card, encoding="utf-8")
+        _write_text(folder / CARD, card)
     return Path(path)
 
 
@@ -110,6 +110,11 @@ def _write(folder: Path, name: str, packed: Packed) -> dict[str, Any]:
         "aliases": dict(packed.aliases),
         "strides": {name: list(strides) for name, strides in packed.strides.items()},
     }
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Write text; of what is no letter in UTF-8 the escape, which JSON and Python read alike."""
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _record(
