@@ -108,7 +108,7 @@ HOSTILE = {
     "half \udc80": "half \\udc80",
     "tag \U000e0041": "tag \\U000e0041",
 }
-HARMLESS = "layer1.0.bn3 网络 é ×2 … ✓ \t क्‍ष 👩‍🔬\nnext"
+HARMLESS = "layer1.0.bn3 网络 é \u00d72 … ✓ \t क्‍ष 👩‍🔬\nnext"
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)

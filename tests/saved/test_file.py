@@ -72,9 +72,13 @@ def test_an_error_while_writing_changes_nothing(tmp_path, error):
 
 
 def test_a_file_that_somebody_wrote_meanwhile_is_kept(tmp_path):
-    with pytest.raises(UsageError, match="exists"), new_file(tmp_path / "file") as draft:
-        draft.write_text("ours")
-        (tmp_path / "file").write_text("theirs")
+    def late():
+        with new_file(tmp_path / "file") as draft:
+            draft.write_text("ours")
+            (tmp_path / "file").write_text("theirs")
+
+    with pytest.raises(UsageError, match="exists"):
+        late()
     assert (tmp_path / "file").read_text() == "theirs"
     assert os.listdir(tmp_path) == ["file"]
 
