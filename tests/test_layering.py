@@ -58,6 +58,7 @@ DOORS = {
     "ultralytics": ("models", "integrations"),
     "transformers": ("models", "integrations"),
     "yaml": "rules",
+    "re2": "rules",
     "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
     "rich": "report",
