@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, get_args, get_origin
 
@@ -140,14 +141,22 @@ def _disagreements(file: RuleFile) -> Iterator[Problem]:
     for at, matcher in roots:
         for name, where in _references(matcher, at):
             if name not in define:
-                known = closest(name, define) if define else "nothing is defined"
-                yield Problem(where, f"{name!r} is not in 'define'; {known}")
+                yield Problem(where, partial(_undefined, name, define))
     yield from _too_deep(roots, define)
     for i, test in enumerate(file.tests or ()):
         for rule_id in test.expect:
             if rule_id not in seen:
-                what = f"no rule has the id {rule_id!r}; {closest(rule_id, seen)}"
-                yield Problem(("tests", i, "expect", rule_id), what, key=True)
+                said = partial(_no_such_rule, rule_id, seen)
+                yield Problem(("tests", i, "expect", rule_id), said, key=True)
+
+
+def _undefined(name: str, define: Iterable[str]) -> str:
+    known = closest(name, define) if define else "nothing is defined"
+    return f"{name!r} is not in 'define'; {known}"
+
+
+def _no_such_rule(rule_id: str, known: Iterable[str]) -> str:
+    return f"no rule has the id {rule_id!r}; {closest(rule_id, known)}"
 
 
 def _references(matcher: Matcher, at: Way) -> Iterator[tuple[str, Way]]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from attnsurgeon.errors import RuleError
 from attnsurgeon.rules.describe import describe, listed
+from attnsurgeon.rules.document import shortened
 from attnsurgeon.rules.schema import Matcher, ModuleMatcher
 from attnsurgeon.sites.site import ModuleRef, Site
 
 
-MAX_SECONDS = 4.0  # to match a rule file against one network; usual files take milliseconds
-_MAX_REASON = 400  # characters
+MAX_SECONDS = 2.0  # to match a rule file against one network; usual files take milliseconds
 
 
 class Clock:
@@ -62,7 +62,7 @@ def misses(matcher: Matcher, site: Site, scene: Scene) -> Iterator[str]:
             scene.clock.check()
             reason = filter_(wanted, site, scene)
             if reason is not None:
-                yield _clipped(reason)
+                yield shortened(reason)
 
 
 def first_miss(matcher: Matcher, site: Site, scene: Scene) -> str | None:
@@ -71,10 +71,6 @@ def first_miss(matcher: Matcher, site: Site, scene: Scene) -> str | None:
     if key not in scene.known:
         scene.known[key] = next(misses(matcher, site, scene), None)
     return scene.known[key]
-
-
-def _clipped(reason: str) -> str:
-    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."
 
 
 def _site(wanted: tuple[str, ...], site: Site, _: Scene) -> str | None:
@@ -196,7 +192,7 @@ def _module_miss(wanted: ModuleMatcher, module: ModuleRef, clock: Clock) -> str 
     if wanted.not_ is not None:
         reasons.append(_not(wanted.not_, _module_miss(wanted.not_, module, clock)))
     first = _all(reasons)
-    return None if first is None else _clipped(first)
+    return None if first is None else shortened(first)
 
 
 def _neighbours(noun: str) -> Callable[[Matcher, Site, Scene], str | None]:

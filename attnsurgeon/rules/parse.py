@@ -7,7 +7,14 @@ from pathlib import Path
 
 from attnsurgeon.errors import RuleError, SurgeonError, nearest
 from attnsurgeon.rules.checking import Problem, check
-from attnsurgeon.rules.document import MAX_BYTES, Node, decode, read_document, write_document
+from attnsurgeon.rules.document import (
+    MAX_BYTES,
+    Node,
+    decode,
+    read_document,
+    shortened,
+    write_document,
+)
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.schema import RuleFile
 
@@ -81,7 +88,7 @@ def _first_of(problems: list[Problem], root: Node, source: str) -> RuleError:
     first = min(problems, key=lambda problem: (problem.missing, *_place(problem, root)))
     line, column = _place(first, root)
     more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-    return RuleError(f"{source}:{line}:{column}: {first.message}{more}")
+    return RuleError(f"{source}:{line}:{column}: {shortened(first.message)}{more}")
 
 
 def _place(problem: Problem, root: Node) -> tuple[int, int]:

@@ -183,7 +183,7 @@ class Pattern:
         return self.spelled
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=16384)
 def _search(spelled: str) -> Callable[[str], Any]:
     """How to search for a pattern; kept apart from it, so that rules can be compared and copied."""
     if not spelled.startswith("re:"):
