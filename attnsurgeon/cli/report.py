@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from attnsurgeon.cli.options import json_flag
+from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import note, out, step, write_json
 
 _HTML = "--html FILE"
@@ -12,7 +13,7 @@ _HTML = "--html FILE"
 
 @click.command()
 @click.argument("folder", metavar="DIR")
-@click.option("--html", type=click.Path(), help="Write one self-contained HTML file instead.")
+@click.option("--html", type=PathName(), help="Write one self-contained HTML file instead.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing HTML file.")
 @json_flag
 def command(folder: str, html: str | None, overwrite: bool, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from attnsurgeon.cli.folders import trust_option
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Network, json_flag
-from attnsurgeon.cli.values import complete_where
+from attnsurgeon.cli.values import PathName, complete_where
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report import words
 from attnsurgeon.report.streams import out, write_json, write_text
@@ -51,7 +51,7 @@ def show_rules(name: str) -> None:
 
 
 @command.command("check")
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=PathName())
 def check_rules(files: tuple[str, ...]) -> None:
     """Check keys, values and mechanisms of rule files. No network is built."""
     for name in files:
@@ -61,7 +61,7 @@ def check_rules(files: tuple[str, ...]) -> None:
 
 
 @command.command("test")
-@click.argument("files", nargs=-1, type=click.Path())
+@click.argument("files", nargs=-1, type=PathName())
 @trust_option
 @json_flag
 def test_rules(files: tuple[str, ...], trust_code: bool, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def rules_schema() -> None:
 
 @command.command("new")
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(), help="File to write.  [default: NAME.yaml]")
+@click.option("-o", "--output", type=PathName(), help="File to write.  [default: NAME.yaml]")
 def new_rules(name: str, output: str | None) -> None:
     """Write a rule file to start from, with comments and tests."""
     from attnsurgeon.rules.template import rule_template

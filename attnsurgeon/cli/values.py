@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ class Pair(click.ParamType):
             return read_document(text, source="value").data
         except SurgeonError as error:
             return self.fail(str(error), param, ctx)
+
+
+class PathName(click.Path):
+    """A path; what is there is looked at by the library."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the path; no system has one with a null byte."""
+        if "\0" in os.fspath(value):
+            self.fail(f"{value!r} has a null byte", param, ctx)
+        return os.fspath(value)
 
 
 class Size(click.ParamType):

@@ -13,7 +13,6 @@ from attnsurgeon.rules.document import shortened
 from attnsurgeon.rules.schema import Matcher, ModuleMatcher
 from attnsurgeon.sites.site import ModuleRef, Site
 
-
 MAX_SECONDS = 2.0  # to match a rule file against one network; usual files take milliseconds
 
 

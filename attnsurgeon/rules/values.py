@@ -172,7 +172,8 @@ class Pattern:
         try:
             _search(text)
         except (re2.error, UnicodeError) as error:
-            raise ValueError(f"{{key}}: {text!r} is not a regular expression: {_why(error)}") from None
+            what = f"{{key}}: {text!r} is not a regular expression: {_why(error)}"
+            raise ValueError(what) from None
         return cls(text)
 
     def holds(self, text: str) -> bool:

@@ -237,7 +237,7 @@ Dtypes = Annotated[Any, _valid(_is_map_of(_is_dtype))]
 Versions = Annotated[Any, _valid(_is_map_of(lambda value: value is None or _is_text(value)))]
 Args = Annotated[Any, _valid(_is_args)]
 Named = Annotated[Any, _valid(_is_named)]
-Layout = Literal[LAYOUTS]
+Layout = Annotated[str, _valid(lambda value: _is_text(value) and value in LAYOUTS)]
 
 
 class _Part(BaseModel):
