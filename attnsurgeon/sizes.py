@@ -39,9 +39,9 @@ def checked(size: Any) -> InputSize:
     Raises:
         ModelError: it is no size, and no sequence of sizes; or larger than any image.
     """
-    fine = isinstance(size, (tuple, list)) and len(size) > 0
-    fine = fine and len({isinstance(one, (tuple, list)) for one in size}) == 1
-    sizes = each(size) if fine else ()
+    given = size if isinstance(size, (tuple, list)) else ()
+    several = bool(given) and all(isinstance(one, (tuple, list)) for one in given)
+    sizes = tuple(map(tuple, given)) if several else (tuple(given),)
     if not all(map(_is_size, sizes)) or sum(map(len, sizes)) < 2:
         raise ModelError(
             f"input_size={repr(size)[:80]} is not a size",

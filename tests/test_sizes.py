@@ -25,7 +25,7 @@ def test_a_size_is_taken_as_it_is(given, size):
 @pytest.mark.parametrize(
     "given",
     [(), [], None, 7, "3,4", (7,), (3, 0, 5), (3, -1, 5), (3, 2.5, 5), (True, 3), ((3, 4), 5),
-     (5, (3, 4)), ((),), ("ab", "cd"), {3: 4}],
+     (5, (3, 4)), ((),), ("ab", "cd"), {3: 4}, ("x", 3, 4), [3, "x"]],
 )  # fmt: skip
 def test_what_is_no_size_is_refused(given):
     with pytest.raises(ModelError, match="is not a size") as caught:
