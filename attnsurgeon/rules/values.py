@@ -21,7 +21,7 @@ from attnsurgeon.errors import nearest
 
 MAX_PATTERN = 1000  # characters of a glob, a regular expression or a branch
 _MAX_NUMBER = 64  # of a number, a comparison or a range
-_MAX_PROGRAM = 1 << 20  # bytes that a regular expression may be compiled to
+MAX_PROGRAM = 1 << 20  # bytes that a regular expression may be compiled to
 
 _COMPARE = {
     ">=": operator.ge,
@@ -191,7 +191,7 @@ def _search(spelled: str) -> Callable[[str], Any]:
         return re.compile(r"\A" + translate(spelled)).search  # each `*` takes what it can, once
     options = re2.Options()
     options.log_errors = False
-    options.max_mem = _MAX_PROGRAM
+    options.max_mem = MAX_PROGRAM
     search = re2.compile(spelled[3:], options).search
     return lambda text: search(text.encode("utf-8", "replace").decode("utf-8"))
 

@@ -53,7 +53,7 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def check_record(record: Any, file: Path) -> dict[str, Any]:
-    """Return the fields of a record that `Record` knows.
+    """Return the fields of a record that `Record` knows, those of later versions by default.
 
     Raises:
         ModelError: naming the first part that is missing or of the wrong kind.
@@ -71,7 +71,7 @@ def check_record(record: Any, file: Path) -> dict[str, Any]:
             f"{file} is not a record of surgery: {wrong}",
             "it was not written by attnsurgeon, or has been edited; copy the folder again",
         )
-    return found.model_dump(exclude_unset=True, by_alias=True)
+    return found.model_dump(by_alias=True)
 
 
 def _read_json(file: Path) -> Any:

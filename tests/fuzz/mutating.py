@@ -1,4 +1,4 @@
-"""A seed -> a damaged surgery.json, a command line or a rule file; the same seed, the same thing."""
+"""A seed -> a damaged surgery.json, a command line or a rule file, always the same one."""
 
 from __future__ import annotations
 
