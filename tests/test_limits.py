@@ -137,7 +137,7 @@ HOSTILE_RECORDS = {
     "no number": (lambda: '{"a": NaN}', "NaN is no number"),
     "infinite": (lambda: '{"a": 1e999}', "has no 'format'"),
     "digits": (lambda: "9" * 100_000, "cannot be read: ValueError|is not an object"),
-    "bytes": (lambda: " " * (1 << 24) + "{}", "more than 16,777,216 bytes"),
+    "bytes": (lambda: " " * (1 << 23) + "{}", "more than 8,388,608 bytes"),
 }
 
 

@@ -33,7 +33,7 @@ from attnsurgeon.sizes import checked
 FORMAT = "attnsurgeon"
 FORMAT_VERSION = 1
 # A record is some kilobytes; of the largest networks, a megabyte. See docs/limits.md.
-MAX_BYTES = 1 << 24
+MAX_BYTES = 1 << 23
 MAX_DEPTH = 30
 MAX_VALUES = 500_000
 MAX_SITES = 20_000

@@ -127,7 +127,16 @@ OPTIONS = [
     *("--attn", "--where", "--rules", "--arg", "--init", "--input-size", "--model-arg", "--save"),
     *("--checkpoint", "--verify", "--max-params", "--max-macs", "--dry-run", "--json", "--role"),
     *("--all", "--tree", "--explain", "--base", "--base-arg", "--html", "--overwrite", "--format"),
-    *("-o", "--fold", "--unsafe-pickle", "--help", "--version", "--dynamic-batch", "--nonsense"),
+    *(
+        "-o",
+        "--fold",
+        "--unsafe-pickle",
+        "--help",
+        "--version",
+        "--dynamic-batch",
+        "--nonsense",
+        "--trust-code",
+    ),
 ]
 WORDS = [
     *("se", "eca", "cbam", "ran", "se,eca", "stage", "stem", "paper", "rules.yaml", "out"),
@@ -169,6 +178,6 @@ def lay_out(folder: Path) -> dict[str, Any]:
 
     done = run("insert", NET, "--input-size", "3,40,24", "--attn", "se", "-o", folder / "out")
     assert done.code == 0, done.err
-    assert attnsurgeon.load(folder / "out")
+    assert attnsurgeon.load(folder / "out", trust=True)
     (folder / "rules.yaml").write_text(RULES)
     return json.loads((folder / "out" / "surgery.json").read_text())
