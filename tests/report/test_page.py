@@ -74,7 +74,7 @@ def test_a_name_cannot_become_markup():
 
 def test_what_a_name_holds_is_spelled_out_on_the_page():
     hostile = "<script>\x1b[31m\u202e\x9b\udc80</script>"
-    made = operation(model=hostile, where=hostile, output=hostile)
+    made = operation(model=hostile, where=hostile, output=hostile, load=hostile)
     made["sites"] = [{**one, "note": hostile, "path": hostile} for one in made["sites"]]
     text = page(made)
     text.encode("utf-8")
