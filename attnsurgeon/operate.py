@@ -342,8 +342,10 @@ def check_attn(attn: Attn) -> None:
         try:
             with torch.device("meta"):
                 conv = CONV[rank](4096, 4096, 3, padding=1, bias=False)
+                size = (56, 48, 40)[:rank]
                 facts = {"conv": conv, "classes": 1000, "stages": (256, 512, 1024)}
-                args = card.args_at((56, 48, 40)[:rank], attn.args, **facts)
+                facts |= {"source_channels": 4096, "source_size": size}
+                args = card.args_at(size, attn.args, **facts)
                 source = conv if card.kind in REPLACES_A_CONV else 4096
                 create_part(card.name, source, rank=rank, **args)
             return

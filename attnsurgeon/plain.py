@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,11 @@ def to_plain(value: Any) -> Any:
     Raises:
         TypeError: for a value that JSON cannot hold, which it names.
     """
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is int and -(1 << 63) <= value < 1 << 63:
         return value
     if isinstance(value, tuple):
         return {_TUPLE: [to_plain(item) for item in value]}

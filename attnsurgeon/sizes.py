@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
 from attnsurgeon.errors import ModelError
+
+MAX_SIDE = 1 << 24  # a minute of sound has a million samples
+MAX_ELEMENTS = 1 << 28  # of one input; a gigabyte of float32
 
 Size = tuple[int, ...]
 InputSize = Union[Size, tuple[Size, ...]]  # noqa: UP007 -- evaluated, also by Python 3.10
@@ -33,15 +37,21 @@ def checked(size: Any) -> InputSize:
     """Returns what a user gave as tuples of positive ints.
 
     Raises:
-        ModelError: it is no size, and no sequence of sizes.
+        ModelError: it is no size, and no sequence of sizes; or larger than any image.
     """
-    fine = isinstance(size, (tuple, list)) and len(size) > 0
-    sizes = each(size) if fine else ()
+    given = size if isinstance(size, (tuple, list)) else ()
+    several = bool(given) and all(isinstance(one, (tuple, list)) for one in given)
+    sizes = tuple(map(tuple, given)) if several else (tuple(given),)
     if not all(map(_is_size, sizes)) or sum(map(len, sizes)) < 2:
         raise ModelError(
-            f"input_size={size!r} is not a size",
+            f"input_size={repr(size)[:80]} is not a size",
             "channels first, without the batch: (3, 224, 224), --input-size 3,224,224; of a "
             "network with several inputs one size for each",
+        )
+    if any(max(one) > MAX_SIDE or math.prod(one) > MAX_ELEMENTS for one in sizes):
+        raise ModelError(
+            f"an input of {str(size)[:80]} is too large",
+            f"up to {MAX_SIDE:,} a side and {MAX_ELEMENTS:,} numbers in all",
         )
     return together(sizes)
 

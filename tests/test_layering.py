@@ -33,7 +33,8 @@ WINGS: dict[str, str] = {
     "folding",
     "cost": "",
     "checks": "auditing finite learning verify",
-    "saved": "schema folder trust origin weights base loading card save restore exporting",
+    "saved": "schema drafts folder file trust origin weights base loading card save restore "
+    "exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",
@@ -58,7 +59,8 @@ DOORS = {
     "ultralytics": ("models", "integrations"),
     "transformers": ("models", "integrations"),
     "yaml": "rules",
-    "pydantic": "rules",
+    "re2": "rules",
+    "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
     "rich": "report",
     "click": "cli",

@@ -31,7 +31,10 @@ def test_a_value_comes_back_with_its_tuples_and_lists(value):
     assert repr(back) == repr(value)  # (1,) == (True,), but their texts differ
 
 
-@pytest.mark.parametrize("value", [int, len, {1: 2}, {"deep": [object()]}, {"tuple": []}, 1j])
+@pytest.mark.parametrize(
+    "value",
+    [int, len, {1: 2}, {"deep": [object()]}, {"tuple": []}, 1j, float("nan"), 1e999, 2**63],
+)
 def test_a_value_that_json_cannot_hold_is_refused_by_name(value):
-    with pytest.raises(TypeError, match=r"class|function|mapping|object|complex|1j"):
+    with pytest.raises(TypeError, match=r"class|function|mapping|object|complex|1j|nan|inf|922"):
         to_plain(value)

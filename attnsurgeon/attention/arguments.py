@@ -60,7 +60,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if origin is Literal:
-        return any(value is option or value == option for option in get_args(hint))
+        return any(type(value) is type(option) and value == option for option in get_args(hint))
     if origin is tuple:
         member = get_args(hint)[0]
         return (

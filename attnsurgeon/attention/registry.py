@@ -339,6 +339,12 @@ def _build(
         return card, card.build(source, **full)
     except MechanismError as error:
         raise MechanismError(f"{name}: {error.what}", error.hint) from error
+    except (RuntimeError, OverflowError, MemoryError) as error:  # more than torch counts or holds
+        given = ", ".join(f"{key}={value!r}"[:60] for key, value in args.items())
+        raise MechanismError(
+            f"{name} cannot be built with {given or 'its defaults'}: {str(error).splitlines()[0]}",
+            f"`attnsurgeon attn show {name}` shows its arguments",
+        ) from error
 
 
 def _source(

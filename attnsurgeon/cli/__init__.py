@@ -16,7 +16,9 @@ def main() -> None:
     try:
         # Not at the top, so that an interrupt while it is imported is answered as well.
         from attnsurgeon.cli.app import app
+        from attnsurgeon.report.streams import claim_streams
 
+        claim_streams()
         app(prog_name="attnsurgeon")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -9,6 +9,7 @@ import click
 from attnsurgeon.cli.folders import base_network, base_options
 from attnsurgeon.cli.networks import note_what_was_taken
 from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import step, write_json, write_text
 
 
@@ -20,7 +21,7 @@ from attnsurgeon.report.streams import step, write_json, write_text
     type=click.Choice(["torch-export", "onnx"]),
     help="torch-export is read by torch.export.load.  [default: by the file's name, .pt2 or .onnx]",
 )
-@click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
+@click.option("-o", "--output", required=True, type=PathName(), help="File to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--fold", is_flag=True, help="Fold weight excitations into the weights first.")
 @click.option("--dynamic-batch", is_flag=True, help="Take every batch size, not only one image.")
@@ -41,7 +42,8 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
-        from attnsurgeon.saved.exporting import check_file, export, format_of
+        from attnsurgeon.saved.exporting import export, format_of
+        from attnsurgeon.saved.file import check_file
         from attnsurgeon.saved.restore import load, read_folder
         from attnsurgeon.sizes import each, to_lists, together
 

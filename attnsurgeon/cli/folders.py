@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.cli.networks import note_what_was_taken
-from attnsurgeon.cli.options import Command, Taking, taking
-from attnsurgeon.cli.values import Pair, as_mapping
+from attnsurgeon.cli.options import Command, Network, Taking, taking
+from attnsurgeon.cli.values import Pair, PathName, as_mapping
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ def base_options(function: Command) -> Command:
         taking,
         click.option(
             "--checkpoint",
-            type=click.Path(),
+            type=PathName(),
             help="Weights trained after the surgery; or of an adapter's base network.",
         ),
         click.argument("folder", metavar="DIR"),
@@ -55,7 +55,7 @@ def base_network(
         return None
     from attnsurgeon.models import load_model
 
-    arguments = as_mapping(base_args, "--base-arg")
-    model = load_model(base, checkpoint=checkpoint, **taking.arguments, **arguments)
+    asked = Network(base, as_mapping(base_args, "--base-arg"), None)
+    model = load_model(asked.spec, checkpoint=checkpoint, **taking.arguments, **asked.args)
     note_what_was_taken(model)
     return model

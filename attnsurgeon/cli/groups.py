@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -10,8 +11,8 @@ import click
 
 from attnsurgeon.cli import INTERRUPTED
 from attnsurgeon.cli.once import refuse_repeated
-from attnsurgeon.errors import SurgeonError, nearest
-from attnsurgeon.report.streams import plain, replace_what_does_not_fit
+from attnsurgeon.errors import SurgeonError, UsageError, nearest
+from attnsurgeon.report.streams import note, plain
 
 
 class Named(click.Group):
@@ -57,20 +58,54 @@ class Files(Named):
         return importlib.import_module(f"attnsurgeon.cli.{cmd_name}").command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; a user's mistake becomes one message and its exit code."""
+        """Runs a command; an interrupt is answered here, before click writes a line of its own."""
         try:
             return super().invoke(ctx)
-        except SurgeonError as error:
-            show_error(error)
-            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command line and ends the process.
+
+        The one place where what a user can cause becomes one message and an exit code.
+        """
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.stdout.flush()
+            sys.exit(code if isinstance(code, int) else 0)
+        except SurgeonError as error:
+            failed = error
+        except click.ClickException as error:
+            sys.exit(_show_usage(error))
+        except OSError as error:
+            failed = UsageError(_told(error))
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        show_error(failed)
+        sys.exit(failed.exit_code)
 
 
 def show_error(error: SurgeonError) -> None:
     """Writes what failed and the next step to stderr."""
-    lines = [f"{click.style('error:', fg='red', bold=True)} {error.what}"]
+    note(error.what, heading=f"{_coloured('error:', fg='red')} ")
     if hint := error.command or error.hint:
-        lines.append(f"{click.style('hint:', bold=True)} {hint}")
-    replace_what_does_not_fit(sys.stderr)
-    click.echo("\n".join(lines), err=True, color=False if plain() else None)
+        note(hint, heading=f"{_coloured('hint:')} ")
+
+
+def _coloured(word: str, **how: Any) -> str:
+    wanted = sys.stderr.isatty() and not plain()
+    return click.style(word, bold=True, **how) if wanted else word
+
+
+def _show_usage(error: click.ClickException) -> int:
+    """Writes what click says of a command line to stderr; returns the exit code."""
+    said = io.StringIO()
+    error.show(said)
+    note(said.getvalue().rstrip("\n"))
+    return error.exit_code
+
+
+def _told(error: OSError) -> str:
+    """What the system says, and of which file."""
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(files) or 'a file'}: {error.strerror or error}"

@@ -10,14 +10,27 @@ from typing import Any, TypeVar
 
 import click
 
-from attnsurgeon.cli.values import Pair, Size, as_mapping, complete_attn, complete_where
+from attnsurgeon.cli.values import Pair, PathName, Size, as_mapping, complete_attn, complete_where
+from attnsurgeon.errors import UsageError
 from attnsurgeon.sizes import InputSize
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Command = Callable[..., Any]
 Pairs = tuple[tuple[str, Any], ...]
 
-FOLDER = click.Path(file_okay=True, dir_okay=True)  # what is there is checked by the library
+# What functions of ours that build a network are told beside its arguments, and how to tell it.
+OWN = {
+    "spec": "MODEL",
+    "input_size": "--input-size",
+    "pretrained": "--pretrained",
+    "checkpoint": "--checkpoint FILE",
+    "unsafe_pickle": "--unsafe-pickle",
+    "checkpoint_key": "--checkpoint-key",
+    "partial": "--partial",
+    "weights_only": "--weights-only",
+    "accept": "--accept",
+}
+FOLDER = PathName()  # what is there is checked by the library
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,13 @@ class Network:
     spec: str
     args: dict[str, Any]
     input_size: InputSize | None
+
+    def __post_init__(self) -> None:
+        for name in self.args:
+            if name in OWN:
+                raise UsageError(
+                    f"{name!r} is not an argument of the network", f"say it by {OWN[name]}"
+                )
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,7 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
                 multiple=True,
                 help="Argument of the mechanism, such as reduction=8. Repeatable.",
             ),
-            click.option("--rules", type=click.Path(), help="Rule file that says what goes where."),
+            click.option("--rules", type=PathName(), help="Rule file that says what goes where."),
             click.option(
                 "--where",
                 shell_complete=complete_where,
@@ -169,7 +189,7 @@ def weights(function: Function) -> Function:
         ),
         click.option(
             "--checkpoint",
-            type=click.Path(),
+            type=PathName(),
             help="Weights: a file of safetensors or torch.save, or a folder of such.",
         ),
         click.option("--pretrained", is_flag=True, help="Fetch the pretrained weights."),

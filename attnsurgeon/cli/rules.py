@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +11,8 @@ import click
 from attnsurgeon.cli.folders import trust_option
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Network, json_flag
-from attnsurgeon.cli.values import complete_where
-from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.cli.values import PathName, complete_where
+from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report import words
 from attnsurgeon.report.streams import out, write_json, write_text
 
@@ -52,7 +51,7 @@ def show_rules(name: str) -> None:
 
 
 @command.command("check")
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=PathName())
 def check_rules(files: tuple[str, ...]) -> None:
     """Check keys, values and mechanisms of rule files. No network is built."""
     for name in files:
@@ -62,7 +61,7 @@ def check_rules(files: tuple[str, ...]) -> None:
 
 
 @command.command("test")
-@click.argument("files", nargs=-1, type=click.Path())
+@click.argument("files", nargs=-1, type=PathName())
 @trust_option
 @json_flag
 def test_rules(files: tuple[str, ...], trust_code: bool, as_json: bool) -> None:
@@ -96,20 +95,15 @@ def rules_schema() -> None:
 
 @command.command("new")
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(), help="File to write.  [default: NAME.yaml]")
+@click.option("-o", "--output", type=PathName(), help="File to write.  [default: NAME.yaml]")
 def new_rules(name: str, output: str | None) -> None:
     """Write a rule file to start from, with comments and tests."""
     from attnsurgeon.rules.template import rule_template
 
     text = rule_template(name)
-    file = Path(output or f"{name}.yaml")
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UsageError(f"{file} exists", "choose another name, or -o FILE") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}", "-o FILE") from error
+    from attnsurgeon.saved.file import write_file
+
+    file = write_file(output or f"{name}.yaml", text)
     write_text(f"{file} written; `attnsurgeon rules test {file}` runs its tests")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ class Pair(click.ParamType):
             return self.fail(str(error), param, ctx)
 
 
+class PathName(click.Path):
+    """A path; what is there is looked at by the library."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the path; no system has one with a null byte."""
+        if "\0" in os.fspath(value):
+            self.fail(f"{value!r} has a null byte", param, ctx)
+        return os.fspath(value)
+
+
 class Size(click.ParamType):
     """`3,224,224` or `3x224x224`: channels first, without the batch; of a vector `10,`."""
 
@@ -52,7 +63,7 @@ class Size(click.ParamType):
         parts = re.split(r"\s*[,x\u00d7]\s*", value.strip())
         vector = len(parts) == 2 and not parts[1]
         parts = parts[:1] if vector else parts
-        whole = all(part.isdecimal() and int(part) > 0 for part in parts)
+        whole = all(part.isdecimal() and len(part) <= 18 and int(part) > 0 for part in parts)
         if not whole or (len(parts) < 2 and not vector):
             self.fail(f"{value!r} is not a size; channels first: 3,224,224", param, ctx)
         return tuple(int(part) for part in parts)

@@ -63,7 +63,7 @@ def read_checkpoint(path: str | os.PathLike[str], unsafe_pickle: bool = False) -
         ModelError: there is no such file, it is something else, it is damaged, or reading it
             takes more than the limits allow.
     """
-    file = _file_at(Path(path).expanduser(), os.fspath(path))
+    file = _file_at(Path(os.path.expanduser(path)), os.fspath(path))
     meter = Meter(_size_of(file))
     content = guarded(partial(_content, file, meter, unsafe_pickle), partial(unreadable, file.name))
     name = file.parent.name if file.name == METADATA else file.name

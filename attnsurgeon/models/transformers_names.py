@@ -7,6 +7,7 @@ transformers is an extra (`pip install attnsurgeon[transformers]`). Which class 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -49,7 +50,7 @@ def transformers_recipe(name: str) -> Recipe:
         raise ModelError(
             "the name of the network is empty", "for example transformers:microsoft/resnet-50"
         )
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.exists():
         return Recipe(partial(_build, str(path)))
     if name.isidentifier():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ def _config(name: str) -> str:
             f"name its network and pass the file: load_model('ultralytics:{_stem(name)}',"
             f" checkpoint={name!r})",
         )
-    file = Path(name).expanduser()
+    file = Path(os.path.expanduser(name))
     if file.suffix in _SUFFIXES and (file.is_file() or _unified(file).is_file()):
         return str(file)
     if file.suffix in _SUFFIXES and file.parent != Path():

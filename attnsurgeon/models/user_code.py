@@ -29,7 +29,7 @@ def file_recipe(path: str, factory: str) -> Recipe:
     Raises:
         ModelError: there is no such file or factory, or the file raises.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise ModelError(f"there is no file {path}", nearest_file(file))
     file = file.resolve()
@@ -57,7 +57,7 @@ def module_recipe(name: str, factory: str) -> Recipe:
 
 def missing_factory(path: str) -> ModelError:
     """Return the error for a file named without a factory; the file is read, not executed."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         return ModelError(f"there is no file {path}", nearest_file(file))
     try:

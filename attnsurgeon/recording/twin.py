@@ -158,6 +158,12 @@ def _registered(model: nn.Module) -> Iterator[Tensor]:
                     f"{path or 'the model'} ({type(module).__name__}) has parameters without shape",
                     "run one forward first: a lazy module learns its shapes from its first input",
                 )
+            if tensor.is_nested and tensor.layout is torch.strided:
+                raise ModelError(
+                    f"{path or 'the model'} ({type(module).__name__}) has a nested tensor without"
+                    " shape",
+                    "nest it with layout=torch.jagged",
+                )
             yield tensor
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from attnsurgeon.report.operation import (
     weights_text,
     where_text,
 )
-from attnsurgeon.report.streams import UNICODE
+from attnsurgeon.report.streams import UNICODE, printable
 from attnsurgeon.version import __version__
 
 
@@ -46,6 +46,11 @@ def page(record: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def escape(text: str) -> str:
+    """Returns text as HTML that a browser shows letter by letter."""
+    return html.escape(printable(text))
 
 
 def _style() -> str:

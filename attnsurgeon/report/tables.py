@@ -11,7 +11,7 @@ from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from attnsurgeon.report.streams import UNICODE, marks
+from attnsurgeon.report.streams import UNICODE, marks, printable
 
 _LINED = Box("    \n    \n \u2500\u2500 \n    \n    \n    \n    \n    \n")
 _DASHED = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
@@ -44,7 +44,7 @@ def show_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence
         header_style="bold",
         border_style="dim",
     )
-    rows = list(rows)
+    rows = [[_shown(cell) for cell in row] for row in rows]
     needed = 0
     for index, column in enumerate(columns):
         fixed = column[:1] in (">", "!")
@@ -102,6 +102,11 @@ def show(console: Console, renderable: RenderableType, *, at_least: int = 0) -> 
     options = console.options.update(width=max(console.width, at_least + INDENT))
     for line in console.render_lines(padded, options, pad=False):
         console.print(Segments([*_stripped(line), Segment.line()]), end="", soft_wrap=True)
+
+
+def _shown(cell: Cell) -> Cell:
+    """A cell as it will stand there, in one line, so that it is measured at its true width."""
+    return printable(cell).replace("\n", "\\n") if isinstance(cell, str) else cell
 
 
 def _stripped(line: list[Segment]) -> list[Segment]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -20,6 +22,7 @@ from attnsurgeon.rules.schema import (
 from attnsurgeon.rules.values import closest, kind_of
 
 Way = tuple[str | int, ...]
+MAX_DEPTH = 100  # keys and indices from a matcher down, through the names that it refers to
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,20 @@ class Problem:
 
     Attributes:
         at: keys and indices from the top to the value at fault.
-        message: what is wrong with it, in one sentence.
+        said: what is wrong with it, in one sentence, or what makes that sentence.
         key: whether it is the key that is wrong, not its value.
         missing: whether something is not there, often because its key is misspelt.
     """
 
     at: Way
-    message: str
+    said: str | Callable[[], str]
     key: bool = False
     missing: bool = False
+
+    @property
+    def message(self) -> str:
+        """What is wrong; the nearest word is looked for only here, of a thousand mistakes once."""
+        return self.said if isinstance(self.said, str) else self.said()
 
 
 def check(data: Any) -> RuleFile | list[Problem]:
@@ -58,10 +66,13 @@ def _worded(detail: Any) -> Problem:
     key = next((step for step in reversed(at) if isinstance(step, str)), "the rule file")
     match detail["type"]:
         case "extra_forbidden":
-            return Problem(at, _unknown_key(key, _model_at(at[:-1])), key=True)
+            return Problem(at, lambda: _unknown_key(key, _model_at(at[:-1])), key=True)
         case "missing":
-            what = f"{key!r} is missing from this {_model_at(at[:-1]).noun}"
-            return Problem(at[:-1], what, missing=True)
+            return Problem(
+                at[:-1],
+                lambda: f"{key!r} is missing from this {_model_at(at[:-1]).noun}",
+                missing=True,
+            )
         case "value_error":
             error = detail["ctx"]["error"]
             message = str(error).replace("{key}", repr(key))
@@ -130,16 +141,22 @@ def _disagreements(file: RuleFile) -> Iterator[Problem]:
     for at, matcher in roots:
         for name, where in _references(matcher, at):
             if name not in define:
-                known = closest(name, define) if define else "nothing is defined"
-                yield Problem(where, f"{name!r} is not in 'define'; {known}")
-    for name in define:
-        if _reaches(name, name, define, set()):
-            yield Problem(("define", name), f"{name!r} is defined by itself", key=True)
+                yield Problem(where, partial(_undefined, name, define))
+    yield from _too_deep(roots, define)
     for i, test in enumerate(file.tests or ()):
         for rule_id in test.expect:
             if rule_id not in seen:
-                what = f"no rule has the id {rule_id!r}; {closest(rule_id, seen)}"
-                yield Problem(("tests", i, "expect", rule_id), what, key=True)
+                said = partial(_no_such_rule, rule_id, seen)
+                yield Problem(("tests", i, "expect", rule_id), said, key=True)
+
+
+def _undefined(name: str, define: Iterable[str]) -> str:
+    known = closest(name, define) if define else "nothing is defined"
+    return f"{name!r} is not in 'define'; {known}"
+
+
+def _no_such_rule(rule_id: str, known: Iterable[str]) -> str:
+    return f"no rule has the id {rule_id!r}; {closest(rule_id, known)}"
 
 
 def _references(matcher: Matcher, at: Way) -> Iterator[tuple[str, Way]]:
@@ -155,13 +172,20 @@ def _references(matcher: Matcher, at: Way) -> Iterator[tuple[str, Way]]:
             yield from _references(inner, (*at, key))
 
 
-def _reaches(start: str, goal: str, define: dict[str, Matcher], seen: set[str]) -> bool:
-    """Tells whether following the names in `start` leads to `goal`; `seen` is added to."""
-    for name, _ in _references(define[start], ()):
-        if name == goal:
-            return True
-        if name in define and name not in seen:
-            seen.add(name)
-            if _reaches(name, goal, define, seen):
-                return True
-    return False
+def _too_deep(roots: list[tuple[Way, Matcher]], define: dict[str, Matcher]) -> Iterator[Problem]:
+    """Yields the matchers that contain themselves, or are nested too deep, through names."""
+    refers = {at: [(n, len(w)) for n, w in _references(m, ()) if n in define] for at, m in roots}
+    names = {name: {n for n, _ in refers["define", name]} for name in define}
+    try:
+        order = tuple(TopologicalSorter(names).static_order())
+    except CycleError as error:
+        for name in dict.fromkeys(error.args[1]):
+            yield Problem(("define", name), f"{name!r} is defined by itself", key=True)
+        return
+    depth: dict[str, int] = {}
+    for at in (*(("define", name) for name in order), *(at for at, _ in roots if at[0] == "rules")):
+        down = max((level + depth[name] for name, level in refers[at]), default=0)
+        if at[0] == "define":
+            depth[str(at[1])] = down
+        if down > MAX_DEPTH:
+            yield Problem(at, f"it is nested more than {MAX_DEPTH} levels deep, names followed")

@@ -17,7 +17,7 @@ import yaml
 from attnsurgeon.errors import RuleError
 
 MAX_BYTES = 1_000_000
-MAX_NODES = 50_000
+MAX_NODES = 10_000  # the largest shipped file has two hundred
 MAX_DEPTH = 50
 
 # libyaml's parser gives the same events about ten times faster; it is not in every PyYAML build.
@@ -101,6 +101,11 @@ def decode(raw: bytes, *, source: str) -> str:
         ) from None
 
 
+def shortened(text: str, at_most: int = 400) -> str:
+    """Returns text that quotes a file, cut where it becomes too long for an error or a table."""
+    return text if len(text) <= at_most else f"{text[:at_most]}..."
+
+
 def write_document(data: Any) -> str:
     """Returns plain values as YAML text, keys in their own order."""
     return yaml.dump(data, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=100)
@@ -174,7 +179,8 @@ class _Builder:
 
     def refusal(self, event: Any, what: str, hint: str | None = None) -> RuleError:
         mark = event.start_mark
-        return RuleError(f"{self.source}:{mark.line + 1}:{mark.column + 1}: {what}", hint)
+        place = f"{self.source}:{mark.line + 1}:{mark.column + 1}"
+        return RuleError(f"{place}: {shortened(what)}", hint)
 
     def node(self, event: Any, data: Any) -> Node:
         if event.tag is not None:

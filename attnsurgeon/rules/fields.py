@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic_core import CoreSchema, core_schema
 
@@ -42,8 +42,9 @@ class _Many:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         writer = core_schema.plain_serializer_function_ser_schema(_write_many)
+        items = {**handler(source), "fail_fast": True}  # one wrong item says enough of a list
         return core_schema.no_info_before_validator_function(
-            _as_list, handler(source), serialization=writer
+            _as_list, cast(CoreSchema, items), serialization=writer
         )
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from attnsurgeon.errors import RuleError
 from attnsurgeon.rules.describe import describe, listed
+from attnsurgeon.rules.document import shortened
 from attnsurgeon.rules.schema import Matcher, ModuleMatcher
 from attnsurgeon.sites.site import ModuleRef, Site
+
+MAX_SECONDS = 2.0  # to match a rule file against one network; usual files take milliseconds
+
+
+class Clock:
+    """Ends what takes too long. A small file can ask for more than a life is long."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + MAX_SECONDS
+
+    def check(self) -> None:
+        """Raises RuleError when the time is up."""
+        if time.monotonic() > self._until:
+            raise RuleError(
+                f"matching the rules against this network takes longer than {MAX_SECONDS:g} s",
+                "write fewer matchers, and name what several share in `define`",
+            )
 
 
 @dataclass(frozen=True)
@@ -19,26 +39,37 @@ class Scene:
         sites: every site of the network by path.
         define: the rule file's named matchers.
         last_stage: the number of the last stage, or None where no stage is known.
+        clock: ends the matching.
+        known: (matcher, site) -> why it does not match. Matchers that refer to one another are
+            asked about the same site again and again: twice as often with every name.
     """
 
     sites: Mapping[str, Site]
     define: Mapping[str, Matcher]
     last_stage: int | None
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)
+    known: dict[tuple[int, str], str | None] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 def misses(matcher: Matcher, site: Site, scene: Scene) -> Iterator[str]:
     """Yields a reason for every key of `matcher` that `site` does not pass, in schema order."""
-    for field, filter_ in _FILTERS.items():
-        wanted = getattr(matcher, field)
+    for name, filter_ in _FILTERS.items():
+        wanted = getattr(matcher, name)
         if wanted is not None:
+            scene.clock.check()
             reason = filter_(wanted, site, scene)
             if reason is not None:
-                yield reason
+                yield shortened(reason)
 
 
 def first_miss(matcher: Matcher, site: Site, scene: Scene) -> str | None:
     """Returns why `site` does not match, or None where it does."""
-    return next(misses(matcher, site, scene), None)
+    key = id(matcher), site.path
+    if key not in scene.known:
+        scene.known[key] = next(misses(matcher, site, scene), None)
+    return scene.known[key]
 
 
 def _site(wanted: tuple[str, ...], site: Site, _: Scene) -> str | None:
@@ -136,28 +167,31 @@ def _not(wanted: Matcher | ModuleMatcher, reason: str | None) -> str | None:
 
 
 def _modules(noun: str, words: str) -> Callable[[ModuleMatcher, Site, Scene], str | None]:
-    def check(wanted: ModuleMatcher, site: Site, _: Scene) -> str | None:
-        if any(_module_miss(wanted, module) is None for module in getattr(site, noun)):
+    def check(wanted: ModuleMatcher, site: Site, scene: Scene) -> str | None:
+        if any(_module_miss(wanted, one, scene.clock) is None for one in getattr(site, noun)):
             return None
         return f"{words} ({describe(wanted)})"
 
     return check
 
 
-def _module_miss(wanted: ModuleMatcher, module: ModuleRef) -> str | None:
+def _module_miss(wanted: ModuleMatcher, module: ModuleRef, clock: Clock) -> str | None:
     """Returns why a module does not match, or None where it does."""
+    clock.check()
     reasons = []
     if wanted.name is not None:
         reasons.append(_text("name")(wanted.name, module))
     if wanted.type is not None:
         reasons.append(_text("type")(wanted.type, module))
     if wanted.any_of is not None:
-        reasons.append(_any(wanted.any_of, [_module_miss(one, module) for one in wanted.any_of]))
+        inner = [_module_miss(one, module, clock) for one in wanted.any_of]
+        reasons.append(_any(wanted.any_of, inner))
     if wanted.all_of is not None:
-        reasons.append(_all(_module_miss(one, module) for one in wanted.all_of))
+        reasons.append(_all(_module_miss(one, module, clock) for one in wanted.all_of))
     if wanted.not_ is not None:
-        reasons.append(_not(wanted.not_, _module_miss(wanted.not_, module)))
-    return _all(reasons)
+        reasons.append(_not(wanted.not_, _module_miss(wanted.not_, module, clock)))
+    first = _all(reasons)
+    return None if first is None else shortened(first)
 
 
 def _neighbours(noun: str) -> Callable[[Matcher, Site, Scene], str | None]:

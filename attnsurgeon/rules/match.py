@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from attnsurgeon.errors import CheckFailed, RuleError
 from attnsurgeon.rules.describe import listed, name_of
-from attnsurgeon.rules.filters import Scene, misses
+from attnsurgeon.rules.filters import Clock, Scene, misses
 from attnsurgeon.rules.schema import Rule, RuleFile, RuleMatcher
 from attnsurgeon.sites.site import Site
 
@@ -66,10 +66,10 @@ class RuleMatches:
 
     def candidates(self) -> tuple[Refusal, ...]:
         """Returns the refused sites, those first that fail the fewest keys and fail last."""
-        matcher = self.rule.match
+        matcher, scene = self.rule.match, replace(self.scene, clock=Clock())
 
         def distance(refusal: Refusal) -> tuple[int, int]:
-            return sum(1 for _ in misses(matcher, refusal.site, self.scene)), refusal.site.index
+            return sum(1 for _ in misses(matcher, refusal.site, scene)), refusal.site.index
 
         return tuple(sorted(self.refusals, key=distance))
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from attnsurgeon.errors import RuleError, SurgeonError, nearest
 from attnsurgeon.rules.checking import Problem, check
-from attnsurgeon.rules.document import MAX_BYTES, Node, decode, read_document, write_document
+from attnsurgeon.rules.document import (
+    MAX_BYTES,
+    Node,
+    decode,
+    read_document,
+    shortened,
+    write_document,
+)
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.schema import RuleFile
 
@@ -39,6 +46,8 @@ def parse_rules(
 
 def read_rules(path: str | Path, *, check_attn: Callable[[Attn], object] | None = None) -> RuleFile:
     """Returns the rules in the file at `path`; see `parse_rules`."""
+    if "\0" in str(path):
+        raise RuleError(f"{str(path)!r} is not a path: it has a null byte")
     path = Path(path)
     if not path.exists():
         beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
@@ -76,10 +85,10 @@ def _attn_problems(file: RuleFile, check_attn: Callable[[Attn], object] | None) 
 
 
 def _first_of(problems: list[Problem], root: Node, source: str) -> RuleError:
-    placed = sorted((p.missing, *_place(p, root), p.message) for p in problems)
-    _, line, column, message = placed[0]
-    more = f" (and {len(placed) - 1} more)" if len(placed) > 1 else ""
-    return RuleError(f"{source}:{line}:{column}: {message}{more}")
+    first = min(problems, key=lambda problem: (problem.missing, *_place(problem, root)))
+    line, column = _place(first, root)
+    more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+    return RuleError(f"{source}:{line}:{column}: {shortened(first.message)}{more}")
 
 
 def _place(problem: Problem, root: Node) -> tuple[int, int]:

@@ -7,14 +7,21 @@ A `ValueError` raised here is a sentence in which `{key}` stands for the key it 
 from __future__ import annotations
 
 import difflib
+import functools
 import operator
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from typing import Any
 
+import re2
+
 from attnsurgeon.errors import nearest
+
+MAX_PATTERN = 1000  # characters of a glob, a regular expression or a branch
+_MAX_NUMBER = 64  # of a number, a comparison or a range
+MAX_PROGRAM = 1 << 20  # bytes that a regular expression may be compiled to
 
 _COMPARE = {
     ">=": operator.ge,
@@ -56,6 +63,16 @@ def kind_of(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def as_pattern(value: Any) -> str:
+    """Returns the value if it is text, and no longer than a pattern may be."""
+    text = as_text(value)
+    if len(text) > MAX_PATTERN:
+        raise ValueError(
+            f"{{key}}: {kind_of(text)} is longer than {MAX_PATTERN:,} characters; a list means any"
+        )
+    return text
+
+
 def as_text(value: Any) -> str:
     """Returns the value if it is text with something in it."""
     if not isinstance(value, str):
@@ -87,7 +104,7 @@ class NumberTest:
     def parse_signed(cls, value: Any) -> NumberTest:
         """Returns the test that `value` spells, where numbers below 0 have a meaning."""
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if isinstance(text, str):
+        if isinstance(text, str) and len(text) <= _MAX_NUMBER:
             if found := _COMPARISON.fullmatch(text):
                 return cls(value, int(found[2]), int(found[2]), found[1])
             if found := _RANGE.fullmatch(text):
@@ -121,7 +138,7 @@ class SidesTest:
     @classmethod
     def parse(cls, value: Any) -> SidesTest:
         """Returns the test that `value` spells."""
-        if isinstance(value, str) and _SIDES.fullmatch(value):
+        if isinstance(value, str) and len(value) <= _MAX_NUMBER and _SIDES.fullmatch(value):
             return cls(value, None, tuple(int(side) for side in value.split("x")))
         try:
             return cls(value, NumberTest.parse(value), None)
@@ -140,28 +157,52 @@ class SidesTest:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A glob on the whole text (`"layer[34].*"`), or `"re:..."`, searched anywhere in it."""
+    """A glob on the whole text (`"layer[34].*"`), or `"re:..."`, searched anywhere in it.
+
+    Regular expressions are RE2's: the time they take grows with the text and no faster, whatever
+    the file says. So they cannot look ahead or behind, nor refer back.
+    """
 
     spelled: str
-    regex: re.Pattern[str] = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, value: Any) -> Pattern:
         """Returns the pattern that `value` spells."""
-        text = as_text(value)
-        if not text.startswith("re:"):
-            return cls(text, re.compile(r"\A" + translate(text)))
+        text = as_pattern(value)
         try:
-            return cls(text, re.compile(text[3:]))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{{key}}: {text!r} is not a regular expression: {error}") from None
+            _search(text)
+        except (re2.error, UnicodeError) as error:
+            what = f"{{key}}: {text!r} is not a regular expression: {_why(error)}"
+            raise ValueError(what) from None
+        return cls(text)
 
     def holds(self, text: str) -> bool:
         """Tells whether `text` passes."""
-        return self.regex.search(text) is not None
+        return _search(self.spelled)(text) is not None
 
     def __str__(self) -> str:
         return self.spelled
+
+
+@functools.lru_cache(maxsize=16384)
+def _search(spelled: str) -> Callable[[str], Any]:
+    """How to search for a pattern; kept apart from it, so that rules can be compared and copied."""
+    if not spelled.startswith("re:"):
+        return re.compile(r"\A" + translate(spelled)).search  # each `*` takes what it can, once
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MAX_PROGRAM
+    search = re2.compile(spelled[3:], options).search
+    return lambda text: search(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _why(error: Exception) -> str:
+    """What RE2 says, and for what only other engines know the way to say it in a rule."""
+    said = error.args[0].decode("utf-8", "replace") if isinstance(error, re2.error) else str(error)
+    known = ("(?=", "(?!", "(?<=", "(?<!", "(?P=", "(?>", "(?(", "(?#")
+    if any(said.endswith((start, start[:3])) for start in known):
+        said += "; it is read by RE2, which cannot look around: say `not: {name: ...}`"
+    return said
 
 
 @dataclass(frozen=True)
@@ -177,7 +218,7 @@ class Nth:
         """Returns the positions that `value` spells."""
         words = {"odd": "2n+1", "even": "2n"}
         text = value if isinstance(value, str) else str(value)
-        found = _NTH.fullmatch(words.get(text, text).strip())
+        found = _NTH.fullmatch(words.get(text, text).strip()[:_MAX_NUMBER])
         if isinstance(value, bool) or not isinstance(value, (int, str)) or not found:
             raise ValueError(
                 f'{{key}} must be like "2n", "2n+1", "odd", "even", "-n+3" or 3, '
@@ -218,7 +259,7 @@ class BranchPattern:
     @classmethod
     def parse(cls, value: Any) -> BranchPattern:
         """Returns the pattern that `value` spells."""
-        words = tuple(as_text(value).split())
+        words = tuple(as_pattern(value).split())
         known = ("spatial", "pointwise", "linear", "1x1", "3x3", "dw3x3", "dw*", "*")
         for word in words:
             if word not in known and not _KIND.fullmatch(word):

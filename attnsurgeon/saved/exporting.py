@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import tensors_in
+from attnsurgeon.saved.file import check_file, new_file
 from attnsurgeon.sizes import InputSize, each
 
 FORMATS = ("torch-export", "onnx")
@@ -80,13 +82,13 @@ def export(
     was_training = model.training
     model.eval()
     try:
-        with tempfile.TemporaryDirectory(prefix=".attnsurgeon-", dir=file.parent) as folder:
-            draft = Path(folder) / f"draft{_SUFFIX[form]}"
-            write = _write_program if form == "torch-export" else _write_onnx
-            run = guarded(
-                lambda: write(model, input_size, draft, dynamic),
-                lambda error: _refusal(error, model, form),
-            )
+        made = guarded(
+            lambda: _MAKERS[form](model, input_size, dynamic),
+            lambda error: _refusal(error, model, form),
+        )
+        with new_file(path, overwrite=overwrite, suffix=_SUFFIX[form]) as draft:
+            draft.write_bytes(made)
+            run = guarded(lambda: _READERS[form](draft), lambda error: _refusal(error, model, form))
             batches = _BATCHES if dynamic else _BATCHES[:1]
             moved = max(_difference(model, run, input_size, batch) for batch in batches)
             if not moved <= _TOLERANCE[form]:
@@ -95,7 +97,6 @@ def export(
                     "output; nothing was written",
                     f"up to {_TOLERANCE[form]:g} would be rounding",
                 )
-            os.replace(draft, file)
     finally:
         model.train(was_training)
     return Exported(file, form, batches, moved, dynamic)
@@ -127,20 +128,6 @@ def format_of(path: str | os.PathLike[str], form: str | None) -> str:
     return said
 
 
-def check_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Refuses, before any work, a file that could not be written."""
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise UsageError(f"{path} is a folder", "name a file: -o FILE")
-    if file.exists() and not overwrite:
-        raise UsageError(
-            f"{path} exists", "choose another name, or allow to replace it: --overwrite"
-        )
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write {path}", "choose a folder that exists, where you may write")
-    return file
-
-
 def _require_onnx() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -157,25 +144,41 @@ def _refusal(error: BaseException, model: nn.Module, form: str) -> ModelError:
     )
 
 
-def _write_program(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
+def _program(model: nn.Module, size: InputSize, dynamic: bool) -> bytes:
+    """The file of a torch.export program, made in memory.
+
+    Torch's own writer ends the process where the disk is full.
+    """
+    example, shapes = _example(size, dynamic)
+    program = torch.export.export(model, example, dynamic_shapes=shapes)
+    made = io.BytesIO()
+    torch.export.save(program, made)
+    return made.getvalue()
+
+
+def _onnx(model: nn.Module, size: InputSize, dynamic: bool) -> bytes:
+    """The file of an ONNX program, made in memory."""
+    example, shapes = _example(size, dynamic)
+    program = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None, "the dynamo exporter returns a program"
+    return program.model_proto.SerializeToString()
+
+
+def _example(size: InputSize, dynamic: bool) -> tuple[tuple[Tensor, ...], Any]:
+    """Inputs to export with, and which of their axes may change."""
     example = _images(size, 2 if dynamic else 1)
     batch = {0: torch.export.Dim("batch")}
-    shapes = tuple(batch for _ in example) if dynamic else None
-    program = torch.export.export(model, example, dynamic_shapes=shapes)
-    torch.export.save(program, file)
+    return example, tuple(batch for _ in example) if dynamic else None
+
+
+def _read_program(file: Path) -> Run:
     read = torch.export.load(file).module()
     return lambda inputs: list(tensors_in(read(*inputs)))
 
 
-def _write_onnx(model: nn.Module, size: InputSize, file: Path, dynamic: bool) -> Run:
+def _read_onnx(file: Path) -> Run:
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
-    example = _images(size, 2 if dynamic else 1)
-    batch = {0: torch.export.Dim("batch")}
-    shapes = tuple(batch for _ in example) if dynamic else None
-    torch.onnx.export(
-        model, example, file, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
-    )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
@@ -184,6 +187,10 @@ def _write_onnx(model: nn.Module, size: InputSize, file: Path, dynamic: bool) ->
         return [torch.from_numpy(y) for y in session.run(None, feed)]
 
     return run
+
+
+_MAKERS = {"torch-export": _program, "onnx": _onnx}
+_READERS = {"torch-export": _read_program, "onnx": _read_onnx}
 
 
 def _images(size: InputSize, batch: int) -> tuple[Tensor, ...]:

@@ -2,7 +2,8 @@
 
 The files are written to a new folder beside the wanted one, which then takes its name. A folder
 that is overwritten changes places with the new one in a single step where the system has one, so
-that a crash at any moment leaves the old folder or the new one.
+that a crash at any moment leaves the old folder or the new one. The draft that a crash leaves is
+removed by whoever writes there next.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.saved.drafts import draft_beside, named, put_aside, refusing
 
 RECORD = "surgery.json"
 CARD = "README.md"
@@ -36,7 +36,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     Raises:
         UsageError: saying why, and what to do.
     """
-    with _refusing(path):
+    with refusing(path):
         target = _resolve(path)
         _refuse_existing(target, path, overwrite)
         existing = next(parent for parent in target.parents if parent.exists())
@@ -57,17 +57,14 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         UsageError: it cannot be written.
     """
     target = check_output(path, overwrite)
-    with _refusing(path):
+    with refusing(path):
         made = _create_parents(target.parent)
         try:
-            draft = _beside(target)
-            try:
+            with draft_beside(target) as draft:  # in the end the old folder, or none
                 yield draft
                 _flush(draft)
                 _put_in_place(draft, target, path, overwrite)
                 made = []
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)  # by now the old folder, or none
         finally:
             for parent in made:
                 with contextlib.suppress(OSError):  # somebody else uses it by now
@@ -77,28 +74,10 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
 _ELSEWHERE = "choose a folder where you may write"
 
 
-@contextlib.contextmanager
-def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the file system says into a UsageError."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UsageError(f"cannot write {path}: {why}", _hint(error)) from error
-
-
-def _hint(error: OSError) -> str:
-    if "space" in str(error).lower() or "quota" in str(error).lower():
-        return "free some space, or choose a folder on another disk"
-    return _ELSEWHERE
-
-
 def _resolve(path: str | os.PathLike[str]) -> Path:
-    if not os.fspath(path):
-        raise UsageError("the name of the output folder is empty", "name a folder: -o DIR")
     try:
-        return Path(path).expanduser().resolve()
-    except (ValueError, RuntimeError) as error:  # a null byte; a loop of links, an unknown ~user
+        return named(path, option="-o DIR").resolve()
+    except RuntimeError as error:  # a loop of links
         raise UsageError(f"{str(path)!r} is not a path: {error}", "choose another name") from error
 
 
@@ -133,16 +112,6 @@ def _create_parents(folder: Path) -> list[Path]:
     return missing
 
 
-def _beside(target: Path) -> Path:
-    """Create an empty folder beside another, on the same file system and with usual permissions.
-
-    Its name is hidden, and short: the wanted name may be as long as names can be.
-    """
-    folder = target.parent / f".attnsurgeon-{uuid.uuid4().hex[:12]}"
-    folder.mkdir()
-    return folder
-
-
 def _flush(folder: Path) -> None:
     """Have every file of a folder, and the folder, on the disk before it gets its name."""
     for entry in (*sorted(folder.iterdir()), folder):
@@ -164,23 +133,8 @@ def _put_in_place(draft: Path, target: Path, shown: object, overwrite: bool) -> 
     if not target.exists():
         os.rename(draft, target)
     elif not _exchange(draft, target):
-        _replace(draft, target)
+        put_aside(target, draft)
     _sync(target.parent)
-
-
-def _replace(draft: Path, target: Path) -> None:
-    """Replace a folder in two steps, where the system cannot do it in one."""
-    aside = _beside(target)
-    try:
-        os.rename(target, aside / "old")
-        try:
-            os.rename(draft, target)
-        except BaseException:
-            os.rename(aside / "old", target)
-            raise
-    finally:
-        if target.exists():  # else the old folder, which could not be put back, is kept there
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(first: Path, second: Path) -> bool:

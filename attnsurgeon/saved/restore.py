@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -28,14 +27,12 @@ from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.loading import Loading, loading
 from attnsurgeon.saved.origin import Origin, measure, note
-from attnsurgeon.saved.save import BUFFERS, FORMAT, FORMAT_VERSION, WEIGHTS
-from attnsurgeon.saved.schema import check_record
+from attnsurgeon.saved.save import BUFFERS, WEIGHTS
+from attnsurgeon.saved.schema import read_record
 from attnsurgeon.saved.trust import needs_trust, refuse_links, refuse_out_of_size, size_of
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.replay import not_repeatable, replay
-
-_MAX_BYTES = 1 << 23  # a record is some kilobytes; a larger file is something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +86,7 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
             " load_model(..., checkpoint=FILE)",
         )
     refuse_links(folder, [file])
-    record = _read_json(file)
-    if isinstance(record, dict) and record.get("format") == FORMAT:
-        written = record.get("format_version")
-        if isinstance(written, int) and written > FORMAT_VERSION:
-            raise ModelError(
-                f"{file} has format version {written}; this attnsurgeon reads up to"
-                f" {FORMAT_VERSION}",
-                "upgrade attnsurgeon",
-            )
-    check_record(record, file)
+    record = read_record(file)
     saved = Saved(folder, record)
     files = (saved.weights, *([folder / BUFFERS] if record["buffers"] else []))
     for needed in files:
@@ -307,15 +295,3 @@ def _packed(saved: Saved, record: Mapping[str, Any], file: Path) -> Packed:
             "copy or download the whole folder again",
         )
     return Packed(tensors, aliases, strides)
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ModelError(f"{file} is too large to be a record of surgery")
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ModelError(
-            f"{file} cannot be read: {why}", "copy or download the whole folder again"
-        ) from error

@@ -28,6 +28,7 @@ from attnsurgeon.saved.base import (
 from attnsurgeon.saved.card import write_card
 from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
 from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
+from attnsurgeon.saved.schema import FORMAT, FORMAT_VERSION
 from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
 from attnsurgeon.splicing.history import history, inserted
@@ -35,8 +36,6 @@ from attnsurgeon.version import __version__
 
 __all__ = ["MODES", "Origin", "check_output", "save_operation"]
 
-FORMAT = "attnsurgeon"
-FORMAT_VERSION = 1
 MODES = ("full", "adapter")
 WEIGHTS = {"full": "model.safetensors", "adapter": "adapter.safetensors"}
 BUFFERS = "buffers.safetensors"
@@ -90,9 +89,9 @@ def save_operation(
         record["weights"] = _write(folder, WEIGHTS[mode], weights)
         record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        (folder / RECORD).write_text(text, encoding="utf-8")
+        _write_text(folder / RECORD, text)
         card = write_card(record, target.name, needs_trust=needs_trust(source))
-        (folder / CARD).write_text(card, encoding="utf-8")
+        _write_text(folder / CARD, card)
     return Path(path)
 
 
@@ -111,6 +110,11 @@ def _write(folder: Path, name: str, packed: Packed) -> dict[str, Any]:
         "aliases": dict(packed.aliases),
         "strides": {name: list(strides) for name, strides in packed.strides.items()},
     }
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Write text; of what is no letter in UTF-8 the escape, which JSON and Python read alike."""
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _record(

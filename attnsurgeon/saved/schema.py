@@ -1,176 +1,373 @@
-"""A JSON value -> a record of surgery, or one error that names the first thing wrong in it."""
+"""A file surgery.json -> the record of a surgery, every field checked; or what is wrong with it.
+
+Whoever made the file may have meant harm, so it is bounded before it is looked at, and nothing goes
+on from here that no field of `Record` has checked: what these do not know is left out.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+)
 
 from attnsurgeon.errors import ModelError
+from attnsurgeon.plain import from_plain
+from attnsurgeon.sites.site import LAYOUTS
+from attnsurgeon.sizes import checked
 
-Check = Callable[[Any], bool]
+FORMAT = "attnsurgeon"
+FORMAT_VERSION = 1
+# A record is some kilobytes; of the largest networks, a megabyte. See docs/limits.md.
+MAX_BYTES = 1 << 23
+MAX_DEPTH = 30
+MAX_VALUES = 500_000
+MAX_SITES = 20_000
+_AGAIN = "copy or download the whole folder again"
 
 
-def check_record(record: Any, file: Path) -> None:
-    """Check that a record has every part that loading and reporting rely on.
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a record of surgery, and check every field of it.
+
+    Raises:
+        ModelError: naming what is wrong with the file, or the first field that is missing or of
+            the wrong kind.
+    """
+    record = _read_json(file)
+    _refuse_newer(record, file)
+    return check_record(record, file)
+
+
+def check_record(record: Any, file: Path) -> dict[str, Any]:
+    """Return the fields of a record that `Record` knows, those of later versions by default.
 
     Raises:
         ModelError: naming the first part that is missing or of the wrong kind.
     """
-    wrong = _first_wrong(record, _RECORD, "") or _contradiction(record)
-    if wrong is not None:
+    try:
+        _refuse_boundless(record)
+        found = Record.model_validate(record)
+        wrong = _contradiction(found)
+    except ValidationError as error:
+        found, wrong = None, _worded(error.errors(include_url=False)[0])
+    except ValueError as error:
+        found, wrong = None, str(error)
+    if found is None or wrong is not None:
         raise ModelError(
             f"{file} is not a record of surgery: {wrong}",
             "it was not written by attnsurgeon, or has been edited; copy the folder again",
         )
+    return found.model_dump(by_alias=True)
 
 
-def _contradiction(record: Mapping[str, Any]) -> str | None:
-    mode, base = record["mode"], record["base"]
-    if not record["operations"]:
-        return "operations is empty"
-    if record["weights"]["file"] != f"{'model' if mode == 'full' else 'adapter'}.safetensors":
+def _read_json(file: Path) -> Any:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ModelError(
+                f"{file} is too large to be a record of surgery: more than {MAX_BYTES:,} bytes"
+            )
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ModelError(f"{file} cannot be read: {why}", _AGAIN) from error
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _refuse_newer(record: Any, file: Path) -> None:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return
+    written = record.get("format_version")
+    if isinstance(written, int) and written > FORMAT_VERSION:
+        raise ModelError(
+            f"{file} has format version {str(written)[:20]}; this attnsurgeon reads up to"
+            f" {FORMAT_VERSION}",
+            "upgrade attnsurgeon",
+        )
+
+
+def _refuse_boundless(record: Any) -> None:
+    """Refuse values that are more, or nested deeper, than in any record; without recursion."""
+    level, seen = [record], 0
+    for _ in range(MAX_DEPTH):
+        seen += len(level)
+        if seen > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+
+
+def _worded(detail: Any) -> str:
+    """Say what is wrong in one place, and where that is: `operations[0].sites[0]`."""
+    at, kind = detail["loc"], detail["type"]
+    if kind == "missing":
+        return f"{_spelled(at[:-1])} has no {at[-1]!r}"
+    if kind == "model_type":
+        return f"{_spelled(at)} is not an object"
+    if kind == "list_type":
+        return f"{_spelled(at)} is not a list"
+    if kind == "too_short":
+        return f"{_spelled(at)} is empty"
+    if kind == "too_long":
+        return f"{_spelled(at)} has more than {detail['ctx']['max_length']:,} entries"
+    return f"{_spelled(at)} is not valid: {str(detail['input'])[:60]!r}"
+
+
+def _spelled(way: tuple[str | int, ...]) -> str:
+    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way)
+    return steps.removeprefix(".") or "the file"
+
+
+def _contradiction(record: Record) -> str | None:
+    mode, base = record.mode, record.base
+    if record.weights.file != f"{'model' if mode == 'full' else 'adapter'}.safetensors":
         return f"weights.file is not that of mode {mode!r}"
-    if mode == "adapter" and (base["form"] is None or base["sha256"] is None):
+    if mode == "adapter" and (base.form is None or base.sha256 is None):
         return "it is an adapter, and base does not say of what"
     return None
 
 
-def _first_wrong(value: Any, shape: Any, where: str) -> str | None:
-    """Compare a value with a shape: a dict of named parts, a list of one shape, or a check."""
-    name = where or "the file"
-    if isinstance(shape, _Optional):
-        return None if value is None else _first_wrong(value, shape.shape, where)
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{name} is not an object"
-        for key, inner in shape.items():
-            if key not in value:
-                return f"{name} has no {key!r}"
-            if wrong := _first_wrong(value[key], inner, f"{where}.{key}" if where else key):
-                return wrong
-        return None
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{name} is not a list"
-        found = (_first_wrong(v, shape[0], f"{where}[{i}]") for i, v in enumerate(value))
-        return next((wrong for wrong in found if wrong), None)
-    return None if shape(value) else f"{name} is not valid: {str(value)[:60]!r}"
+def _valid(check: Callable[[Any], bool]) -> PlainValidator:
+    """A field that takes what passes a check, as it is."""
+
+    def validate(value: Any) -> Any:
+        if not check(value):
+            raise ValueError
+        return value
+
+    return PlainValidator(validate)
 
 
-class _Optional:
-    """A shape that may also be null."""
+def _is_input_size(value: Any) -> bool:
+    """Whether a value is the size of one input, or a list of these."""
+    try:
+        return isinstance(value, list) and bool(checked(value))
+    except ModelError:
+        return False
 
-    def __init__(self, shape: Any) -> None:
-        self.shape = shape
+
+def _is_dtype(value: Any) -> bool:
+    """Whether a value names a type of floating-point number that tensors can be converted to."""
+    dtype = getattr(torch, value, None) if isinstance(value, str) else None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        return False
+    try:
+        return torch.zeros(1).to(dtype).dtype == dtype
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _one_of(*allowed: Any) -> Check:
-    return lambda value: value in allowed
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _size(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value <= 1 << 16 and not isinstance(value, bool)
-
-
-def _input_size(value: Any) -> bool:
-    """Whether a value is the size of one input, or a list of these."""
-    if not isinstance(value, list) or not value:
-        return False
-    return all(map(_size, value)) or all(
-        isinstance(one, list) and one and all(map(_size, one)) for one in value
+def _is_strides(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 63 for v in value
     )
 
 
-def _digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+def _is_map_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
 
-def _map_of(check: Check) -> Check:
-    return lambda value: isinstance(value, Mapping) and all(map(check, value.values()))
+def _is_named(value: Any) -> bool:
+    """Whether a value is a mapping of names to plain values, and is one for Python, too."""
+    return isinstance(value, dict) and isinstance(from_plain(value), dict) and _is_plain(value)
 
 
-def _strides(value: Any) -> bool:
-    return isinstance(value, list) and all(_number(v) and v >= 0 for v in value)
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    return math.isfinite(value) if isinstance(value, float) else True
 
 
-def _dtype(value: Any) -> bool:
-    return isinstance(value, str) and isinstance(getattr(torch, value, None), torch.dtype)
-
-
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _args(value: Any) -> bool:
+def _is_args(value: Any) -> bool:
     """Whether a value is named arguments, none of which would replace another part of the cut."""
     taken = {"name", "channels", "conv", "rank", "init"}
-    return isinstance(value, dict) and not taken & value.keys()
+    return _is_named(value) and not taken & value.keys()
 
 
-def _file(*names: str) -> dict[str, Any]:
-    return {
-        "file": _one_of(*names),
-        "sha256": _digest,
-        "aliases": _map_of(_text),
-        "strides": _map_of(_strides),
-    }
+def _is_digest(value: str) -> str:
+    if re.fullmatch("[0-9a-f]{64}", value) is None:
+        raise ValueError
+    return value
 
 
-_SITE = {
-    "path": _text,
-    "shared": [_text],
-    "channels": _number,
-    "layout": _text,
-    "module_path": _text,
-    "technique": _text,
-    "params": _number,
-    "attn": _text,
-    "args": _args,
-    "init": _text,
-    "action": _text,
-    "rule": _text,
-}
-_OPERATION = {
-    "attn": _text,
-    "where": _text,
-    "init": _text,
-    "rules": _text,
-    "input_size": _input_size,
-    "sites": [_SITE],
-}
-_FIGURES = {"params": _number, "macs": _number, "activations": _number}
-_RECORD = {
-    "format": _one_of("attnsurgeon"),
-    "format_version": _one_of(1),
-    "mode": _one_of("full", "adapter"),
-    "source": _Optional(
-        {
-            "spec": _text,
-            "model_args": _map_of(_anything),
-            "weights": _text,
-            "stripped": [_text],
-        }
-    ),
-    "base": {
-        "class": _text,
-        "sha256": _Optional(_digest),
-        "form": _Optional({"dtypes": _map_of(_dtype), "strides": _map_of(_strides)}),
-    },
-    "operations": [_OPERATION],
-    "weights": _file("model.safetensors", "adapter.safetensors"),
-    "buffers": _Optional(_file("buffers.safetensors")),
-    "cost": {"before": _FIGURES, "after": _FIGURES, "delta": _FIGURES, "uncounted": [_text]},
-    "versions": _map_of(lambda value: value is None or isinstance(value, str)),
-}
+Text = Annotated[str, StringConstraints(max_length=100_000)]
+Rules = Annotated[str, StringConstraints(max_length=1_000_000)]  # as `rules.document.MAX_BYTES`
+Digest = Annotated[str, AfterValidator(_is_digest)]
+Number = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Sides = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=8), FailFast()]
+Texts = Annotated[list[Text], Field(max_length=MAX_SITES), FailFast()]
+InputSize = Annotated[Any, _valid(_is_input_size)]
+Aliases = Annotated[Any, _valid(_is_map_of(_is_text))]
+Strides = Annotated[Any, _valid(_is_map_of(_is_strides))]
+Dtypes = Annotated[Any, _valid(_is_map_of(_is_dtype))]
+Versions = Annotated[Any, _valid(_is_map_of(lambda value: value is None or _is_text(value)))]
+Args = Annotated[Any, _valid(_is_args)]
+Named = Annotated[Any, _valid(_is_named)]
+Layout = Annotated[str, _valid(lambda value: _is_text(value) and value in LAYOUTS)]
+
+
+class _Part(BaseModel):
+    """An object of the record; nothing is converted, and fields that it does not know are left."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Source(_Part):
+    """How the base network is built."""
+
+    spec: Text
+    model_args: Named
+    weights: Text
+    stripped: Texts
+
+
+class Form(_Part):
+    """How the base network's tensors differ from those its constructor makes."""
+
+    dtypes: Dtypes
+    strides: Strides
+
+
+class Base(_Part):
+    """What is known of the base network."""
+
+    class_: Text = Field(alias="class")
+    sha256: Digest | None
+    form: Form | None
+
+
+class Site(_Part):
+    """One cut, as `Cut.record` writes it; what has a default came later than the format."""
+
+    path: Text
+    shared: Texts
+    channels: Count
+    resolution: Sides = []
+    layout: Layout
+    beside: Count = 0
+    module_path: Text
+    technique: Text
+    params: Number
+    attn: Text
+    args: Args
+    init: Text
+    action: Text
+    rule: Text
+    replaced: Texts = []
+    scope: Text = ""
+    chain: Text = ""
+    note: Text = ""
+
+
+class Refused(_Part):
+    """A matched site that was left as it is."""
+
+    path: Text
+    rule: Text
+    reason: Text
+
+
+class Operation(_Part):
+    """One operation, as `Plan.record` writes it."""
+
+    attn: Text
+    where: Text
+    init: Text
+    rules: Rules
+    input_size: InputSize
+    sites: Annotated[list[Site], Field(min_length=1, max_length=MAX_SITES), FailFast()]
+    refused: Annotated[list[Refused], Field(max_length=MAX_SITES), FailFast()] = []
+
+
+class Tensors(_Part):
+    """A file of tensors, and what such a file cannot hold."""
+
+    sha256: Digest
+    aliases: Aliases
+    strides: Strides
+
+
+class Weights(Tensors):
+    """The weights."""
+
+    file: Literal["model.safetensors", "adapter.safetensors"]
+
+
+class Buffers(Tensors):
+    """The buffers that are in no state dict."""
+
+    file: Literal["buffers.safetensors"]
+
+
+class Figures(_Part):
+    """What a network weighs."""
+
+    params: Count
+    macs: Count
+    activations: Count
+
+
+class Difference(_Part):
+    """What it weighs more, or less."""
+
+    params: Number
+    macs: Number
+    activations: Number
+
+
+class Cost(_Part):
+    """What the last operation cost."""
+
+    before: Figures
+    after: Figures
+    delta: Difference
+    uncounted: Texts
+
+
+class Record(_Part):
+    """Everything that surgery.json says."""
+
+    format: Literal["attnsurgeon"]
+    format_version: Literal[1]
+    mode: Literal["full", "adapter"]
+    source: Source | None
+    base: Base
+    operations: Annotated[list[Operation], Field(min_length=1, max_length=100), FailFast()]
+    weights: Weights
+    buffers: Buffers | None
+    cost: Cost
+    versions: Versions

@@ -159,6 +159,7 @@ def _same_kind(first: tuple[dict[str, Any], str], current: Tensor) -> bool:
 
 def cast_to(tensor: Tensor, dtype: torch.dtype, strides: tuple[int, ...] | None) -> None:
     """Convert a tensor's values and layout in place; the tensor stays the same object."""
+    _refuse_gapped(strides, tensor.shape)
     with torch.no_grad():
         old = tensor.data
         if (tensor.dtype, tensor.stride()) != (dtype, strides or _row_major(tensor.shape)):
@@ -169,6 +170,7 @@ def cast_to(tensor: Tensor, dtype: torch.dtype, strides: tuple[int, ...] | None)
 def _recast(current: Tensor, stored: Tensor, strides: tuple[int, ...] | None) -> None:
     if current.shape != stored.shape:  # load_state_dict will say so
         return
+    _refuse_gapped(strides, stored.shape)
     wanted = strides or _row_major(stored.shape)
     if (current.dtype, current.stride()) != (stored.dtype, wanted):
         current.data = torch.empty_strided(
@@ -191,11 +193,32 @@ def set_buffers(model: nn.Module, packed: Packed) -> None:
             raise ModelError(
                 f"the saved folder has a buffer {name}, but this network has no {path}"
             ) from None
+        _refuse_gapped(packed.strides.get(name), stored.shape)
         strides = packed.strides.get(name) or _row_major(stored.shape)
         current = module._buffers.get(leaf)
         device = stored.device if current is None else current.device
         buffer = torch.empty_strided(stored.shape, strides, dtype=stored.dtype, device=device)
         module.register_buffer(leaf, buffer.copy_(stored), persistent=False)
+
+
+def _refuse_gapped(strides: tuple[int, ...] | None, shape: torch.Size) -> None:
+    """Refuse strides that no tensor of that shape was saved with: with gaps, it has no bound.
+
+    Raises:
+        ModelError: they are not those of the shape's own numbers, one beside the other.
+    """
+    if strides is None:
+        return
+    fits = len(strides) == len(shape)
+    order = sorted(zip(strides, shape, strict=True)) if fits else []
+    step = 1
+    for stride, size in order:
+        fits = fits and (size <= 1 or stride == step)
+        step *= max(size, 1)
+    if not fits:
+        raise ModelError(
+            f"strides of {list(strides)} do not fit a tensor of the shape {list(shape)}", _AGAIN
+        )
 
 
 def buffers_left_out(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -231,7 +254,9 @@ def _apart(tensor: Tensor) -> Tensor:
 
 def _refuse_unwritable(name: str, tensor: Any) -> None:
     why = None
-    if not isinstance(tensor, Tensor):
+    if isinstance(tensor, Tensor) and tensor.is_nested:
+        why = "is a nested tensor, of parts of several sizes"
+    elif not isinstance(tensor, Tensor):
         why = f"is a {type(tensor).__name__}, which could only be pickled"
     elif tensor.is_meta:
         why = "is on the meta device: it has no values"

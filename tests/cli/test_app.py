@@ -1,5 +1,6 @@
 """The command itself: help without torch, exit codes, interrupts, words that are nearly right."""
 
+import io
 import os
 import re
 import subprocess
@@ -174,13 +175,56 @@ def test_a_reader_that_leaves_is_no_error():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("argv", ["attn list", "attn list --json", "rules show stem", "--help"])
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        (">/dev/full", 2, "error: the output cannot be written: No space left on device\n"),
+        (">&-", 2, "error: the output cannot be written: Bad file descriptor\n"),
+        (">&- <&-", 2, "error: the output cannot be written: Bad file descriptor\n"),
+        (">/dev/null 2>&-", 0, ""),
+        (">&- 2>&-", 2, ""),
+        (">/dev/full 2>/dev/full", 2, ""),
+        ("| true; exit ${PIPESTATUS[0]}", 0, ""),
+    ],
+)
+@pytest.mark.slow
+def test_streams_that_are_full_or_closed_are_one_message(argv, streams, code, said):
+    command = f'"{sys.executable}" -m attnsurgeon {argv} {streams}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code
+    assert done.stderr.split("hint:")[0] == said
+
+
+def test_what_the_system_refuses_is_one_message_that_names_the_file(monkeypatch):
+    done = raising(PermissionError(13, "Permission denied", "some/file"), monkeypatch)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: some/file: Permission denied\n"
+    assert raising(OSError("odd"), monkeypatch).err == "error: a file: odd\n"
+
+
+def test_what_is_wrong_on_the_command_line_is_shown_without_what_a_terminal_obeys():
+    for argv in (["\x1b[31m"], ["plan", "--\x1b[31m"], ["inspect", "x", "--role", "\x9b2J"]):
+        done = attnsurgeon(*argv)
+        assert done.code == 2
+        assert "Error: " in done.err
+        assert "\\x" in done.err
+        assert {"\x1b", "\x9b"}.isdisjoint(done.err)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_an_error_is_coloured_on_a_terminal_only_and_never_with_no_color(monkeypatch):
-    shown = []
-    monkeypatch.setattr(groups.click, "echo", lambda text, **how: shown.append((text, how)))
+    def shown(stream):
+        monkeypatch.setattr(sys, "stderr", stream)
+        groups.show_error(SurgeonError("failed \x1b[5m"))
+        return stream.getvalue()
+
     monkeypatch.delenv("NO_COLOR", raising=False)
-    groups.show_error(SurgeonError("failed"))
+    assert shown(Terminal()) == "\x1b[31m\x1b[1merror:\x1b[0m failed \\x1b[5m\n"
+    assert shown(io.StringIO()) == "error: failed \\x1b[5m\n"
     monkeypatch.setenv("NO_COLOR", "1")
-    groups.show_error(SurgeonError("failed"))
-    # None lets click find out whether stderr is a terminal; False strips the colour anywhere.
-    assert [how["color"] for _, how in shown] == [None, False]
-    assert "\x1b[31m" in shown[0][0]
+    assert shown(Terminal()) == "error: failed \\x1b[5m\n"

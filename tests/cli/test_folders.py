@@ -145,14 +145,35 @@ def test_an_exported_program_computes_what_the_network_does(folder, tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_an_export_that_computes_something_else_is_not_kept(folder, tmp_path, monkeypatch):
-    write = exporting._write_program
+def test_a_report_does_not_replace_a_file_unless_asked(folder, tmp_path):
+    file, link = tmp_path / "precious.txt", tmp_path / "report.html"
+    file.write_text("precious")
+    link.symlink_to(file)
+    for name in (file, link):
+        done = attnsurgeon("report", folder, "--html", name)
+        assert (done.code, done.out) == (2, "")
+        assert f"{name} exists" in done.err
+        assert "--overwrite" in done.err
+    assert attnsurgeon("report", folder, "--html", link, "--overwrite").code == 0
+    assert file.read_text() == "precious"  # the link was replaced, not what it led to
+    assert "</html>" in link.read_text()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"precious.txt", "report.html"}
 
-    def wrong(*args):
-        run = write(*args)
+
+def test_overwrite_without_a_file_to_write_is_refused(folder):
+    done = attnsurgeon("report", folder, "--overwrite")
+    assert done.code == 2
+    assert "--html FILE" in done.err
+
+
+def test_an_export_that_computes_something_else_is_not_kept(folder, tmp_path, monkeypatch):
+    read = exporting._READERS["torch-export"]
+
+    def wrong(file):
+        run = read(file)
         return lambda x: [y + 1 for y in run(x)]
 
-    monkeypatch.setattr(exporting, "_write_program", wrong)
+    monkeypatch.setitem(exporting._READERS, "torch-export", wrong)
     done = attnsurgeon("export", folder, "--trust-code", "-o", tmp_path / "net.pt2")
     assert done.code == 1
     assert "differs from the network" in done.err

@@ -34,6 +34,7 @@ FILES = {
     "cbam.yaml": f"{HEAD}{RULE.replace('se' + chr(10), '{type: cbam, reduction: 8}' + chr(10))}",
     "starts.yaml": f"{HEAD}{RULE}    init: identity\n",
     "too-few.yaml": f"{HEAD}{RULE}    expect: {{count: 8}}\n",
+    "look.yaml": f"{HEAD}rules:\n  - id: one\n    match: {{name: 're:(?!x)'}}\n    attn: se\n",
     "nothing.yaml": f"{HEAD}{RULE.replace('residual-branch', 'concat')}",
 }
 
@@ -84,6 +85,18 @@ INSERT = [
     ([*NET, "--attn", "se", "-o", "full", "--overwrite"], 2, "not overwritten"),
     ([*NET, "--attn", "se", "-o", "file/below"], 2, "cannot write"),
     ([*NET, "--attn", "se", "-o", ""], 2, "empty"),
+    ([*NET, "--attn", "se", "-o", "a\udc80b"], 2, r"'a\\udc80b' is not UTF-8"),
+    ([*NET, "--attn", "se", "-o", "~nosuchuser/x"], 2, "is not a path"),
+    ([*NET, "--attn", "se", "-o", "a\0b"], 2, "null byte"),
+    ([*NET, "--attn", "se", "--model-arg", "spec=3"], 2, "'spec' is not an argument.*MODEL"),
+    ([*NET, "--attn", "se", "--model-arg", "checkpoint=x"], 2, "--checkpoint FILE"),
+    (["~nosuchuser/x.py:f", "--attn", "se"], 3, "there is no file ~nosuchuser/x.py"),
+    (["\0.py:f", "--attn", "se"], 3, r"there is no file \\x00\.py"),
+    ([f"{TINY}net", "--attn", "se", "--input-size", "99999999999,1,1"], 3, "too large"),
+    ([f"{TINY}net", "--attn", "se", "--input-size", f"{'9' * 5000},1,1"], 2, "not a size"),
+    ([*NET, "--attn", "gam", "--arg", "kernel_size=1000001"], 4, "gam cannot be built with"),
+    ([*NET, "--rules", "a\0b"], 2, "null byte"),
+    ([*NET, "--rules", "look.yaml"], 4, r"look.yaml:5:19: .*cannot look around"),
     ([*NET, "--attn", "se", "--max-params", "2%"], 2, r"\+2%"),
     ([*NET, "--attn", "se", "--max-macs", "much"], 2, "is no limit"),
     # What click finds out by itself.
@@ -253,3 +266,15 @@ def test_a_mistake_in_a_real_process_is_no_traceback(here):
     assert done.stderr.startswith("error: ")
     assert "hint: did you mean" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_option_of_load_model_is_told_apart_from_the_network_s_arguments():
+    import inspect
+
+    from attnsurgeon import load_model
+    from attnsurgeon.cli.options import OWN
+    from attnsurgeon.sites.analysis import sketch
+
+    known = inspect.signature(load_model).parameters, inspect.signature(sketch).parameters
+    names = {n for one in known for n, p in one.items() if p.kind is not p.VAR_KEYWORD}
+    assert names == set(OWN)

@@ -4,6 +4,7 @@
 from html.parser import HTMLParser
 
 from attnsurgeon.report.page import page
+from attnsurgeon.report.streams import printable
 from tests.report.records import operation, site, troubled
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -69,3 +70,14 @@ def test_a_name_cannot_become_markup():
     found = Reader(page(record))
     assert "script" not in found.tags
     assert hostile in found.text
+
+
+def test_what_a_name_holds_is_spelled_out_on_the_page():
+    hostile = "<script>\x1b[31m\u202e\x9b\udc80</script>"
+    made = operation(model=hostile, where=hostile, output=hostile, load=hostile)
+    made["sites"] = [{**one, "note": hostile, "path": hostile} for one in made["sites"]]
+    text = page(made)
+    text.encode("utf-8")
+    assert printable(text) == text
+    assert "script" not in Reader(text).tags
+    assert "<script>\\x1b[31m\\u202e\\x9b\\udc80</script>" in Reader(text).text

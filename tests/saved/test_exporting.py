@@ -6,7 +6,7 @@ from torch import nn
 
 from attnsurgeon import insert
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.saved.exporting import check_file, export, format_of
+from attnsurgeon.saved.exporting import export, format_of
 from tests.cli.tiny import Decides, net
 
 SIZE = (3, 40, 24)
@@ -99,13 +99,3 @@ def test_outputs_without_a_single_difference_need_no_largest_value(tmp_path):
             return x * 0
 
     assert export(Zero(), SIZE, tmp_path / "zero.pt2").relative_diff == 0
-
-
-def test_a_file_is_looked_at_before_any_work(tmp_path):
-    (tmp_path / "there").write_text("kept")
-    assert check_file(tmp_path / "new.pt2", False) == tmp_path / "new.pt2"
-    assert check_file(tmp_path / "there", True) == tmp_path / "there"
-    for path, said in [(tmp_path, "is a folder"), (tmp_path / "there", "exists"),
-                       (tmp_path / "no" / "x", "cannot write")]:  # fmt: skip
-        with pytest.raises(UsageError, match=said):
-            check_file(path, False)

@@ -285,7 +285,7 @@ def test_where_two_steps_are_needed_and_the_second_way_back_fails_the_old_data_i
     with pytest.raises(UsageError, match="broken disk"):
         write(tmp_path / "out", "new", overwrite=True)
 
-    (kept,) = tmp_path.glob(".attnsurgeon-*/old")
+    (kept,) = tmp_path.glob(".attnsurgeon-*/out")
     assert content(kept) == whole("old")
 
 

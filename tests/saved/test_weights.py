@@ -11,6 +11,7 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.saved.weights import (
+    Packed,
     buffers_left_out,
     cast_to,
     pack,
@@ -192,3 +193,22 @@ def test_buffers_left_out_of_the_state_dict_are_found_and_set(tmp_path):
 def test_a_buffer_of_a_module_that_is_gone_is_refused():
     with pytest.raises(ModelError, match=r"no gone\.module"):
         set_buffers(nn.Identity(), pack({"gone.module.table": torch.ones(1)}))
+
+
+@pytest.mark.parametrize("strides", [(10**15, 1), (1, 10**15), (6, 1), (1,), (1, 1, 1), (0, 0)])
+def test_strides_with_gaps_are_refused_for_they_have_no_bound(strides):
+    stored = torch.ones(3, 5)
+    packed = Packed({"weight": stored, "table": stored}, {}, {"weight": strides, "table": strides})
+    layer = nn.Linear(5, 3, bias=False)
+    with pytest.raises(ModelError, match=r"do not fit a tensor of the shape \[3, 5\]"):
+        reshape_to(layer, packed)
+    with pytest.raises(ModelError, match="do not fit"):
+        set_buffers(layer, packed)
+    with pytest.raises(ModelError, match="do not fit"):
+        cast_to(torch.ones(3, 5), torch.float32, strides)
+
+
+def test_a_nested_tensor_is_refused_by_name():
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged)
+    with pytest.raises(UsageError, match="table is a nested tensor"):
+        pack({"table": nested})

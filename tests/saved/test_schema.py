@@ -1,0 +1,116 @@
+"""Every field of surgery.json is checked, and nothing that no field checked goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.report.folder import folder_record
+from attnsurgeon.report.page import page
+from attnsurgeon.saved.restore import read_folder
+from attnsurgeon.saved.schema import check_record
+from tests.saved import networks
+
+FILE = Path("surgery.json")
+SITE = ("operations", 0, "sites", 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("schema")
+    return networks.operated(f"{networks.write(home)}:make").save(home / "out")
+
+
+@pytest.fixture
+def record(folder) -> dict[str, Any]:
+    return json.loads((folder / "surgery.json").read_text())
+
+
+def set_at(record: Any, way: tuple[Any, ...], value: Any) -> Any:
+    changed = copy.deepcopy(record)
+    holder = changed
+    for key in way[:-1]:
+        holder = holder[key]
+    holder[way[-1]] = value
+    return changed
+
+
+def test_what_was_written_is_read_as_it_was_written(record):
+    assert check_record(record, FILE) == record
+
+
+def test_what_no_field_knows_is_left_out(record):
+    more = set_at(set_at(record, ("surprise",), 1), (*SITE, "surprise"), {"a": [1]})
+    assert check_record(more, FILE) == record
+
+
+@pytest.mark.parametrize(
+    ("field", "default"),
+    [("resolution", []), ("beside", 0), ("replaced", []), ("scope", ""), ("chain", ""),
+     ("note", "")],
+)  # fmt: skip
+def test_what_came_later_than_the_format_has_a_default(record, field, default):
+    older = copy.deepcopy(record)
+    del older["operations"][0]["sites"][0][field]
+    assert check_record(older, FILE)["operations"][0]["sites"][0][field] == default
+
+
+def test_an_operation_without_its_refusals_has_none(record):
+    older = copy.deepcopy(record)
+    del older["operations"][0]["refused"]
+    assert check_record(older, FILE) == record
+
+
+WRONG = [
+    *(((*SITE, "resolution"), value) for value in (7, [1.5], ["x"], [-1], [2**40], {"tuple": [1]})),
+    *(((*SITE, "replaced"), value) for value in ("x", [1], [None], {"tuple": ["x"]})),
+    *(((*SITE, "note"), value) for value in (7, None, ["x"], "x" * 100_001)),
+    *(((*SITE, "beside"), value) for value in ("1", -1, 0.0, True, None)),
+    *(((*SITE, "args"), value) for value in ([], {"tuple": [1]}, {"a": 10**30}, {"channels": 3})),
+    *(((*SITE, "channels"), value) for value in (None, True, 2**63, -1)),
+    *(((*SITE, "layout"), value) for value in ("WHC", None, [])),
+    *((("operations", 0, "refused"), value) for value in ({}, [1], [{"path": "x"}])),
+    (("operations", 0, "sites"), []),
+    (("operations", 0, "input_size"), {"tuple": [3, 20, 28]}),
+    (("operations", 0, "input_size"), [3, 16_000, 16_000]),
+    (("operations", 0, "attn"), {"tuple": ["se"]}),
+    (("source", "model_args"), {"tuple": [1]}),
+    (("source", "stripped"), [1]),
+    (("cost", "before", "params"), -1),
+    (("cost", "delta", "macs"), 1e300),
+    (("cost", "uncounted"), [["relu"]]),
+    (("versions",), {"torch": 2}),
+    (("weights", "strides"), {"head.bias": [2**63]}),
+]
+
+
+@pytest.mark.parametrize(("way", "value"), WRONG, ids=lambda value: str(value)[-40:])
+def test_a_field_of_another_kind_is_refused_by_its_name(record, way, value):
+    name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in way).removeprefix(".")
+    with pytest.raises(ModelError, match="is not a record of surgery") as caught:
+        check_record(set_at(record, way, value), FILE)
+    assert name in caught.value.what
+    assert len(str(caught.value)) < 500
+
+
+def test_a_report_needs_nothing_but_what_the_schema_promises(folder, record, tmp_path):
+    """Of the fields with defaults none is there, and every text is hostile."""
+    bare = copy.deepcopy(record)
+    del bare["operations"][0]["refused"]
+    for site in bare["operations"][0]["sites"]:
+        for field in ("resolution", "beside", "replaced", "scope", "chain", "note"):
+            del site[field]
+        site.update(path="\x1b[31m</td>", attn="\u202e", args={"a": {"tuple": [1, [2]]}, "b": None})
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in folder.iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    (out / "surgery.json").write_text(json.dumps(bare))
+    text = page(folder_record(read_folder(out)))
+    assert "\\x1b[31m&lt;/td&gt;" in text
+    assert {"\x1b", "\u202e"}.isdisjoint(text)
