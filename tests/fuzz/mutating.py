@@ -123,21 +123,17 @@ COMMANDS = {
     "verify": ["out"], "report": ["out"], "export": ["out"],
     "attn": ["show", "list", "se"], "rules": ["show", "check", "test", "list", "new", "schema"],
 }  # fmt: skip
-OPTIONS = [
-    *("--attn", "--where", "--rules", "--arg", "--init", "--input-size", "--model-arg", "--save"),
-    *("--checkpoint", "--verify", "--max-params", "--max-macs", "--dry-run", "--json", "--role"),
-    *("--all", "--tree", "--explain", "--base", "--base-arg", "--html", "--overwrite", "--format"),
-    *(
-        "-o",
-        "--fold",
-        "--unsafe-pickle",
-        "--help",
-        "--version",
-        "--dynamic-batch",
-        "--nonsense",
-        "--trust-code",
-    ),
-]
+FITTING = {
+    "--attn": ["se", "eca", "cbam", "ran"], "--where": ["stage", "stem", "conv3x3", "rules.yaml"],
+    "--rules": ["rules.yaml"], "--arg": ["reduction=4", "reduction=0", "kernel_size=3"],
+    "--init": ["identity", "paper"], "--input-size": ["3,40,24", "3x33x17", "3,1,1"],
+    "--model-arg": ["num_classes=3"], "--base": [NET], "--base-arg": ["num_classes=7"],
+    "--save": ["full", "adapter"], "--verify": ["none", "quick"], "--max-params": ["+2%", "9M"],
+    "--max-macs": ["+0.1%", "1G"], "--role": ["conv", "stage"], "--explain": ["blocks.0:add"],
+    "--html": ["report.html"], "-o": ["new", "net.pt2"], "--output": ["new", "net.pt2"],
+    "--format": ["torch-export"], "--checkpoint": ["out/model.safetensors"],
+}  # fmt: skip
+SLOW = ("--latency", "--max-latency", "--fold", "--dynamic-batch")  # legitimate work of seconds
 WORDS = [
     *("se", "eca", "cbam", "ran", "se,eca", "stage", "stem", "paper", "rules.yaml", "out"),
     *("reduction=4", "reduction=0", "reduction=x", "kernel_size=3", "num_classes=3", "spec=3"),
@@ -150,25 +146,49 @@ WORDS = [
 
 
 def command_line(seed: int) -> list[str]:
-    """Returns a command line of words that mean something, most of them somewhere else."""
+    """Returns a command line: one of sense, with options of its own and words from anywhere."""
     dice = random.Random(seed)
     command = dice.choice(list(COMMANDS))
     argv = [command]
-    if dice.random() < 0.85:
+    if dice.random() < 0.9:
         argv.append(dice.choice(COMMANDS[command]))
-    if dice.random() < 0.7 and command in ("insert", "plan", "compare"):
-        argv += ["--attn", dice.choice(["se", "eca", "se", dice.choice(WORDS)])]
-    if dice.random() < 0.6 and NET in argv:
-        argv += ["--input-size", "3,40,24"]
-    if argv == ["rules", "test"]:
+    given = []
+    if dice.random() < 0.85 and command in ("insert", "plan", "compare"):
+        given.append("--attn")
+    if dice.random() < 0.8 and NET in argv:
+        given.append("--input-size")
+    if command in ("verify", "export") and dice.random() < 0.8:
+        given.append("--trust-code")
+    if command == "export" and dice.random() < 0.8:
+        given.append("-o")
+    takes = _options(command, argv[-1])
+    given += dice.sample(sorted(takes), min(len(takes), dice.randrange(4)))
+    for option in given:
+        argv.append("--nonsense" if dice.random() < 0.02 else option)
+        if takes.get(option, True) and option != "--trust-code" and dice.random() < 0.97:
+            words = WORDS if dice.random() < 0.3 else FITTING.get(option, WORDS)
+            argv.append(dice.choice(words))
+    if argv[:2] == ["rules", "test"]:
         argv.append("rules.yaml")  # without a file it tests all the shipped ones: half a minute
-    for _ in range(dice.randrange(4)):
-        argv.append(dice.choice(OPTIONS))
-        if dice.random() < 0.7:
-            argv.append(dice.choice(WORDS))
     if dice.random() < 0.1:
-        argv.insert(dice.randrange(len(argv) + 1), dice.choice(WORDS))
+        argv.insert(dice.randrange(1, len(argv) + 1), dice.choice(WORDS))
     return argv
+
+
+@functools.cache
+def _options(command: str, below: str) -> dict[str, bool]:
+    """The options of a command, and whether each takes a value."""
+    import click
+
+    from attnsurgeon.cli.app import app
+
+    context = click.Context(app)
+    found = app.get_command(context, command)
+    if isinstance(found, click.Group):
+        found = found.get_command(context, below) or found
+    assert found is not None
+    options = [p for p in found.params if isinstance(p, click.Option) and p.opts[0] not in SLOW]
+    return {option.opts[0]: not option.is_flag for option in options}
 
 
 def lay_out(folder: Path) -> dict[str, Any]:
