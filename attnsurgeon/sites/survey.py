@@ -27,7 +27,8 @@ from attnsurgeon.sites.layouts import find_axes, layout_of
 from attnsurgeon.sites.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites.site import ModuleRef, Site, size_in
 from attnsurgeon.sites.tokens import find_tokens, tokens_at
-from attnsurgeon.sites.trunk import find_trunk, level_of, stride_of
+from attnsurgeon.sites.levels import Levels, stride_of
+from attnsurgeon.sites.trunk import Trunk, find_trunk
 
 # The roles that are operations, by the names the operation goes by.
 _OPERATIONS = [
@@ -137,14 +138,15 @@ def _representative(node: fx.Node) -> fx.Node:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Who plays what: roles, branch kinds and convolutions by value; the additions; the stages."""
+    """Who plays what: roles, branch kinds and convolutions by value; the additions; the trunk."""
 
     of: dict[fx.Node, set[str]]
     branches: dict[fx.Node, tuple[str, ...]]
     convolutions: dict[fx.Node, fx.Node]
     residuals: list[Residual]
     refused: dict[fx.Node, str]
-    stages: tuple[int, ...]
+    trunk: Trunk
+    levels: Levels
 
 
 def _roles(traced: Traced, flow: Flow) -> _Roles:
@@ -168,7 +170,8 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
             if branch.meta.get("event") is not None:
                 roles.setdefault(branch, set()).add("residual-branch")
                 branches[branch] = branch_kinds(residual, branch, flow)
-    trunk = find_trunk(traced, flow, residuals)
+    levels = Levels(traced, flow)
+    trunk = find_trunk(traced, flow, levels, residuals)
     last = _classifier(traced, flow)
     if last is not None:
         roles.setdefault(_representative(last), set()).add("classifier")
@@ -181,7 +184,7 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
         for node in nodes:
             if node.meta.get("event") is not None:
                 roles.setdefault(node, set()).add(role)
-    return _Roles(roles, branches, convolutions, residuals, refused, trunk.levels)
+    return _Roles(roles, branches, convolutions, residuals, refused, trunk, levels)
 
 
 def _classifier(traced: Traced, flow: Flow) -> fx.Node | None:
@@ -241,7 +244,7 @@ class _Describer:
             shape=shape,
             layout=layout,
             stride=stride_of(node, self.traced),
-            stage=_stage(level_of(node, self.traced), self.roles.stages),
+            stage=self.roles.trunk.stage_of(node, self.roles.levels),
             block=next((c.path for c in chain if c.path in self.blocks), None),
             calls=len(self.traced.calls[call.path]),
             kernel=conv.kernel if conv else None,
@@ -284,14 +287,6 @@ def _in_other_runs(owner: Call, node: fx.Node, runs: list[Call]) -> Iterator[fx.
 
 def _made(event: Event | Call) -> tuple[fx.Node, ...]:
     return event.outputs if isinstance(event, Call) else event.nodes
-
-
-def _stage(level: int | None, stages: tuple[int, ...]) -> int | None:
-    if level is None or not stages:
-        return None
-    return (
-        0 if level < stages[0] else next((i for i, s in enumerate(stages, 1) if s == level), None)
-    )
 
 
 def _contained(node: fx.Node) -> tuple[ModuleRef, ...]:
