@@ -194,11 +194,11 @@ def _without_projections(
     """Walks back over lateral and scoring convolutions, and the convolution of a pixel shuffle."""
     depth = levels.of[node]
     while True:
-        entered = entering_projection(node, levels, to_output=not risen) or _without_image(
+        entered = entering_projection(node, levels, to_output=not risen) or without_image(
             node, levels
         )
         if entered is None and risen:
-            entered = _entering_lateral(node)
+            entered = entering_lateral(node)
         if entered is None or levels.of.get(entered) != depth or not levels.is_map(entered):
             return node
         if not levels.work[entered]:
@@ -244,7 +244,7 @@ def _main_input(node: fx.Node) -> fx.Node | None:
     return next(iter(Flow.inputs(node)), None)
 
 
-def _without_image(node: fx.Node, levels: Levels) -> fx.Node | None:
+def without_image(node: fx.Node, levels: Levels) -> fx.Node | None:
     """The term that the network has worked on, of a sum with the image itself."""
     terms = Flow.inputs(node)
     if name_of(node) not in ("add", "sub") or len(terms) != 2:
@@ -253,7 +253,7 @@ def _without_image(node: fx.Node, levels: Levels) -> fx.Node | None:
     return worked[0] if len(worked) == 1 else None
 
 
-def _entering_lateral(node: fx.Node) -> fx.Node | None:
+def entering_lateral(node: fx.Node) -> fx.Node | None:
     """What enters a pointwise convolution with its norm and activation that is a module of its own
     and does not widen: it fits a map to what it will be merged with.
     """

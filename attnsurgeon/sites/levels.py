@@ -19,8 +19,8 @@ from attnsurgeon.sites.site import size_in
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
 _ATTENDING = frozenset(["scaled_dot_product_attention"])
 _REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten", "swapaxes",
-                         "contiguous", "squeeze", "unsqueeze"])  # fmt: skip
-_SELECTING = frozenset(["getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"])
+                         "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
+_SELECTING = frozenset(["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"])
 
 
 def stride_of(node: fx.Node, traced: Traced) -> float | None:
@@ -99,15 +99,22 @@ class Levels:
         self.of: dict[fx.Node, int | None] = {}
         self.carried: dict[fx.Node, int | None] = {}
         self.work: dict[fx.Node, int] = {}
-        lost = _Lost(traced)
+        lost, lists = _Lost(traced), set[fx.Node]()
         for node in flow.nodes:
             inputs = Flow.inputs(node)
-            hidden = lost.takes(node, inputs) or node.meta["shape"] is None
+            if self._joins_rows(node, inputs) or (inputs and lists.issuperset(inputs)):
+                lists.add(node)
+            hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
             self.of[node] = level = None if hidden else level_of(node, traced)
             if level is None and (name_of(node) in _SELECTING or not is_vector(node)):
                 level = min(self._known(inputs), default=None)
             self.carried[node] = level
             self.work[node] = max((self.work[n] for n in inputs), default=0) + is_weighted(node)
+
+    def _joins_rows(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether rows of several maps are laid one behind the other, as detectors do."""
+        rows = name_of(node) == "cat" and len(node.meta["shape"]) == 3
+        return rows and len(set(self._known(inputs))) > 1
 
     def _known(self, nodes: list[fx.Node]) -> list[int]:
         return [level for n in nodes if (level := self.carried[n]) is not None]

@@ -21,6 +21,7 @@ from attnsurgeon.sites.flow import SQUASHING, UPSAMPLING, Flow, name_of
 from attnsurgeon.sites.levels import Levels
 
 _SPREADING = UPSAMPLING | {"expand", "expand_as", "repeat", "tile", "broadcast_to"}
+BESIDE = 2  # so many weighted operations a block may do before it changes the resolution
 _MERGING = frozenset(["add", "cat", "sub", "stack", "maximum", "minimum"])
 
 

@@ -19,10 +19,9 @@ from torch import fx, nn
 from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.ending import Ending, find_ending, weighted_inside
 from attnsurgeon.sites.flow import ACTIVATIONS, Flow, convolution_of, is_weighted, name_of
-from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.levels import Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
-
-_BESIDE = 2  # so many weighted operations may stand between a block's input and its step down
+from attnsurgeon.sites.rises import BESIDE
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,16 @@ class Trunk:
         found = [i for i, at in enumerate(self.levels) if at == level]
         made = [i for i in found if node.meta["order"] <= self.ends[i].meta["order"]]
         return (made or found[-1:])[0] + 1 if found else None
+
+    def why_no_stage(self, node: fx.Node, traced: Traced, levels: Levels) -> str:
+        """Why a value has no stage, or "" where it has one."""
+        if self.stage_of(node, levels) is not None:
+            return ""
+        if not self.levels:
+            return "no way down to a last map was found"
+        if levels.of.get(node) is None:
+            return why_no_level(node, traced) or "its positions are in groups, or those of attention"
+        return "no stage has its resolution"
 
 
 def find_trunk(
@@ -227,7 +236,7 @@ class _Descent:
         chain = self.chain(common)
         entered = max((work[n] for n in Flow.inputs(chain[0])), default=0)
         lost, kept = work[heavy] - work[common], work[common] - entered
-        if lost <= max(kept, _BESIDE):
+        if lost <= max(kept, BESIDE):
             return common
         self.partly.append(level)
         return heavy
