@@ -20,12 +20,14 @@ from attnsurgeon.sites.ending import (
     Ending,
     entering_lateral,
     entering_projection,
+    is_pointwise,
     without_image,
 )
-from attnsurgeon.sites.flow import SQUASHING, UPSAMPLING, Flow, is_weighted, name_of
+from attnsurgeon.sites.flow import CONVOLUTIONS, SQUASHING, UPSAMPLING, Flow, is_weighted, name_of
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.rises import BESIDE, Rise, descendants, is_gate, ways_back
 
+_RESIZING = UPSAMPLING - CONVOLUTIONS
 _MEETING = frozenset(["add", "cat", "sub", "mul", "stack", "maximum"])
 _SHAPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "contiguous", "dropout",
                       "getitem", "part", "chunk", "clamp"])  # fmt: skip
@@ -71,13 +73,13 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     encoder = set(flow.before(ending.end))
     depth = levels.of[ending.end] or 0
     looked_at = _looked_at(outputs, levels)
-    skips = tuple(_skips(flow, levels, risen, depth))
+    skips = tuple(_skips(flow, levels, risen, ending.end))
     if len(looked_at) > 1 and min(looked_at) > 0:
         neck = [_before_heads(nodes, flow, levels) for nodes in looked_at.values()]
         found = {n for n in neck if n is not None and n not in encoder}
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
-    raised = [features for r in ending.rises if r.node in needed and not r.pooled
-              for features in _raised(r, levels)]  # fmt: skip
+    raised = [_raised(r, flow, levels) for r in ending.rises
+              if r.node in needed and not r.pooled and flow.reaches(ending.end, r.node)]  # fmt: skip
     scored = [n for output in outputs for n in _features(output, levels)]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
@@ -86,15 +88,20 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
 
 
-def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], depth: int) -> Iterable[Skip]:
+def _skips(
+    flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node
+) -> Iterable[Skip]:
+    depth = levels.of[end] or 0
     for node in flow.nodes:
         inputs = Flow.inputs(node)
         if node not in risen or name_of(node) not in _MEETING or len(inputs) < 2:
             continue
-        crossing = [n for n in inputs if n not in risen and levels.of[n] is not None
-                    and levels.work[n] and (levels.of[n] or 0) < depth]  # fmt: skip
         up = [n for n in inputs if n in risen and levels.carried[n] == levels.of[node]]
-        if crossing and up and not is_gate(node, levels):
+        through = any(flow.reaches(end, n) for n in up)
+        crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
+                    and (levels.of[n] or 0) < depth and not flow.reaches(end, n)
+                    and (through or n not in risen)]  # fmt: skip
+        if crossing and set(up) - set(crossing) and not is_gate(node, levels):
             yield from (Skip(value, node) for value in crossing)
 
 
@@ -116,27 +123,28 @@ def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node
 
 def _before_heads(nodes: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node | None:
     """The last value that all heads of one resolution look at."""
-    common = flow.common_dominator(nodes)
-    if common is None:
-        return None
     level = levels.of[nodes[0]]
-    chain = [n for n in flow.dominators(common) if levels.of[n] == level]
-    if not chain or not levels.is_map(chain[-1]):
+    seen = [n for node in nodes for n in _features(node, levels, keeping=True)]
+    common = flow.common_dominator([n for n in seen if levels.carried[n] == level] or nodes)
+    chain = [] if common is None else flow.dominators(common)
+    maps = [n for n in chain if levels.of[n] == level and levels.is_map(n)]
+    if not maps:
         return None
-    node = chain[-1]
-    while True:
-        entered = entering_projection(node, levels, to_output=nodes == [node])
-        entered = entered or entering_lateral(node)
-        if entered is None or levels.of[entered] != level or not levels.is_map(entered):
-            return node
+    node = maps[-1]
+    while (entered := entering_lateral(node)) is not None:
+        if levels.of[entered] != level or not levels.is_map(entered):
+            break
         node = entered
+    return node
 
 
-def _raised(rise: Rise, levels: Levels) -> Iterable[fx.Node]:
+def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
     """The feature map that a rise begins with: what enters the block that makes it, where that goes
     on at the new resolution; a block that ends with its own upsampling is the old one's.
     """
-    node = entering_projection(rise.source, levels, to_output=False)
+    after = [n for n in flow.nodes[flow.rank[rise.node] :] if is_weighted(n)]
+    scores = all(is_pointwise(n) for n in after if flow.reaches(rise.node, n))
+    node = entering_projection(rise.source, levels, to_output=scores)
     if node is None or levels.of[node] != rise.below:
         node = rise.source
     for call in rise.node.meta["call"].chain():
@@ -144,28 +152,37 @@ def _raised(rise: Rise, levels: Levels) -> Iterable[fx.Node]:
         others = {levels.carried.get(n) for n in call.inputs} - {rise.below, rise.level, None}
         if call.parent is None or len(given) != 1 or others:
             break
-        later = any(is_weighted(n) and levels.carried[n] == rise.level
-                    for n in levels.work if rise.node.meta["order"] < n.meta["order"] < call.end)  # fmt: skip
+        later = any(levels.carried[n] == rise.level and n.meta["order"] < call.end for n in after)
         short = levels.work[node] - levels.work[given[0]] <= BESIDE
         if later and short and levels.is_map(given[0]):
             node = given[0]
-    return [node]
+    return node
 
 
-def _features(output: fx.Node, levels: Levels) -> Iterable[fx.Node]:
-    """The feature maps that a map of scores is made of, past squashing, resizing and summing."""
+def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iterable[fx.Node]:
+    """The feature maps that a map of scores is made of, past squashing, resizing and summing.
+
+    Args:
+        output: the scores.
+        levels: of the network.
+        keeping: a convolution of several positions that leaves the channels as they are smoothes a
+            map, and scores nothing.
+    """
     found, seen, todo = [], {output}, [output]
     while todo:
         node = todo.pop()
         inputs = Flow.inputs(node)
-        if name_of(node) in SQUASHING | _SHAPING | (UPSAMPLING - _weighted_rises()):
+        if keeping and is_weighted(node) and not is_pointwise(node) and _keeps_width(node):
+            found.append(node)
+            continue
+        if name_of(node) in SQUASHING | _SHAPING | _RESIZING:
             new = inputs
         elif is_weighted(node):
-            found += inputs[:1]
-            continue
+            new = [n for n in inputs[:1] if _is_sum(n) and _is_score(n)]
+            found += inputs[: 1 - len(new)]
         elif (term := without_image(node, levels)) is not None:
             new = [term]
-        elif name_of(node) in ("cat", "add", "stack") and all(_is_score(n) for n in inputs):
+        elif _is_sum(node) and _is_score(node):
             new = inputs
         else:
             found.append(node)
@@ -176,17 +193,22 @@ def _features(output: fx.Node, levels: Levels) -> Iterable[fx.Node]:
     return found
 
 
+def _keeps_width(node: fx.Node) -> bool:
+    before = Flow.inputs(node)[0].meta
+    return [before["shape"][a] for a in before["axes"]] == [
+        node.meta["shape"][a] for a in node.meta["axes"]
+    ]
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return name_of(node) in ("cat", "add", "stack") and len(Flow.inputs(node)) > 1
+
+
 def _is_score(node: fx.Node) -> bool:
-    """Whether a value is the bare result of a weighted operation, whatever its resolution."""
-    while name_of(node) in SQUASHING | _SHAPING | (UPSAMPLING - _weighted_rises()):
+    """Whether a value is the bare result of weighted operations, whatever its resolution."""
+    while name_of(node) in SQUASHING | _SHAPING | _RESIZING:
         inputs = Flow.inputs(node)
         if len(inputs) != 1:
             return False
         node = inputs[0]
-    if name_of(node) in ("cat", "add", "stack") and len(Flow.inputs(node)) > 1:
-        return all(_is_score(n) for n in Flow.inputs(node))
-    return is_weighted(node)
-
-
-def _weighted_rises() -> frozenset[str]:
-    return frozenset(f"conv_transpose{rank}d" for rank in (1, 2, 3))
+    return all(map(_is_score, Flow.inputs(node))) if _is_sum(node) else is_weighted(node)

@@ -8,8 +8,8 @@ a lateral or scoring convolution, the convolution before a pixel shuffle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import fx
 
@@ -25,7 +25,15 @@ from attnsurgeon.sites.flow import (
 )
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
-from attnsurgeon.sites.rises import Rise, descendants, find_rises, pooled_aside, ways_back
+from attnsurgeon.sites.rises import (
+    BESIDE,
+    Rise,
+    descendants,
+    find_rises,
+    parting,
+    pooled_aside,
+    ways_back,
+)
 
 _ATTENDING = ("scaled_dot_product_attention", "matmul", "bmm", "einsum", "baddbmm")
 _SHUFFLING = frozenset(["pixel_shuffle", "view", "reshape", "permute", "unflatten", "contiguous"])
@@ -40,11 +48,13 @@ class Ending:
         end: the encoder's last value.
         dense: more than a vector is made of it: maps, or vectors of several maps.
         rises: where the resolution goes up behind the encoder.
+        exchanged: by level, the last value of a resolution that goes down beside others.
     """
 
     end: fx.Node
     dense: bool
     rises: tuple[Rise, ...] = ()
+    exchanged: Mapping[int, fx.Node] = field(default_factory=dict)
 
 
 def find_ending(
@@ -87,7 +97,8 @@ def _dense(
         depth = max(r.below for r in sources)
         end = _encoder_output(traced, flow, levels, sources, risen)
         if end is None:
-            end = _common_end(outputs, flow, levels, depth, risen)
+            raised = [r.source for r in sources if not r.pooled]
+            end = _common_end(outputs, flow, levels, depth, risen, raised)
             end = _without_projections(end, flow, levels, risen)
     else:
         private = _private([r for r in rises if r not in outer], flow, levels)
@@ -96,7 +107,9 @@ def _dense(
         end = _common_end(outputs, flow, levels, depth, private)
         end = _without_projections(end, flow, levels, set())
     late = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
-    return Ending(end, dense=True, rises=tuple(late))
+    exchanged = {r.level: r.exchanged for r in rises
+                 if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip
+    return Ending(end, dense=True, rises=tuple(late), exchanged=exchanged)
 
 
 def _is_followed(rise: Rise, flow: Flow, levels: Levels) -> bool:
@@ -125,14 +138,26 @@ def _private(rises: list[Rise], flow: Flow, levels: Levels) -> set[fx.Node]:
 
 
 def _common_end(
-    outputs: list[fx.Node], flow: Flow, levels: Levels, depth: int, risen: set[fx.Node]
+    outputs: list[fx.Node],
+    flow: Flow,
+    levels: Levels,
+    depth: int,
+    risen: set[fx.Node],
+    raised: Sequence[fx.Node] = (),
 ) -> fx.Node:
-    """The last value that everything made of one resolution passes."""
+    """The last value that everything made of one resolution passes; of values that are raised one
+    after the other (UNETR's tokens of several depths), the last.
+    """
     stops = {n for n in flow.nodes if levels.is_map(n) and n not in risen
              and (levels.of[n] or 0) <= depth}  # fmt: skip
     met = [n for n in ways_back(outputs, stops) if n in stops and levels.of[n] == depth]
     if not met:
         met = [n for n in flow.nodes if n in stops and levels.of[n] == depth][-1:]
+    work = levels.work
+    later = [n for n in met if not any(
+        n in raised and work[s] > work[n] + BESIDE and flow.reaches(parting(n, levels), s)
+        for s in raised)]  # fmt: skip
+    met = later or met
     common = flow.common_dominator(met)
     if common is not None and levels.of.get(common) == depth and levels.is_map(common):
         return common

@@ -23,6 +23,9 @@ _REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "
 _SELECTING = frozenset(["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"])
 
 
+NO_MAP = "its positions stand in groups or in a list, or are those of attention's scores"
+
+
 def stride_of(node: fx.Node, traced: Traced) -> float | None:
     """Input height / feature height; for tokens that of the square (the cube) of their number."""
     image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
@@ -102,7 +105,8 @@ class Levels:
         lost, lists = _Lost(traced), set[fx.Node]()
         for node in flow.nodes:
             inputs = Flow.inputs(node)
-            if self._joins_rows(node, inputs) or (inputs and lists.issuperset(inputs)):
+            again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
+            if self._joins_rows(node, inputs) or not (again or lists.isdisjoint(inputs)):
                 lists.add(node)
             hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
             self.of[node] = level = None if hidden else level_of(node, traced)

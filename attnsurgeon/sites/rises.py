@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from attnsurgeon.recording.record import Call
-from attnsurgeon.sites.flow import SQUASHING, UPSAMPLING, Flow, name_of
+from attnsurgeon.sites.flow import ACTIVATIONS, SQUASHING, UPSAMPLING, Flow, name_of
 from attnsurgeon.sites.levels import Levels
 
 _SPREADING = UPSAMPLING | {"expand", "expand_as", "repeat", "tile", "broadcast_to"}
@@ -34,6 +34,7 @@ class Rise:
         source: the map that it is made from: of a pooled vector, the map that was pooled.
         pooled: it is made from a vector.
         inner: it is a gate, or an exchange.
+        exchanged: of an exchange the value that its own resolution goes on with.
         level, below: of the result and of the source.
         blocks: the calls around it that take and give one map of the same level, above the source.
     """
@@ -42,6 +43,7 @@ class Rise:
     source: fx.Node
     pooled: bool
     inner: bool
+    exchanged: fx.Node | None
     level: int
     below: int
     blocks: tuple[Call, ...]
@@ -65,9 +67,10 @@ def find_rises(flow: Flow, levels: Levels) -> list[Rise]:
         below = levels.carried[source]
         assert below is not None
         gate = is_gate(node, levels)
-        inner = gate or (not pooled and _is_exchange(node, source, flow, levels))
+        swaps = not (gate or pooled) and _is_exchange(node, source, flow, levels)
+        inner, exchanged = gate or swaps, _sum_of(node) if swaps else None
         blocks = tuple(_blocks(node, level, below, levels))
-        found.append(Rise(node, source, pooled, inner, level, below, blocks))
+        found.append(Rise(node, source, pooled, inner, exchanged, level, below, blocks))
     return found
 
 
@@ -158,8 +161,10 @@ def _is_exchange(node: fx.Node, source: fx.Node, flow: Flow, levels: Levels) -> 
     merge = _first_merge(node)
     if merge is None:
         return False
-    below, rank = levels.carried[source], flow.rank[source]
+    below = levels.carried[source]
     assert below is not None
+    source = parting(source, levels)
+    rank = flow.rank[source]
     for other in flow.nodes[rank + 1 :]:
         if levels.of[other] != below or len(inputs := Flow.inputs(other)) < 2:
             continue
@@ -170,6 +175,27 @@ def _is_exchange(node: fx.Node, source: fx.Node, flow: Flow, levels: Levels) -> 
         if any(levels.is_map(n) and (levels.of[n] or 0) < below for n in newer):
             return True
     return False
+
+
+def parting(node: fx.Node, levels: Levels) -> fx.Node:
+    """The value that went several ways, one of which leads to `node` alone."""
+    level = levels.carried[node]
+    while len(node.users) == 1 and len(inputs := Flow.inputs(node)) == 1:
+        if levels.carried[inputs[0]] != level:
+            break
+        node = inputs[0]
+    return node
+
+
+def _sum_of(node: fx.Node) -> fx.Node | None:
+    """What a rise is part of when all terms are there, and their activation."""
+    merge = _first_merge(node)
+    while merge is not None and len(merge.users) == 1:
+        (user,) = merge.users
+        if name_of(user) not in ACTIVATIONS | {"add"}:
+            break
+        merge = user
+    return merge
 
 
 def _first_merge(node: fx.Node) -> fx.Node | None:

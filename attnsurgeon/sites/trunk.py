@@ -10,7 +10,7 @@ stages where convolutions are dilated in place of a step down.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -19,7 +19,7 @@ from torch import fx, nn
 from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.ending import Ending, find_ending, weighted_inside
 from attnsurgeon.sites.flow import ACTIVATIONS, Flow, convolution_of, is_weighted, name_of
-from attnsurgeon.sites.levels import Levels, why_no_level
+from attnsurgeon.sites.levels import NO_MAP, Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import BESIDE
 
@@ -64,7 +64,7 @@ class Trunk:
         if not self.levels:
             return "no way down to a last map was found"
         if levels.of.get(node) is None:
-            return why_no_level(node, traced) or "its positions are in groups, or those of attention"
+            return why_no_level(node, traced) or NO_MAP
         return "no stage has its resolution"
 
 
@@ -79,9 +79,9 @@ def find_trunk(
     values = _without_insides(descent, flow, levels)
     if not values:
         return Trunk()
-    stem = _stem(traced, levels, values)
-    start = values.index(stem)
-    if _holds_nothing_else(values, stem, levels):
+    stem = _stem(traced, levels, values, set(descent.nodes))
+    start = 0 if stem is None else values.index(stem)
+    if stem is not None and _holds_nothing_else(values, stem, levels):
         start += 1
     ends: list[fx.Node] = []
     stages: list[int] = []
@@ -92,6 +92,10 @@ def find_trunk(
             ends.append(_entrance(descent.steps[level], node, values, flow, levels))
         if not stages or level > stages[-1]:
             stages.append(level)
+    for i, level in enumerate(stages[:-1]):
+        beside = ending.exchanged.get(level, ends[i])
+        if not flow.reaches(beside, ends[i]):  # the last that it gives, not what others are given
+            ends[i] = beside
     ends.append(values[-1])
     ends, stages = _with_dilated(traced, flow, levels, values, ends, stages)
     return Trunk(tuple(values), stem, tuple(ends), tuple(stages), tuple(ends[:-1]), ending)
@@ -260,13 +264,20 @@ def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, levels: Levels) ->
     return there[-1] is stem and units < 2 and stem is not values[-1]
 
 
-def _stem(traced: Traced, levels: Levels, values: list[fx.Node]) -> fx.Node:
+def _stem(
+    traced: Traced, levels: Levels, values: list[fx.Node], way: set[fx.Node]
+) -> fx.Node | None:
     """The value that enters the outermost module around the first block that comes back.
 
-    Where no block comes back (VGG), the last trunk value of the first resolution.
+    Where no block comes back (VGG), the last trunk value of the first resolution; None where a
+    block of several layers is given the image itself.
     """
-    blocks = [c for c in _calls(traced.root) if c.parent and _is_block(c, values)]
+    calls = [c for c in _calls(traced.root) if c.parent]
+    blocks = [c for c in calls if _is_block(c, values)]
     kinds = Counter(type(c.module) for c in blocks)
+    if max(kinds.values(), default=0) < 2:  # they are all inside one long shortcut
+        blocks = [c for c in calls if _is_block(c, way)]
+        kinds = Counter(type(c.module) for c in blocks)
     for call in blocks:
         if kinds[type(call.module)] < 2:
             continue
@@ -274,6 +285,8 @@ def _stem(traced: Traced, levels: Levels, values: list[fx.Node]) -> fx.Node:
             if outer in blocks and _last_before(outer.start, values) is not None:
                 call = outer
         entrance = _last_before(call.start, values)
+        if entrance is None and levels.work[call.outputs[0]] > 1:
+            return None
         if entrance is None:
             break
         for outer in call.chain():
@@ -375,8 +388,8 @@ def _calls(call: Call) -> list[Call]:
     return found
 
 
-def _is_block(call: Call, values: list[fx.Node]) -> bool:
+def _is_block(call: Call, values: Container[fx.Node]) -> bool:
     """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
-    if isinstance(call.module, nn.Sequential) or len(call.outputs) != 1:
+    if isinstance(call.module, nn.Sequential) or not call.outputs:
         return False
     return call.outputs[0] in values and weighted_inside(call) >= 2

@@ -16,6 +16,7 @@ from attnsurgeon.planning.deciding.operand import Impossible, Value
 from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.sites.flow import Flow, is_weighted
 from attnsurgeon.sites.residuals import Residual
+from attnsurgeon.sites.survey import operand_of
 from attnsurgeon.sites.tokens import row_of
 
 
@@ -54,7 +55,9 @@ def _on_the_way(asked: Asked, node: fx.Node, into: fx.Node) -> Place | Refusal:
     """The place where a skip goes into the decoder; behind it where it goes nowhere else."""
     place = place_on(asked.survey, node, into)
     alone = [user for user in node.users if user.meta["data"]] == [into]
-    if isinstance(place, Place) or not alone:
+    if isinstance(place, Place):
+        return replace(place, operand=operand_of(into, node))
+    if not alone:
         return place
     after = place_on(asked.survey, node)
     return place if isinstance(after, Refusal) else after
