@@ -61,10 +61,10 @@ def _show_outline(console: Console, record: Mapping[str, Any], signs: Marks) -> 
     for one in record.get("outline", ()):
         stage = "" if one["stage"] in (None, 0) else f"stage {one['stage']}"
         played = [role for role in one["roles"] if role in ("stem", "head")]
+        inside = [stage] if stage and one["roles"] != ["stem"] else []
         rows.append([
             one["part"] if one["part"] != part else "",
-            ", ".join([*([] if "stem" in played and "stage" not in one["roles"] else [stage] if stage
-                         else []), *played]),
+            ", ".join([*inside, *played]),
             one["path"],
             words.count(one["channels"]),
             words.size(one["resolution"], signs.times),

@@ -214,12 +214,14 @@ def outline(found: Survey) -> list[Record]:
             if not site.roles.isdisjoint(roles):
                 about = {name: getattr(site, name) for name in ("path", "channels", "stage")}
                 played = [role for role in roles if role in site.roles]
-                crossing = [s.path for s in found.sites if "skip" in s.roles and part != "encoder"
-                            and s.resolution == site.resolution and s.index < site.index]  # fmt: skip
+                skips = [s for s in found.sites if "skip" in s.roles and part != "encoder"]
+                here = [s for s in skips if s.resolution == site.resolution]
+                crossing = [s.path for s in here if s.index < site.index]
                 rows.append({"part": part, **about, "roles": played, "skips": crossing,
                              "resolution": site.resolution})  # fmt: skip
-    given = dict.fromkeys(n for n in found.traced.root.outputs if n.meta.get("event") is not None)
-    for node in given:
+    for node in dict.fromkeys(found.traced.root.outputs):
+        if node.meta.get("event") is None:
+            continue
         rows.append({"part": "output", "path": value_path(node), "channels": None, "stage": None,
                      "roles": [], "skips": [], "resolution": node.meta["shape"][1:]})  # fmt: skip
     return rows

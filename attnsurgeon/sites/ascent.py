@@ -1,6 +1,6 @@
 """Trunk -> what follows the encoder: a decoder with its skips, or a neck between it and the heads.
 
-    skip      a value of the encoder where it meets, by concatenation or addition, one that has risen
+    skip      a value of the encoder where it meets, by concatenation or sum, one that has risen
     decoder   the last value of a resolution on the way up: what is raised next, or what is scored
     neck      where heads look at several resolutions: the last value of each before its heads
 
@@ -78,19 +78,22 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
         neck = [_before_heads(nodes, flow, levels) for nodes in looked_at.values()]
         found = {n for n in neck if n is not None and n not in encoder}
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
-    raised = [_raised(r, flow, levels) for r in ending.rises
-              if r.node in needed and not r.pooled and flow.reaches(ending.end, r.node)]  # fmt: skip
+    rises = [r for r in ending.rises if r.node in needed and not r.pooled]
+    raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
     scored = [n for output in outputs for n in _features(output, levels)]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
-    last = [n for n in way_up if not any(
-        m is not n and levels.of[m] == levels.of[n] and flow.reaches(n, m) for m in way_up)]  # fmt: skip
+    last = [n for n in way_up if not _goes_on(n, way_up, flow, levels)]
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
 
 
-def _skips(
-    flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node
-) -> Iterable[Skip]:
+def _goes_on(node: fx.Node, others: set[fx.Node], flow: Flow, levels: Levels) -> bool:
+    """Whether another of these values is of the same resolution and made of this one."""
+    same = [n for n in others if n is not node and levels.of[n] == levels.of[node]]
+    return any(flow.reaches(node, n) for n in same)
+
+
+def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> Iterable[Skip]:
     depth = levels.of[end] or 0
     for node in flow.nodes:
         inputs = Flow.inputs(node)

@@ -185,7 +185,7 @@ def _encoder_output(
         inside = [n for n in working if _encloses(call, n)]
         if 2 * len(_paths(inside)) <= len(_paths(working)):
             continue
-        at = {levels.carried[n] for n in inside} - {None}
+        at = {level for n in inside if (level := levels.of[n]) is not None}
         from_image = any(n.op == "placeholder" for n in call.inputs)
         depth = max(levels.of[n] or 0 for n in given)
         if max(at, default=0) > depth or (len(at) < 3 and not (from_image and len(at) > 0)):
@@ -213,9 +213,7 @@ def _outermost_first(root: Call) -> list[Call]:
 # What hands a map on and is no part of the encoder.
 
 
-def _without_projections(
-    node: fx.Node, flow: Flow, levels: Levels, risen: set[fx.Node]
-) -> fx.Node:
+def _without_projections(node: fx.Node, flow: Flow, levels: Levels, risen: set[fx.Node]) -> fx.Node:
     """Walks back over lateral and scoring convolutions, and the convolution of a pixel shuffle."""
     depth = levels.of[node]
     while True:

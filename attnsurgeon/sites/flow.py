@@ -47,24 +47,28 @@ UPSAMPLING = frozenset(
 )
 SQUASHING = frozenset(["sigmoid", "tanh", "softmax", "log_softmax", "hardsigmoid"])
 # Functions that bend their input; a product of two values bends too (see `bends`).
-_BENDING = ACTIVATIONS | SQUASHING | frozenset(
-    [
-        "exp",
-        "pow",
-        "sqrt",
-        "rsqrt",
-        "erf",
-        "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-        "layer_norm",
-        "group_norm",
-        "instance_norm",
-        "rms_norm",
-        "normalize",
-        "unseen",
-        "attention",
-        "log",
-    ]
+_BENDING = (
+    ACTIVATIONS
+    | SQUASHING
+    | frozenset(
+        [
+            "exp",
+            "pow",
+            "sqrt",
+            "rsqrt",
+            "erf",
+            "scaled_dot_product_attention",
+            "multi_head_attention_forward",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "rms_norm",
+            "normalize",
+            "unseen",
+            "attention",
+            "log",
+        ]
+    )
 )
 _PRODUCTS = frozenset(["mul", "matmul", "bmm", "einsum", "div", "baddbmm"])
 

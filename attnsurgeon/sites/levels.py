@@ -18,9 +18,11 @@ from attnsurgeon.sites.site import size_in
 # Products in which positions are paired with positions, and such that do it and undo it at once.
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
 _ATTENDING = frozenset(["scaled_dot_product_attention"])
-_REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten", "swapaxes",
-                         "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
-_SELECTING = frozenset(["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"])
+_REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten",
+                         "swapaxes", "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
+_SELECTING = frozenset(
+    ["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"]
+)
 
 
 NO_MAP = "its positions stand in groups or in a list, or are those of attention's scores"
@@ -151,13 +153,19 @@ class _Lost:
             (self.scores if mixed else self.gathered).add(node)
         elif name in _ATTENDING:
             self.gathered.add(node)
-        elif inputs and self.scores.issuperset(inputs):
+        elif self._still_scores(node, inputs):
             self.scores.add(node)
-        elif inputs and (self.scores | self.gathered).issuperset(inputs):
-            if not is_weighted(node) and name not in AXIS_ONE | AXIS_LAST:
-                self.gathered.add(node)
+        elif inputs and (self.scores | self.gathered).issuperset(inputs) and not _defines(node):
+            self.gathered.add(node)
         hidden = node in self.scores or node in self.gathered
         return hidden or self._is_grouped(node, inputs)
+
+    def _still_scores(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether a value is made of scores alone, or of scores and what is added to them."""
+        if not inputs or self.scores.isdisjoint(inputs):
+            return False
+        added = [n for n in inputs if n not in self.scores]
+        return all(len(n.meta["axes"]) != 1 for n in added)
 
     def _inherit(self, node: fx.Node, inputs: list[fx.Node]) -> None:
         told = [n for n in inputs if n in self.sides]
@@ -167,10 +175,13 @@ class _Lost:
 
     def _is_grouped(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
         """Whether the positions of a map or of a row stand along other axes than its sides."""
-        layout, _ = (None, "") if node.meta["shape"] is None else layout_of(node, self.batch)
+        shape: tuple[int, ...] | None = node.meta["shape"]
+        if shape is None:
+            return False
+        layout, _ = layout_of(node, self.batch)
         if layout is None or layout == "NC":
             return False
-        sides = size_in(layout, node.meta["shape"])
+        sides = size_in(layout, shape)
         if len(sides) == 1:
             if node in self.sides:
                 self.length[node] = sides[0]
@@ -179,7 +190,11 @@ class _Lost:
         same = before is not None and sorted(before) == sorted(sides)
         if before is not None and not same and name_of(node) in _REGROUPING:
             regular = _is_even(sides) or not _is_even(before)
-            if len(sides) < len(before) or not regular or math.prod(sides) in (math.prod(before), self.length[node]):
+            if (
+                len(sides) < len(before)
+                or not regular
+                or math.prod(sides) in (math.prod(before), self.length[node])
+            ):
                 self.grouped.add(node)
         elif not same and not self.grouped.isdisjoint(inputs):
             self.grouped.add(node)
@@ -192,3 +207,8 @@ class _Lost:
 def _is_even(sides: tuple[int, ...]) -> bool:
     """Whether no side of a map is four times as long as another."""
     return max(sides) < 4 * max(min(sides), 1)
+
+
+def _defines(node: fx.Node) -> bool:
+    """Whether an operation says itself which axis holds the channels."""
+    return is_weighted(node) or name_of(node) in AXIS_ONE | AXIS_LAST

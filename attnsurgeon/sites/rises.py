@@ -83,9 +83,7 @@ def descendants(flow: Flow, roots: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def ways_back(
-    roots: Iterable[fx.Node], stops: Sequence[fx.Node] | set[fx.Node]
-) -> set[fx.Node]:
+def ways_back(roots: Iterable[fx.Node], stops: Sequence[fx.Node] | set[fx.Node]) -> set[fx.Node]:
     """Returns what `roots` are made of, walking back no further than the values in `stops`."""
     found, todo = set(roots), [n for n in set(roots) if n not in stops]
     while todo:
@@ -108,9 +106,7 @@ def pooled_aside(flow: Flow) -> set[fx.Node]:
     return found
 
 
-def _pooled_map(
-    node: fx.Node, flow: Flow, levels: Levels, aside: set[fx.Node]
-) -> fx.Node | None:
+def _pooled_map(node: fx.Node, flow: Flow, levels: Levels, aside: set[fx.Node]) -> fx.Node | None:
     """The last map that every way to a pooled value passes."""
     chain = [n for n in flow.dominators(node) if n not in aside and levels.is_map(n)]
     return chain[-1] if chain else None

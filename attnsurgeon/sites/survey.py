@@ -25,10 +25,10 @@ from attnsurgeon.sites.flow import (
     name_of,
 )
 from attnsurgeon.sites.layouts import find_axes, layout_of
+from attnsurgeon.sites.levels import Levels, stride_of
 from attnsurgeon.sites.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites.site import ModuleRef, Site, size_in
 from attnsurgeon.sites.tokens import find_tokens, tokens_at
-from attnsurgeon.sites.levels import Levels, stride_of
 from attnsurgeon.sites.trunk import Trunk, find_trunk
 
 # The roles that are operations, by the names the operation goes by.

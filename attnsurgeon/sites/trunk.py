@@ -245,7 +245,6 @@ class _Descent:
         self.partly.append(level)
         return heavy
 
-
     def _entering(self, node: fx.Node, level: int) -> fx.Node:
         """What enters the residual block that comes down to a level, where the value is inside."""
         carried = self.levels.carried
@@ -339,7 +338,7 @@ def _with_dilated(
     Such a stage begins with a module that dilates its convolutions at least twice as much as all
     before it at this level, and changes the channels.
     """
-    found = {end: level for end, level in zip(ends, stages, strict=True)}
+    found = dict(zip(ends, stages, strict=True))
     spatial = [(n, spread) for n in values[-1:] and flow.before(values[-1])
                if (spread := _dilation(n)) and levels.of[n] is not None]  # fmt: skip
     if all(spread == 1 for _, spread in spatial):

@@ -220,6 +220,7 @@ class Octave(nn.Module):
         down = self.hl(F.avg_pool2d(high, 2))
         if self.ll is not None:
             down = down + self.ll(F.avg_pool2d(low, 2) if self.stride > 1 else low)
+        assert self.norm_low is not None
         return high_out, F.relu(self.norm_low(down))
 
 

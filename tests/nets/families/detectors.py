@@ -143,4 +143,6 @@ class Ssd(nn.Module):
         c3 = self.c3(self.c2(x))
         c4 = self.c4(c3)
         made = [head(one) for head, one in zip(self.head, (c3, c4, self.c5(c4)), strict=True)]
-        return torch.cat([one.permute(0, 2, 3, 1).flatten(1).view(len(x), -1, 7) for one in made], 1)
+        return torch.cat(
+            [one.permute(0, 2, 3, 1).flatten(1).view(len(x), -1, 7) for one in made], 1
+        )

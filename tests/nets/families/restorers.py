@@ -65,7 +65,10 @@ class Restormer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.enc1 = nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(Block(8, 8), Block(8, 8))
+        self.embed, self.enc1 = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Sequential(Block(8, 8), Block(8, 8)),
+        )
         self.down1 = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1), nn.PixelUnshuffle(2))
         self.enc2 = nn.Sequential(Block(16, 16), Block(16, 16))
         self.down2 = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.PixelUnshuffle(2))
