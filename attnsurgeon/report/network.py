@@ -30,6 +30,7 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
     """
     _head(console, record)
     signs = marks(console)
+    _show_outline(console, record, signs)
     roles: dict[str, list[Site]] = {}
     for site in record["sites"]:
         for role in site["roles"]:
@@ -52,6 +53,30 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
     show_table(console, columns, rows)
     hidden = not every and not OPERATIONS.isdisjoint(order)
     _footnotes(console, record, ["--all or --role ROLE lists single operations"] if hidden else [])
+
+
+def _show_outline(console: Console, record: Mapping[str, Any], signs: Marks) -> None:
+    """Draws encoder, neck and decoder as they follow each other, with their resolutions."""
+    rows, part = [], ""
+    for one in record.get("outline", ()):
+        stage = "" if one["stage"] in (None, 0) else f"stage {one['stage']}"
+        played = [role for role in one["roles"] if role in ("stem", "head")]
+        inside = [stage] if stage and one["roles"] != ["stem"] else []
+        rows.append([
+            one["part"] if one["part"] != part else "",
+            ", ".join([*inside, *played]),
+            one["path"],
+            words.count(one["channels"]),
+            words.size(one["resolution"], signs.times),
+            words.listed(one["skips"]) if one["skips"] else "",
+        ])  # fmt: skip
+        part = one["part"]
+    if rows:
+        crossing = any(row[-1] for row in rows)
+        columns = ["!part", "", "last value", ">C", f">H{signs.times}W", "skips"]
+        kept = slice(None if crossing else -1)
+        show_table(console, columns[kept], [row[kept] for row in rows])
+        console.print()
 
 
 def _row(run: Run[Site], signs: Marks) -> list[str]:
@@ -142,6 +167,7 @@ def _played(site: Site) -> str:
 def _footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> None:
     signs = marks(console)
     said += _repeated(record["sites"], signs)
+    said += _without_stage(record["sites"], signs)
     if record["refused"]:
         refused = fold(record["refused"], lambda one: one["path"], lambda one: one["reason"])
         said += [f"no residual addition: {_spelled(r, signs)}: {r.head['reason']}" for r in refused]
@@ -161,6 +187,18 @@ def _repeated(sites: Iterable[Site], signs: Marks) -> Iterator[str]:
     for ran, paths in groups.items():
         tied = "; attention there must be tied to no resolution" if "sizes" in ran else ""
         yield f"{ran}, which one cut serves{tied}: {words.listed(paths)}"
+
+
+def _without_stage(sites: Iterable[Site], signs: Marks) -> Iterator[str]:
+    """Yields why stages are unknown, with what it is true of."""
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.get("no_stage"):
+            groups.setdefault(site["no_stage"], []).append(site)
+    for why, unknown in groups.items():
+        ends = dict.fromkeys((unknown[0]["path"], unknown[-1]["path"]))
+        count = words.several(len(unknown), "site")
+        yield f"no stage: {count} ({f' {signs.to} '.join(ends)}): {why}"
 
 
 def _ran(site: Site) -> str:

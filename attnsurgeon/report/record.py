@@ -194,9 +194,37 @@ def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
         "model": model,
         "input_size": to_lists(found.traced.input_size),
         "why_real": found.traced.why_real,
+        "outline": outline(found),
         "sites": [site_record(site) for site in sites],
         "refused": [{"path": path, "reason": why} for path, why in found.refused.items()],
     }
+
+
+# What a network is made of, in the order in which data passes, and the roles of its values.
+_PARTS = (("encoder", ("stem", "stage", "head")), ("neck", ("neck",)), ("decoder", ("decoder",)))
+
+
+def outline(found: Survey) -> list[Record]:
+    """Returns the values that show how a network is built: its parts, and what it gives."""
+    from attnsurgeon.sites.survey import value_path  # not at the top: it imports torch
+
+    rows: list[Record] = []
+    for part, roles in _PARTS:
+        for site in found.sites:
+            if not site.roles.isdisjoint(roles):
+                about = {name: getattr(site, name) for name in ("path", "channels", "stage")}
+                played = [role for role in roles if role in site.roles]
+                skips = [s for s in found.sites if "skip" in s.roles and part != "encoder"]
+                here = [s for s in skips if s.resolution == site.resolution]
+                crossing = [s.path for s in here if s.index < site.index]
+                rows.append({"part": part, **about, "roles": played, "skips": crossing,
+                             "resolution": site.resolution})  # fmt: skip
+    for node in dict.fromkeys(found.traced.root.outputs):
+        if node.meta.get("event") is None:
+            continue
+        rows.append({"part": "output", "path": value_path(node), "channels": None, "stage": None,
+                     "roles": [], "skips": [], "resolution": node.meta["shape"][1:]})  # fmt: skip
+    return rows
 
 
 def site_record(site: Site) -> Record:

@@ -45,30 +45,30 @@ UPSAMPLING = frozenset(
         "grid_sample",
     ]
 )
+SQUASHING = frozenset(["sigmoid", "tanh", "softmax", "log_softmax", "hardsigmoid"])
 # Functions that bend their input; a product of two values bends too (see `bends`).
-_BENDING = ACTIVATIONS | frozenset(
-    [
-        "sigmoid",
-        "tanh",
-        "softmax",
-        "log_softmax",
-        "hardsigmoid",
-        "exp",
-        "pow",
-        "sqrt",
-        "rsqrt",
-        "erf",
-        "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-        "layer_norm",
-        "group_norm",
-        "instance_norm",
-        "rms_norm",
-        "normalize",
-        "unseen",
-        "attention",
-        "log",
-    ]
+_BENDING = (
+    ACTIVATIONS
+    | SQUASHING
+    | frozenset(
+        [
+            "exp",
+            "pow",
+            "sqrt",
+            "rsqrt",
+            "erf",
+            "scaled_dot_product_attention",
+            "multi_head_attention_forward",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "rms_norm",
+            "normalize",
+            "unseen",
+            "attention",
+            "log",
+        ]
+    )
 )
 _PRODUCTS = frozenset(["mul", "matmul", "bmm", "einsum", "div", "baddbmm"])
 
@@ -98,10 +98,13 @@ def bends(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a convolution node says of itself; `kernel` and `stride` have one entry an axis."""
+    """What a convolution node says of itself; `kernel` has one entry an axis, as have `stride` and
+    `dilation`.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
     depthwise: bool
 
@@ -114,14 +117,20 @@ def convolution_of(node: fx.Node) -> Convolution | None:
     given = dict(zip(_CONV_ARGS[: len(node.args)], node.args, strict=False)) | node.kwargs
     if name.startswith("conv_transpose"):
         given["groups"] = node.kwargs.get("groups", node.args[6] if len(node.args) > 6 else 1)
+        given["dilation"] = node.kwargs.get("dilation", node.args[7] if len(node.args) > 7 else 1)
     weight: Any = given["weight"]
     source: Any = given["input"]
     kernel = tuple(weight.meta["shape"][2:])
-    stride: Any = given.get("stride", 1)
-    steps = tuple(stride) if isinstance(stride, (tuple, list)) else (stride,)
-    steps = steps * len(kernel) if len(steps) == 1 else steps
+    steps = _each(given.get("stride", 1), len(kernel))
+    spread = _each(given.get("dilation", 1), len(kernel))
     groups = int(given.get("groups", 1))  # type: ignore[arg-type]
-    return Convolution(kernel, steps, groups, 1 < groups == source.meta["shape"][1])
+    return Convolution(kernel, steps, spread, groups, 1 < groups == source.meta["shape"][1])
+
+
+def _each(given: Any, rank: int) -> tuple[int, ...]:
+    """One number an axis."""
+    values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    return values * rank if len(values) == 1 else values
 
 
 _CONV_ARGS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -151,6 +160,15 @@ class Flow:
     def reaches(self, early: fx.Node, late: fx.Node) -> bool:
         """Whether `late` depends on `early` (a value depends on itself)."""
         return bool(self._before[self.rank[late]] >> self.rank[early] & 1)
+
+    def before(self, late: fx.Node, *, beside: fx.Node | None = None) -> list[fx.Node]:
+        """The values that `late` is made of, in order, `late` included; not those that `beside`
+        is made of, too.
+        """
+        bits = self._before[self.rank[late]]
+        if beside is not None:
+            bits &= ~self._before[self.rank[beside]]
+        return [node for i, node in enumerate(self.nodes[: self.rank[late] + 1]) if bits >> i & 1]
 
     def between(self, early: fx.Node, late: fx.Node) -> list[fx.Node]:
         """The values on paths from `early` (left out) to `late` (included), in order."""

@@ -12,6 +12,9 @@ ROLES = (
     "stage",
     "stem",
     "head",
+    "decoder",
+    "skip",
+    "neck",
     "conv",
     "norm",
     "act",
@@ -37,7 +40,8 @@ class Site:
 
     Attributes:
         path: where the value is made: `layer1.0.bn3`, or `layer1.0:add` for a functional
-            operation; a second one of the same name is `layer1.0:add#2`.
+            operation; a second one of the same name is `layer1.0:add#2`. A skip is what goes into
+            an operation: `up1:cat(1)`, its second operand.
         owner: path of the innermost module whose forward passes the value on ("" is the root).
         type: class of the producing module, or the name of the function.
         roles: the names of `ROLES` that the value or operation plays.
@@ -45,7 +49,9 @@ class Site:
         shape: of the value, batch first, as recorded.
         layout: one of `LAYOUTS`, or None where the channel axis is unknown.
         stride: input height / feature height (square root of the area ratio for tokens), or None.
-        stage: 1-based by resolution, counted from the stem's output; 0 before it; None unknown.
+        stage: 1-based, counted from the stem's output; 0 before it; None unknown. A stage is a
+            resolution on the way down, or where dilation keeps it, a group of blocks; a value
+            behind the encoder has the stage of its resolution.
         block: path of the innermost enclosing residual or repeated block, or None.
         calls: how often the producer runs in one forward.
         runs: how often the owner does; a cut in it serves all of them.
@@ -61,6 +67,7 @@ class Site:
         follows: paths of the sites whose values are this operation's direct inputs.
         precedes: paths of the sites that use this value directly.
         index: position in execution order.
+        no_stage: why the stage is unknown, or "".
     """
 
     path: str
@@ -88,6 +95,7 @@ class Site:
     sizes: tuple[tuple[int, ...], ...] = ()
     grid: tuple[int, ...] | None = None
     beside: tuple[int, int] = (0, 0)
+    no_stage: str = ""
 
     @property
     def resolution(self) -> tuple[int, ...] | None:

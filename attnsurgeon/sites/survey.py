@@ -13,6 +13,7 @@ from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.recording.handed_on import handed_on
 from attnsurgeon.recording.memory import shared_memory
 from attnsurgeon.recording.record import Call, Event, Traced, key_of, keyed_events
+from attnsurgeon.sites.ascent import Skip, find_ascent
 from attnsurgeon.sites.flow import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -24,10 +25,11 @@ from attnsurgeon.sites.flow import (
     name_of,
 )
 from attnsurgeon.sites.layouts import find_axes, layout_of
+from attnsurgeon.sites.levels import Levels, stride_of
 from attnsurgeon.sites.residuals import Residual, branch_kinds, find_residuals
 from attnsurgeon.sites.site import ModuleRef, Site, size_in
 from attnsurgeon.sites.tokens import find_tokens, tokens_at
-from attnsurgeon.sites.trunk import find_trunk, level_of, stride_of
+from attnsurgeon.sites.trunk import Trunk, find_trunk
 
 # The roles that are operations, by the names the operation goes by.
 _OPERATIONS = [
@@ -51,6 +53,7 @@ class Survey:
         nodes: site path -> the graph value.
         residuals: path of a residual addition -> what it adds.
         refused: path of every other addition of two values -> why it is not residual.
+        merges: path of a skip -> the operation that the value goes into.
         shallow: module path -> what tracing its forward gave; filled by the plans made of it.
         alike: the same by what is compared of modules that are alike.
         kinds: numbers for what is compared, see `forwards.fingerprint`.
@@ -62,6 +65,7 @@ class Survey:
     nodes: Mapping[str, fx.Node]
     residuals: Mapping[str, Residual]
     refused: Mapping[str, str]
+    merges: Mapping[str, fx.Node] = field(default_factory=dict)
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
     alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     kinds: dict[Hashable, int] = field(default_factory=dict, repr=False)
@@ -86,15 +90,29 @@ def survey(traced: Traced) -> Survey:
     roles = _roles(traced, flow)
     paths = {node: value_path(node) for node in roles.of}
     describe = _Describer(traced, roles, paths, frozenset(_block_of(r) for r in roles.residuals))
-    ordered = sorted(roles.of, key=lambda n: n.meta["order"])
+    skips = {_skip_path(skip): skip for skip in roles.skips}
+    sites = [describe.site(node) for node in roles.of]
+    sites += [describe.skip(path, skip) for path, skip in skips.items()]
     return Survey(
         traced,
         flow,
-        tuple(describe.site(node) for node in ordered),
-        {path: node for node, path in paths.items()},
+        tuple(sorted(sites, key=lambda site: site.index)),
+        {path: node for node, path in paths.items()}
+        | {path: skip.value for path, skip in skips.items()},
         {paths[r.add]: r for r in roles.residuals},
         {value_path(node): why for node, why in roles.refused.items()},
+        {path: skip.into for path, skip in skips.items()},
     )
+
+
+def _skip_path(skip: Skip) -> str:
+    """Names a value by the operation that it goes into: `up1:cat(1)` is its second operand."""
+    return f"{value_path(skip.into)}({operand_of(skip.into, skip.value)})"
+
+
+def operand_of(node: fx.Node, value: fx.Node) -> int:
+    """Which of the values that an operation works on is this one."""
+    return list(node.all_input_nodes).index(value)
 
 
 def value_path(node: fx.Node) -> str:
@@ -137,14 +155,16 @@ def _representative(node: fx.Node) -> fx.Node:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Who plays what: roles, branch kinds and convolutions by value; the additions; the stages."""
+    """Who plays what: roles, branch kinds and convolutions by value; the additions; the trunk."""
 
     of: dict[fx.Node, set[str]]
     branches: dict[fx.Node, tuple[str, ...]]
     convolutions: dict[fx.Node, fx.Node]
     residuals: list[Residual]
     refused: dict[fx.Node, str]
-    stages: tuple[int, ...]
+    trunk: Trunk
+    levels: Levels
+    skips: tuple[Skip, ...]
 
 
 def _roles(traced: Traced, flow: Flow) -> _Roles:
@@ -168,7 +188,10 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
             if branch.meta.get("event") is not None:
                 roles.setdefault(branch, set()).add("residual-branch")
                 branches[branch] = branch_kinds(residual, branch, flow)
-    trunk = find_trunk(traced, flow, residuals)
+    levels = Levels(traced, flow)
+    trunk = find_trunk(traced, flow, levels, residuals)
+    ascent = find_ascent(traced, flow, levels, trunk.ending)
+    skips = tuple(s for s in ascent.skips if s.into.meta.get("event") is not None)
     last = _classifier(traced, flow)
     if last is not None:
         roles.setdefault(_representative(last), set()).add("classifier")
@@ -177,11 +200,13 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
         ("stage", trunk.ends),
         ("stem", [trunk.stem] if trunk.stem else []),
         ("head", trunk.values[-1:]),
+        ("decoder", ascent.decoder),
+        ("neck", ascent.neck),
     ]:
         for node in nodes:
             if node.meta.get("event") is not None:
                 roles.setdefault(node, set()).add(role)
-    return _Roles(roles, branches, convolutions, residuals, refused, trunk.levels)
+    return _Roles(roles, branches, convolutions, residuals, refused, trunk, levels, skips)
 
 
 def _classifier(traced: Traced, flow: Flow) -> fx.Node | None:
@@ -241,7 +266,7 @@ class _Describer:
             shape=shape,
             layout=layout,
             stride=stride_of(node, self.traced),
-            stage=_stage(level_of(node, self.traced), self.roles.stages),
+            stage=self.roles.trunk.stage_of(node, self.roles.levels),
             block=next((c.path for c in chain if c.path in self.blocks), None),
             calls=len(self.traced.calls[call.path]),
             kernel=conv.kernel if conv else None,
@@ -258,7 +283,39 @@ class _Describer:
             sizes=self.sizes(owner, node, layout),
             grid=tokens.sides if tokens else None,
             beside=(tokens.before, tokens.after) if tokens else (0, 0),
+            no_stage=self.roles.trunk.why_no_stage(node, self.traced, self.roles.levels),
         )
+
+    def skip(self, path: str, skip: Skip) -> Site:
+        """A value where it goes into an operation, which has the site's owner and type."""
+        value, owner = skip.value, _owner_of(skip.into)
+        layout, _ = layout_of(value, self.traced.batch)
+        tokens = tokens_at(value, layout)
+        call: Call = skip.into.meta["call"]
+        alone = owner is not call
+        before = [self.paths[value]] if value in self.paths else None
+        return Site(
+            path=path,
+            owner=owner.path,
+            type=type(call.module).__name__ if alone else name_of(skip.into),
+            roles=frozenset(["skip"]),
+            channels=None if layout is None else value.meta["shape"][layout.index("C")],
+            shape=value.meta["shape"],
+            layout=layout,
+            stride=stride_of(value, self.traced),
+            stage=self.roles.trunk.stage_of(value, self.roles.levels),
+            block=next((c.path for c in call.chain() if c.path in self.blocks), None),
+            calls=len(self.traced.calls[call.path]),
+            inside=tuple(ModuleRef(c.path, type(c.module).__name__)
+                         for c in list(call.chain())[alone:]),
+            follows=tuple(before or _nearby(value, self.paths, forward=False)),
+            precedes=(self.paths[skip.into],) if skip.into in self.paths else (),
+            index=skip.into.meta["order"],
+            runs=len(self.traced.calls[owner.path]),
+            sizes=() if layout is None else (size_in(layout, value.meta["shape"]),),
+            grid=tokens.sides if tokens else None,
+            beside=(tokens.before, tokens.after) if tokens else (0, 0),
+        )  # fmt: skip
 
     def sizes(self, owner: Call, node: fx.Node, layout: str | None) -> tuple[tuple[int, ...], ...]:
         """The resolutions that the value has in the runs of its owner, each once."""
@@ -284,14 +341,6 @@ def _in_other_runs(owner: Call, node: fx.Node, runs: list[Call]) -> Iterator[fx.
 
 def _made(event: Event | Call) -> tuple[fx.Node, ...]:
     return event.outputs if isinstance(event, Call) else event.nodes
-
-
-def _stage(level: int | None, stages: tuple[int, ...]) -> int | None:
-    if level is None or not stages:
-        return None
-    return (
-        0 if level < stages[0] else next((i for i, s in enumerate(stages, 1) if s == level), None)
-    )
 
 
 def _contained(node: fx.Node) -> tuple[ModuleRef, ...]:

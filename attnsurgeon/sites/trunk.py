@@ -1,25 +1,27 @@
-"""Flow -> the trunk: the values every path passes, and what stem, stages and head they form.
+"""Flow -> the trunk: the values that the work on the way down passes; its stem, stages and head.
 
-A value lies on the trunk when every path from the input to the last feature map passes it. Its
-level is the rounded base-2 logarithm of its stride. Stages are the levels from the stem's output
-on, counted from 1.
+The trunk is found level by level, from the encoder's end up to the image. At one level it is what
+every path passes that stays at this level and goes on down; what only runs beside it (a shortcut
+over several levels, the image fed in again, another resolution that gives and takes) does not
+break it. Stages are the levels from the stem's output on, counted from 1; a level is several
+stages where convolutions are dilated in place of a step down.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from torch import fx, nn
 
-from attnsurgeon.recording.record import Call, Event, Traced
-from attnsurgeon.sites.flow import ACTIVATIONS, UPSAMPLING, Flow, bends, is_weighted, name_of
-from attnsurgeon.sites.layouts import layout_of
+from attnsurgeon.recording.record import Call, Traced
+from attnsurgeon.sites.ending import Ending, find_ending, weighted_inside
+from attnsurgeon.sites.flow import ACTIVATIONS, Flow, convolution_of, is_weighted, name_of
+from attnsurgeon.sites.levels import NO_MAP, Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
-
-_ATTENDING = ("scaled_dot_product_attention", "matmul", "bmm", "einsum", "baddbmm")
+from attnsurgeon.sites.rises import BESIDE
 
 
 @dataclass(frozen=True)
@@ -31,188 +33,250 @@ class Trunk:
         stem: the value that enters the first stage, or None.
         ends: the last trunk value of each stage, in order.
         levels: the level of each stage, in order.
-        entering: the ends that a lower resolution follows.
+        entering: the ends that another stage follows.
+        ending: where the encoder ends and what follows it, or None.
     """
 
-    values: tuple[fx.Node, ...]
-    stem: fx.Node | None
-    ends: tuple[fx.Node, ...]
-    levels: tuple[int, ...]
-    entering: tuple[fx.Node, ...]
+    values: tuple[fx.Node, ...] = ()
+    stem: fx.Node | None = None
+    ends: tuple[fx.Node, ...] = ()
+    levels: tuple[int, ...] = ()
+    entering: tuple[fx.Node, ...] = ()
+    ending: Ending | None = None
+
+    def stage_of(self, node: fx.Node, levels: Levels) -> int | None:
+        """The number of the stage that a value's resolution is of: 0 before the first, None where
+        it is none of them. Of several stages of one resolution it is the one it was made in.
+        """
+        level = levels.of.get(node)
+        if level is None or not self.levels:
+            return None
+        if level < self.levels[0]:
+            return 0
+        found = [i for i, at in enumerate(self.levels) if at == level]
+        made = [i for i in found if node.meta["order"] <= self.ends[i].meta["order"]]
+        return (made or found[-1:])[0] + 1 if found else None
+
+    def why_no_stage(self, node: fx.Node, traced: Traced, levels: Levels) -> str:
+        """Why a value has no stage, or "" where it has one."""
+        if self.stage_of(node, levels) is not None:
+            return ""
+        if not self.levels:
+            return "no way down to a last map was found"
+        if levels.of.get(node) is None:
+            return why_no_level(node, traced) or NO_MAP
+        return "no stage has its resolution"
 
 
-def stride_of(node: fx.Node, traced: Traced) -> float | None:
-    """Input height / feature height; for tokens that of the square (the cube) of their number."""
-    image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
-    layout, _ = layout_of(node, traced.batch)
-    if layout is None or layout == "NC" or len(image) < 3:
-        return None
-    shape = node.meta["shape"]
-    if shape[0] != traced.batch:
-        return None  # regions of an image, or images of two inputs
-    if "L" in layout and len(image) > 3:
-        ratio = math.prod(image[2:]) / shape[layout.index("L")]
-        return ratio ** (1 / (len(image) - 2))
-    return image[-2 if len(image) > 3 else -1] / shape[layout.index("H" if "H" in layout else "L")]
-
-
-def level_of(node: fx.Node, traced: Traced) -> int | None:
-    """The rounded base-2 logarithm of the stride; None for what is no map: pooled vectors, lists
-    of boxes, unknown layouts.
-    """
-    stride = stride_of(node, traced)
-    if stride is None or _positions(node) <= 1 or _is_list(node, traced):
-        return None
-    return round(math.log2(stride))
-
-
-def _is_list(node: fx.Node, traced: Traced) -> bool:
-    """Whether the two axes are no height and width: one is longer than the image's, one shorter.
-
-    A detector lays the positions of all its maps side by side: 4 x 8400 of 640 x 640 pixels.
-    """
-    image = traced.root.inputs[0].meta["shape"]
-    layout, _ = layout_of(node, traced.batch)
-    if layout not in ("NCHW", "NHWC") or len(image) != 4:
-        return False
-    shape = node.meta["shape"]
-    longer = [shape[layout.index(axis)] > side for axis, side in zip("HW", image[2:], strict=True)]
-    return longer[0] != longer[1]
-
-
-def find_trunk(traced: Traced, flow: Flow, residuals: Sequence[Residual] = ()) -> Trunk:
+def find_trunk(
+    traced: Traced, flow: Flow, levels: Levels, residuals: Sequence[Residual] = ()
+) -> Trunk:
     """Finds stem, stages and head."""
-    head = _head(traced, flow, residuals)
-    if head is None:
-        return Trunk((), None, (), (), ())
-    chain = [n for n in flow.dominators(head) if n.op != "placeholder"]
-    values = [n for n in chain if level_of(n, traced) is not None]
+    ending = find_ending(traced, flow, levels, residuals)
+    if ending is None:
+        return Trunk()
+    descent = _Descent(flow, levels, residuals, ending.end)
+    values = _without_insides(descent, flow, levels)
     if not values:
-        return Trunk((), None, (), (), ())
-    stem = _stem(traced, values)
-    start = values.index(stem)
-    if _holds_nothing_else(values, stem, traced):
+        return Trunk()
+    stem = _stem(traced, levels, values, set(descent.nodes))
+    start = 0 if stem is None else values.index(stem)
+    if stem is not None and _holds_nothing_else(values, stem, levels):
         start += 1
-    floor = level_of(values[start], traced)
-    assert floor is not None
     ends: list[fx.Node] = []
-    levels: list[int] = []
+    stages: list[int] = []
     for node in values[start:]:
-        level = level_of(node, traced)
+        level = levels.of[node]
         assert level is not None
-        if not levels or level > levels[-1]:
-            if levels:
-                ends.append(_entrance(node, values, levels[-1], traced))
-            levels.append(level)
+        if stages and level > stages[-1]:
+            ends.append(_entrance(descent.steps[level], node, values, flow, levels))
+        if not stages or level > stages[-1]:
+            stages.append(level)
+    for i, level in enumerate(stages[:-1]):
+        beside = ending.exchanged.get(level, ends[i])
+        if not flow.reaches(beside, ends[i]):  # the last that it gives, not what others are given
+            ends[i] = beside
     ends.append(values[-1])
-    return Trunk(tuple(values), stem, tuple(ends), tuple(levels), tuple(ends[:-1]))
+    ends, stages = _with_dilated(traced, flow, levels, values, ends, stages)
+    return Trunk(tuple(values), stem, tuple(ends), tuple(stages), tuple(ends[:-1]), ending)
 
 
-def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, traced: Traced) -> bool:
+def _without_insides(descent: _Descent, flow: Flow, levels: Levels) -> list[fx.Node]:
+    """The values of the way down, without those inside a step that only one of its ways passes."""
+    values = descent.values
+    for level in descent.partly:
+        lower = next((n for n in values if levels.of[n] == level), None)
+        if lower is None or lower is values[0]:
+            continue
+        entrance = _entrance(descent.steps[level], lower, values, flow, levels)
+        values = values[: values.index(entrance) + 1] + values[values.index(lower) :]
+    return values
+
+
+class _Descent:
+    """The way down to one value, level by level.
+
+    Attributes:
+        values: the maps that it passes, in order.
+        steps: of each level but the first, the operation that comes down to it.
+        partly: the levels to which others come down beside it.
+    """
+
+    def __init__(
+        self, flow: Flow, levels: Levels, residuals: Sequence[Residual], end: fx.Node
+    ) -> None:
+        self.flow, self.levels, self.residuals = flow, levels, residuals
+        self.nodes = flow.before(end)
+        self._known: dict[int | None, dict[fx.Node, fx.Node | None]] = {}
+        self.values: list[fx.Node] = []
+        self.steps: dict[int, fx.Node] = {}
+        self.partly: list[int] = []
+        target: fx.Node | None = end
+        while target is not None:
+            chain = self.chain(target)
+            self.values = [n for n in chain if levels.is_map(n)] + self.values
+            target = self._step(chain[0])
+
+    def chain(self, target: fx.Node) -> list[fx.Node]:
+        """What every path to a value passes at its level; other levels are as the image."""
+        level = self.levels.carried[target]
+        above = self._above(level)
+        chain = [target]
+        while (node := above.get(chain[-1])) is not None:
+            chain.append(node)
+        return chain[::-1]
+
+    def _above(self, level: int | None) -> dict[fx.Node, fx.Node | None]:
+        """Of each value of a level the last one that every path to it at this level passes.
+
+        What comes back from another level joins the path that it left; where nothing else goes on,
+        the path is what it came from.
+        """
+        if level in self._known:
+            return self._known[level]
+        above: dict[fx.Node, fx.Node | None] = {}
+        back: set[fx.Node] = set()
+        for node in self.nodes:
+            inputs = Flow.inputs(node)
+            if self.levels.carried[node] != level:
+                continue
+            if not inputs or any(self._enters(n, level) for n in inputs):
+                above[node] = None
+                continue
+            same = [n for n in inputs if n in above and n not in back]
+            if same:
+                above[node] = reduce(lambda one, other: self._meet(one, other, above), same)
+            else:
+                back.add(node)
+                above[node] = self._left(node, level)
+        self._known[level] = above
+        return above
+
+    def _enters(self, node: fx.Node, level: int | None) -> bool:
+        """Whether a value brings to a level what has not been there: it is of a higher one, and
+        not all of it comes from this one.
+        """
+        at = self.levels.carried[node]
+        if at is None or level is None or at >= level:
+            return False
+        return self._left(node, level) is None
+
+    def _left(self, node: fx.Node, level: int | None) -> fx.Node | None:
+        """The last value of a level that every path to `node` passes."""
+        chain = self.flow.dominators(node)[:-1]
+        return next((n for n in reversed(chain) if self.levels.carried[n] == level), None)
+
+    def _meet(
+        self,
+        one: fx.Node | None,
+        other: fx.Node | None,
+        above: dict[fx.Node, fx.Node | None],
+    ) -> fx.Node | None:
+        rank = self.flow.rank
+        while one is not other:
+            if one is None or other is None:
+                return None
+            if rank[one] > rank[other]:
+                one = above.get(one)
+            else:
+                other = above.get(other)
+        return one
+
+    def _step(self, first: fx.Node) -> fx.Node | None:
+        """The value of a higher level that the first value of a level was made from.
+
+        Of several it is the last one that all pass; where that leaves out more work than it
+        keeps, some only run beside, and it is the one with the most work.
+        """
+        carried, work = self.levels.carried, self.levels.work
+        level = carried[first]
+        assert level is not None
+        below = {first}
+        sources: dict[fx.Node, fx.Node] = {}
+        for node in reversed(self.flow.before(first)):
+            if node not in below:
+                continue
+            for other in Flow.inputs(node):
+                at = carried[other]
+                if at is not None and at < level:
+                    sources[other] = node
+                else:
+                    below.add(other)
+        worked = [n for n in sources if work[n] and self._left(n, level) is None]
+        if not worked:
+            return None
+        heavy = max(worked, key=lambda n: (work[n], self.flow.rank[n]))
+        self.steps[level] = sources[heavy]
+        heavy = self._entering(heavy, level)
+        at = carried[heavy]
+        above = self._above(at)
+        common: fx.Node | None = heavy
+        for other in worked:
+            if carried[other] == at and other in above:
+                common = self._meet(common, other, above)
+        if common is None:
+            self.partly.append(level)
+            return heavy
+        chain = self.chain(common)
+        entered = max((work[n] for n in Flow.inputs(chain[0])), default=0)
+        lost, kept = work[heavy] - work[common], work[common] - entered
+        if lost <= max(kept, BESIDE):
+            return common
+        self.partly.append(level)
+        return heavy
+
+    def _entering(self, node: fx.Node, level: int) -> fx.Node:
+        """What enters the residual block that comes down to a level, where the value is inside."""
+        carried = self.levels.carried
+        for residual in self.residuals:
+            if carried[residual.add] != level or carried[residual.source] != carried[node]:
+                continue
+            if any(node in self.flow.between(residual.source, end) for end in residual.branches):
+                return residual.source
+        return node
+
+
+def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, levels: Levels) -> bool:
     """Whether the stem's output is alone at its resolution, so that no stage is there."""
-    level = level_of(stem, traced)
-    there = [n for n in values if level_of(n, traced) == level]
+    there = [n for n in values if levels.of[n] == levels.of[stem]]
     units = sum(name_of(n) in ACTIVATIONS for n in there)
     return there[-1] is stem and units < 2 and stem is not values[-1]
 
 
-def _positions(node: fx.Node) -> int:
-    """The number of spatial positions of a feature map."""
-    shape = node.meta["shape"][1:]
-    (axis,) = node.meta["axes"]
-    return math.prod(shape) // shape[axis - 1]
-
-
-def _head(traced: Traced, flow: Flow, residuals: Sequence[Residual]) -> fx.Node | None:
-    """The last feature map: before global pooling, or the deepest one where outputs are maps."""
-    outputs = [n for n in traced.root.outputs if n in flow.rank]
-    if not outputs:
-        return None
-    last = flow.common_dominator(outputs)
-    chain = flow.dominators(last) if last is not None else []
-    maps = [n for n in chain if n.op != "placeholder" and level_of(n, traced) is not None]
-    if all(level_of(n, traced) is None for n in outputs):
-        return maps[-1] if maps else None
-    asked = _asked(flow)
-    before = [n for n in maps if n not in asked]
-    if asked and before:  # a decoder asks for objects: what it asks is the last map of the image
-        return before[-1]
-    aside = _pooled(flow) | _attending(flow, residuals)
-    needed = _needed(outputs)  # a wrapper that collects inner maps runs the network to its end
-    on_way = [n for n in flow.nodes if n.op != "placeholder" and n in needed and n not in aside]
-    lowest = max((level_of(n, traced) or 0 for n in on_way), default=0)
-    deep = [n for n in on_way if level_of(n, traced) == lowest]
-    if not deep or lowest <= 0:
-        return maps[-1] if maps else None
-    risen = _risen(flow)  # a detector comes down a second time, beside its backbone
-    return next((n for n in reversed(deep) if n not in risen), deep[-1])
-
-
-def _asked(flow: Flow) -> set[fx.Node]:
-    """What attention makes for learned queries: as many values as queries, and no positions."""
-    found: set[fx.Node] = set()
-    for node in flow.nodes:
-        inputs = Flow.inputs(node)
-        if name_of(node) in ("scaled_dot_product_attention", "multi_head_attention_forward"):
-            query = node.args[0] if node.args else node.kwargs.get("query")
-            if isinstance(query, fx.Node) and (query in found or not query.meta["data"]):
-                found.add(node)
-        elif inputs and found.issuperset(inputs):
-            found.add(node)
-    return found
-
-
-def _needed(outputs: list[fx.Node]) -> set[fx.Node]:
-    """The values that the outputs are made of, and the outputs."""
-    found = set(outputs)
-    todo = list(outputs)
-    while todo:
-        new = [n for n in Flow.inputs(todo.pop()) if n not in found]
-        found.update(new)
-        todo += new
-    return found
-
-
-def _risen(flow: Flow) -> set[fx.Node]:
-    """What depends on a map that was upsampled."""
-    found: set[fx.Node] = set()
-    for node in flow.nodes:
-        if name_of(node) in UPSAMPLING or not found.isdisjoint(Flow.inputs(node)):
-            found.add(node)
-    return found
-
-
-def _pooled(flow: Flow) -> set[fx.Node]:
-    """What is made of a map pooled to a size of its own (a pyramid of poolings), up to where it
-    meets another value again: no resolution of the network.
-    """
-    found: set[fx.Node] = set()
-    for node in flow.nodes:
-        if "adaptive" in name_of(node):
-            found.add(node)
-        elif name_of(node) not in UPSAMPLING and (inputs := Flow.inputs(node)):
-            found.update([node] if found.issuperset(inputs) else [])
-    return found
-
-
-def _attending(flow: Flow, residuals: Sequence[Residual]) -> set[fx.Node]:
-    """What is inside the branches that attend: keys and values may be pooled, maps be heads."""
-    branches = [flow.between(r.source, branch) for r in residuals for branch in r.branches]
-    found: set[fx.Node] = set()
-    for node in flow.nodes:
-        if name_of(node) in _ATTENDING and bends(node):
-            around = [branch for branch in branches if node in branch]
-            found.update(min(around, key=len, default=()))
-    return found
-
-
-def _stem(traced: Traced, values: list[fx.Node]) -> fx.Node:
+def _stem(
+    traced: Traced, levels: Levels, values: list[fx.Node], way: set[fx.Node]
+) -> fx.Node | None:
     """The value that enters the outermost module around the first block that comes back.
 
-    Where no block comes back (VGG), the last trunk value of the first resolution.
+    Where no block comes back (VGG), the last trunk value of the first resolution; None where a
+    block of several layers is given the image itself.
     """
-    blocks = [c for c in _calls(traced.root) if c.parent and _is_block(c, values)]
+    calls = [c for c in _calls(traced.root) if c.parent]
+    blocks = [c for c in calls if _is_block(c, values)]
     kinds = Counter(type(c.module) for c in blocks)
+    if max(kinds.values(), default=0) < 2:  # they are all inside one long shortcut
+        blocks = [c for c in calls if _is_block(c, way)]
+        kinds = Counter(type(c.module) for c in blocks)
     for call in blocks:
         if kinds[type(call.module)] < 2:
             continue
@@ -220,33 +284,94 @@ def _stem(traced: Traced, values: list[fx.Node]) -> fx.Node:
             if outer in blocks and _last_before(outer.start, values) is not None:
                 call = outer
         entrance = _last_before(call.start, values)
+        if entrance is None and levels.work[call.outputs[0]] > 1:
+            return None
         if entrance is None:
             break
-        level = level_of(entrance, traced)
         for outer in call.chain():
             before = _last_before(outer.start, values)
-            if before is None or level_of(before, traced) != level:
+            if before is None or levels.of[before] != levels.of[entrance]:
                 break
             entrance = before
         return entrance
-    first = level_of(values[0], traced)
-    return [n for n in values if level_of(n, traced) == first][-1]
+    first = levels.of[values[0]]
+    return [n for n in values if levels.of[n] == first][-1]
 
 
-def _entrance(lower: fx.Node, values: list[fx.Node], level: int, traced: Traced) -> fx.Node:
-    """The trunk value that enters the outermost module which only makes this one step down."""
-    new = level_of(lower, traced)
+def _entrance(
+    step: fx.Node, lower: fx.Node, values: list[fx.Node], flow: Flow, levels: Levels
+) -> fx.Node:
+    """The trunk value that enters the outermost module which only makes this one step down.
+
+    A module in which most of the upper stage's work is done makes more than the step: it is the
+    stage, and ends with its own downsampling.
+    """
     entrance = values[values.index(lower) - 1]
-    for call in lower.meta["call"].chain():
+    level, new = levels.of[entrance], levels.of[lower]
+    working = [n.meta["order"] for n in flow.nodes
+               if levels.carried[n] == level and is_weighted(n)]  # fmt: skip
+    for call in step.meta["call"].chain():
         before = _last_before(call.start, values)
         inside = [n for n in values if call.start <= n.meta["order"] < call.end]
-        if before is None or level_of(before, traced) != level:
+        if before is None or levels.of[before] != level:
             break
-        if any(level_of(n, traced) not in (level, new) for n in inside):
+        if any(levels.of[n] not in (level, new) for n in inside):
+            break
+        held = sum(call.start <= order <= entrance.meta["order"] for order in working)
+        if held > sum(order < call.start for order in working):
             break
         if before.meta["order"] < entrance.meta["order"]:
             entrance = before
     return entrance
+
+
+def _with_dilated(
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    values: list[fx.Node],
+    ends: list[fx.Node],
+    stages: list[int],
+) -> tuple[list[fx.Node], list[int]]:
+    """Adds the stages that keep their resolution by dilation.
+
+    Such a stage begins with a module that dilates its convolutions at least twice as much as all
+    before it at this level, and changes the channels.
+    """
+    found = dict(zip(ends, stages, strict=True))
+    spatial = [(n, spread) for n in values[-1:] and flow.before(values[-1])
+               if (spread := _dilation(n)) and levels.of[n] is not None]  # fmt: skip
+    if all(spread == 1 for _, spread in spatial):
+        return ends, stages
+    for call in _calls(traced.root):
+        before = _last_before(call.start, values)
+        made = [n for n in values if call.start <= n.meta["order"] < call.end]
+        if before is None or not made or call.parent is None or not call.returns(made[-1]):
+            continue
+        level = levels.of[before]
+        if level not in stages or any(levels.of[n] != level for n in made):
+            continue
+        here = [(n.meta["order"], spread) for n, spread in spatial if levels.of[n] == level]
+        inside = [s for order, s in here if call.start <= order < call.end]
+        outside = [s for order, s in here if order < call.start]
+        if max(inside, default=1) < 2 * max(outside, default=1):
+            continue
+        near = any(levels.work[n] == levels.work[before] for n in found if n is not values[-1])
+        if _width(before) != _width(made[-1]) and not near:
+            found[before] = level
+    order = sorted(found, key=lambda n: n.meta["order"])
+    return order, [found[n] for n in order]
+
+
+def _dilation(node: fx.Node) -> int:
+    """How far a convolution of several positions spreads them; 0 for every other operation."""
+    spec = convolution_of(node)
+    return max(spec.dilation) if spec is not None and max(spec.kernel) > 1 else 0
+
+
+def _width(node: fx.Node) -> int:
+    (axis,) = node.meta["axes"]
+    return node.meta["shape"][axis]
 
 
 def _last_before(order: int, values: list[fx.Node]) -> fx.Node | None:
@@ -262,18 +387,8 @@ def _calls(call: Call) -> list[Call]:
     return found
 
 
-def _is_block(call: Call, values: list[fx.Node]) -> bool:
+def _is_block(call: Call, values: Container[fx.Node]) -> bool:
     """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
-    if isinstance(call.module, nn.Sequential) or len(call.outputs) != 1:
+    if isinstance(call.module, nn.Sequential) or not call.outputs:
         return False
-    return call.outputs[0] in values and _weighted(call) >= 2
-
-
-def _weighted(call: Call) -> int:
-    total = 0
-    for event in call.events:
-        if isinstance(event, Event):
-            total += any(is_weighted(n) for n in event.nodes) and not event.alias
-        else:
-            total += _weighted(event)
-    return total
+    return call.outputs[0] in values and weighted_inside(call) >= 2

@@ -16,14 +16,16 @@ from attnsurgeon.planning.deciding.operand import Impossible, Value
 from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.sites.flow import Flow, is_weighted
 from attnsurgeon.sites.residuals import Residual
+from attnsurgeon.sites.survey import operand_of
 from attnsurgeon.sites.tokens import row_of
 
 
 def decide(asked: Asked) -> Draft:
     """Decides where a gate goes in, and what it works on there."""
     survey, target = asked.survey, asked.target
-    before = asked.action == "insert-before"
-    node = input_of(target) if before else target
+    into = survey.merges.get(asked.request.site.path)
+    before = asked.action == "insert-before" or into is not None
+    node = input_of(target) if before and into is None else target
     if node is None:
         raise Impossible("the operation has no input to insert before")
     node, moved = (node, "") if before else behind_rebuilder(survey, node)
@@ -37,6 +39,8 @@ def decide(asked: Asked) -> Draft:
             raise Impossible("the block's input has another layout than the value")
         if value.as_map and source.tokens != value.tokens:
             raise Impossible("the tokens of the block's input stand otherwise than the value's")
+    elif into is not None:
+        place = _on_the_way(asked, node, into)
     elif before:
         place = place_on(survey, node, target)
     else:
@@ -45,6 +49,18 @@ def decide(asked: Asked) -> Draft:
     if moved:
         place = replace(place, note=moved, moved=True)
     return Draft(place, value, facts)
+
+
+def _on_the_way(asked: Asked, node: fx.Node, into: fx.Node) -> Place | Refusal:
+    """The place where a skip goes into the decoder; behind it where it goes nowhere else."""
+    place = place_on(asked.survey, node, into)
+    alone = [user for user in node.users if user.meta["data"]] == [into]
+    if isinstance(place, Place):
+        return replace(place, operand=operand_of(into, node))
+    if not alone:
+        return place
+    after = place_on(asked.survey, node)
+    return place if isinstance(after, Refusal) else after
 
 
 def _after(asked: Asked, value: Value) -> tuple[Value, Place | Refusal]:

@@ -1,0 +1,217 @@
+"""Trunk -> what follows the encoder: a decoder with its skips, or a neck between it and the heads.
+
+    skip      a value of the encoder where it meets, by concatenation or sum, one that has risen
+    decoder   the last value of a resolution on the way up: what is raised next, or what is scored
+    neck      where heads look at several resolutions: the last value of each before its heads
+
+A network that comes back to the image's resolution, or looks at one resolution only, has a decoder;
+one that looks at several has a neck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import fx
+
+from attnsurgeon.recording.record import Traced
+from attnsurgeon.sites.ending import (
+    Ending,
+    entering_lateral,
+    entering_projection,
+    is_pointwise,
+    without_image,
+)
+from attnsurgeon.sites.flow import CONVOLUTIONS, SQUASHING, UPSAMPLING, Flow, is_weighted, name_of
+from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.rises import BESIDE, Rise, descendants, is_gate, ways_back
+
+_RESIZING = UPSAMPLING - CONVOLUTIONS
+_MEETING = frozenset(["add", "cat", "sub", "mul", "stack", "maximum"])
+_SHAPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "contiguous", "dropout",
+                      "getitem", "part", "chunk", "clamp"])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A value of the encoder that meets one of the decoder.
+
+    Attributes:
+        value: what crosses.
+        into: the operation in which the two meet.
+    """
+
+    value: fx.Node
+    into: fx.Node
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What follows the encoder; values in order.
+
+    Attributes:
+        skips: what crosses over to the way up.
+        decoder: the last value of each resolution on the way up.
+        neck: the values that heads of several resolutions look at.
+    """
+
+    skips: tuple[Skip, ...] = ()
+    decoder: tuple[fx.Node, ...] = ()
+    neck: tuple[fx.Node, ...] = ()
+
+
+def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | None) -> Ascent:
+    """Finds what follows the encoder."""
+    if ending is None or not ending.rises:
+        return Ascent()
+    outputs = [n for n in traced.root.outputs if n in flow.rank]
+    needed = ways_back(outputs, set())
+    risen = descendants(flow, [r.node for r in ending.rises]) & needed
+    if not risen:
+        return Ascent()
+    encoder = set(flow.before(ending.end))
+    depth = levels.of[ending.end] or 0
+    looked_at = _looked_at(outputs, levels)
+    skips = tuple(_skips(flow, levels, risen, ending.end))
+    if len(looked_at) > 1 and min(looked_at) > 0:
+        neck = [_before_heads(nodes, flow, levels) for nodes in looked_at.values()]
+        found = {n for n in neck if n is not None and n not in encoder}
+        return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
+    rises = [r for r in ending.rises if r.node in needed and not r.pooled]
+    raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
+    scored = [n for output in outputs for n in _features(output, levels)]
+    way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
+              and (levels.of[n] or 0) < depth}  # fmt: skip
+    last = [n for n in way_up if not _goes_on(n, way_up, flow, levels)]
+    return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
+
+
+def _goes_on(node: fx.Node, others: set[fx.Node], flow: Flow, levels: Levels) -> bool:
+    """Whether another of these values is of the same resolution and made of this one."""
+    same = [n for n in others if n is not node and levels.of[n] == levels.of[node]]
+    return any(flow.reaches(node, n) for n in same)
+
+
+def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> Iterable[Skip]:
+    depth = levels.of[end] or 0
+    for node in flow.nodes:
+        inputs = Flow.inputs(node)
+        if node not in risen or name_of(node) not in _MEETING or len(inputs) < 2:
+            continue
+        up = [n for n in inputs if n in risen and levels.carried[n] == levels.of[node]]
+        through = any(flow.reaches(end, n) for n in up)
+        crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
+                    and (levels.of[n] or 0) < depth and not flow.reaches(end, n)
+                    and (through or n not in risen)]  # fmt: skip
+        if crossing and set(up) - set(crossing) and not is_gate(node, levels):
+            yield from (Skip(value, node) for value in crossing)
+
+
+def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node]]:
+    """The maps that the outputs are made of with no other map between, by level."""
+    found: dict[int, list[fx.Node]] = {}
+    seen, todo = set(outputs), list(outputs)
+    while todo:
+        node = todo.pop()
+        level = levels.of[node]
+        if level is not None and node.op != "placeholder":
+            found.setdefault(level, []).append(node)
+            continue
+        new = [n for n in Flow.inputs(node) if n not in seen]
+        seen.update(new)
+        todo += new
+    return found
+
+
+def _before_heads(nodes: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node | None:
+    """The last value that all heads of one resolution look at."""
+    level = levels.of[nodes[0]]
+    seen = [n for node in nodes for n in _features(node, levels, keeping=True)]
+    common = flow.common_dominator([n for n in seen if levels.carried[n] == level] or nodes)
+    chain = [] if common is None else flow.dominators(common)
+    maps = [n for n in chain if levels.of[n] == level and levels.is_map(n)]
+    if not maps:
+        return None
+    node = maps[-1]
+    while (entered := entering_lateral(node)) is not None:
+        if levels.of[entered] != level or not levels.is_map(entered):
+            break
+        node = entered
+    return node
+
+
+def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
+    """The feature map that a rise begins with: what enters the block that makes it, where that goes
+    on at the new resolution; a block that ends with its own upsampling is the old one's.
+    """
+    after = [n for n in flow.nodes[flow.rank[rise.node] :] if is_weighted(n)]
+    scores = all(is_pointwise(n) for n in after if flow.reaches(rise.node, n))
+    node = entering_projection(rise.source, levels, to_output=scores)
+    if node is None or levels.of[node] != rise.below:
+        node = rise.source
+    for call in rise.node.meta["call"].chain():
+        given = [n for n in call.inputs if levels.carried.get(n) == rise.below]
+        others = {levels.carried.get(n) for n in call.inputs} - {rise.below, rise.level, None}
+        if call.parent is None or len(given) != 1 or others:
+            break
+        later = any(levels.carried[n] == rise.level and n.meta["order"] < call.end for n in after)
+        short = levels.work[node] - levels.work[given[0]] <= BESIDE
+        if later and short and levels.is_map(given[0]):
+            node = given[0]
+    return node
+
+
+def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iterable[fx.Node]:
+    """The feature maps that a map of scores is made of, past squashing, resizing and summing.
+
+    Args:
+        output: the scores.
+        levels: of the network.
+        keeping: a convolution of several positions that leaves the channels as they are smoothes a
+            map, and scores nothing.
+    """
+    found, seen, todo = [], {output}, [output]
+    while todo:
+        node = todo.pop()
+        inputs = Flow.inputs(node)
+        if keeping and is_weighted(node) and not is_pointwise(node) and _keeps_width(node):
+            found.append(node)
+            continue
+        if name_of(node) in SQUASHING | _SHAPING | _RESIZING:
+            new = inputs
+        elif is_weighted(node):
+            new = [n for n in inputs[:1] if _is_sum(n) and _is_score(n)]
+            found += inputs[: 1 - len(new)]
+        elif (term := without_image(node, levels)) is not None:
+            new = [term]
+        elif _is_sum(node) and _is_score(node):
+            new = inputs
+        else:
+            found.append(node)
+            continue
+        new = [n for n in new if n not in seen]
+        seen.update(new)
+        todo += new
+    return found
+
+
+def _keeps_width(node: fx.Node) -> bool:
+    before = Flow.inputs(node)[0].meta
+    return [before["shape"][a] for a in before["axes"]] == [
+        node.meta["shape"][a] for a in node.meta["axes"]
+    ]
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return name_of(node) in ("cat", "add", "stack") and len(Flow.inputs(node)) > 1
+
+
+def _is_score(node: fx.Node) -> bool:
+    """Whether a value is the bare result of weighted operations, whatever its resolution."""
+    while name_of(node) in SQUASHING | _SHAPING | _RESIZING:
+        inputs = Flow.inputs(node)
+        if len(inputs) != 1:
+            return False
+        node = inputs[0]
+    return all(map(_is_score, Flow.inputs(node))) if _is_sum(node) else is_weighted(node)

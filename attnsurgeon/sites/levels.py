@@ -1,0 +1,214 @@
+"""Flow -> levels: how far below the image every value stands, and how much work made it.
+
+A level is the rounded base-2 logarithm of the stride: 0 is the image's own resolution, 5 a 32nd of
+it. Values whose axes are unknown (windows, heads of attention) stand where they were made from.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import fx
+
+from attnsurgeon.recording.record import Traced
+from attnsurgeon.sites.flow import Flow, is_weighted, name_of
+from attnsurgeon.sites.layouts import AXIS_LAST, AXIS_ONE, layout_of
+from attnsurgeon.sites.site import size_in
+
+# Products in which positions are paired with positions, and such that do it and undo it at once.
+_PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
+_ATTENDING = frozenset(["scaled_dot_product_attention"])
+_REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten",
+                         "swapaxes", "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
+_SELECTING = frozenset(
+    ["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"]
+)
+
+
+NO_MAP = "its positions stand in groups or in a list, or are those of attention's scores"
+
+
+def stride_of(node: fx.Node, traced: Traced) -> float | None:
+    """Input height / feature height; for tokens that of the square (the cube) of their number."""
+    image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
+    layout, _ = layout_of(node, traced.batch)
+    if layout is None or layout == "NC" or len(image) < 3:
+        return None
+    shape = node.meta["shape"]
+    if shape[0] != traced.batch or 0 in shape:
+        return None  # regions of an image, or images of two inputs
+    if "L" in layout and len(image) > 3:
+        ratio = math.prod(image[2:]) / shape[layout.index("L")]
+        return ratio ** (1 / (len(image) - 2))
+    return image[-2 if len(image) > 3 else -1] / shape[layout.index("H" if "H" in layout else "L")]
+
+
+def level_of(node: fx.Node, traced: Traced) -> int | None:
+    """The rounded base-2 logarithm of the stride; None for what is no map: pooled vectors, lists
+    of boxes, unknown layouts.
+    """
+    stride = stride_of(node, traced)
+    if stride is None or is_vector(node) or _is_list(node, traced):
+        return None
+    return round(math.log2(stride))
+
+
+def why_no_level(node: fx.Node, traced: Traced) -> str | None:
+    """Why a value has no level, or None where it has one."""
+    if level_of(node, traced) is not None:
+        return None
+    layout, why = layout_of(node, traced.batch)
+    if layout is None:
+        return why
+    if layout == "NC" or is_vector(node):
+        return "it has no positions"
+    if node.meta["shape"][0] != traced.batch:
+        return "it is not one map an image: regions, or the images of several inputs"
+    return "it is a list of positions, no map"
+
+
+def is_vector(node: fx.Node) -> bool:
+    """Whether a value with a known channel axis has one position or none."""
+    shape = node.meta["shape"]
+    if shape is None or len(node.meta["axes"]) != 1:
+        return False
+    (axis,) = node.meta["axes"]
+    return math.prod(shape[1:]) <= shape[axis]
+
+
+def _is_list(node: fx.Node, traced: Traced) -> bool:
+    """Whether the two axes are no height and width: one is longer than the image's, one shorter.
+
+    A detector lays the positions of all its maps side by side: 4 x 8400 of 640 x 640 pixels.
+    """
+    image = traced.root.inputs[0].meta["shape"]
+    layout, _ = layout_of(node, traced.batch)
+    if layout not in ("NCHW", "NHWC") or len(image) != 4:
+        return False
+    shape = node.meta["shape"]
+    longer = [shape[layout.index(axis)] > side for axis, side in zip("HW", image[2:], strict=True)]
+    return longer[0] != longer[1]
+
+
+class Levels:
+    """The levels of one recorded network.
+
+    Attributes:
+        of: of every map its level; None for what is no map.
+        carried: the same, and of values of unknown axes the level that they were made at; None for
+            pooled vectors alone.
+        work: how many weighted operations stand on the longest way to a value.
+    """
+
+    def __init__(self, traced: Traced, flow: Flow) -> None:
+        self.of: dict[fx.Node, int | None] = {}
+        self.carried: dict[fx.Node, int | None] = {}
+        self.work: dict[fx.Node, int] = {}
+        lost, lists = _Lost(traced), set[fx.Node]()
+        for node in flow.nodes:
+            inputs = Flow.inputs(node)
+            again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
+            if self._joins_rows(node, inputs) or not (again or lists.isdisjoint(inputs)):
+                lists.add(node)
+            hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
+            self.of[node] = level = None if hidden else level_of(node, traced)
+            if level is None and (name_of(node) in _SELECTING or not is_vector(node)):
+                level = min(self._known(inputs), default=None)
+            self.carried[node] = level
+            self.work[node] = max((self.work[n] for n in inputs), default=0) + is_weighted(node)
+
+    def _joins_rows(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether rows of several maps are laid one behind the other, as detectors do."""
+        rows = name_of(node) == "cat" and len(node.meta["shape"]) == 3
+        return rows and len(set(self._known(inputs))) > 1
+
+    def _known(self, nodes: list[fx.Node]) -> list[int]:
+        return [level for n in nodes if (level := self.carried[n]) is not None]
+
+    def is_map(self, node: fx.Node) -> bool:
+        """Whether a value made in the network is a map of known resolution."""
+        return node.op != "placeholder" and self.of.get(node) is not None
+
+
+class _Lost:
+    """What looks like a map and is none: the scores of attention, what it has gathered until a
+    layer says again what the channels are, and positions in groups, such as windows.
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        self.batch = traced.batch
+        self.scores: set[fx.Node] = set()
+        self.gathered: set[fx.Node] = set()
+        self.grouped: set[fx.Node] = set()
+        # Of a value the sides of the last map that it was, and how many positions it has now.
+        self.sides: dict[fx.Node, tuple[int, ...]] = {}
+        self.length: dict[fx.Node, int] = {}
+
+    def takes(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Decides about one value, after all that it is made of."""
+        name = name_of(node)
+        self._inherit(node, inputs)
+        if name in _PAIRING and len(inputs) > 1:
+            mixed = len(self.scores.intersection(inputs)) in (0, len(inputs))
+            (self.scores if mixed else self.gathered).add(node)
+        elif name in _ATTENDING:
+            self.gathered.add(node)
+        elif self._still_scores(node, inputs):
+            self.scores.add(node)
+        elif inputs and (self.scores | self.gathered).issuperset(inputs) and not _defines(node):
+            self.gathered.add(node)
+        hidden = node in self.scores or node in self.gathered
+        return hidden or self._is_grouped(node, inputs)
+
+    def _still_scores(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether a value is made of scores alone, or of scores and what is added to them."""
+        if not inputs or self.scores.isdisjoint(inputs):
+            return False
+        added = [n for n in inputs if n not in self.scores]
+        return all(len(n.meta["axes"]) != 1 for n in added)
+
+    def _inherit(self, node: fx.Node, inputs: list[fx.Node]) -> None:
+        told = [n for n in inputs if n in self.sides]
+        if told:  # of several the one with the most positions: the others stand beside it
+            most = max(told, key=lambda n: self.length[n])
+            self.sides[node], self.length[node] = self.sides[most], self.length[most]
+
+    def _is_grouped(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
+        """Whether the positions of a map or of a row stand along other axes than its sides."""
+        shape: tuple[int, ...] | None = node.meta["shape"]
+        if shape is None:
+            return False
+        layout, _ = layout_of(node, self.batch)
+        if layout is None or layout == "NC":
+            return False
+        sides = size_in(layout, shape)
+        if len(sides) == 1:
+            if node in self.sides:
+                self.length[node] = sides[0]
+            return False
+        before = self.sides.get(node)
+        same = before is not None and sorted(before) == sorted(sides)
+        if before is not None and not same and name_of(node) in _REGROUPING:
+            regular = _is_even(sides) or not _is_even(before)
+            if (
+                len(sides) < len(before)
+                or not regular
+                or math.prod(sides) in (math.prod(before), self.length[node])
+            ):
+                self.grouped.add(node)
+        elif not same and not self.grouped.isdisjoint(inputs):
+            self.grouped.add(node)
+        if node in self.grouped:
+            return True
+        self.sides[node], self.length[node] = sides, math.prod(sides)
+        return False
+
+
+def _is_even(sides: tuple[int, ...]) -> bool:
+    """Whether no side of a map is four times as long as another."""
+    return max(sides) < 4 * max(min(sides), 1)
+
+
+def _defines(node: fx.Node) -> bool:
+    """Whether an operation says itself which axis holds the channels."""
+    return is_weighted(node) or name_of(node) in AXIS_ONE | AXIS_LAST
