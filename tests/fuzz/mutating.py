@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ WORDS = [
     *("reduction=4", "reduction=0", "reduction=x", "kernel_size=3", "num_classes=3", "spec=3"),
     *("checkpoint=x", "3,40,24", "3x40x24", "99999999999,1,1", "0,0", "3,1,1", "7,", "x", ""),
     *("identity", "full", "none", "quick", "adapter", "+2%", "-1", "1e9M", "conv", "blocks.0:add"),
-    *(f"{TINY}Flat", f"{TINY}nett", "resnet5O", "nowhere.py:f", "~nouser/x.py:f", "os:system"),
+    *("tiny.py:Flat", "tiny.py:nett", "resnet5O", "nowhere.py:f", "~nouser/x.py:f", "os:system"),
     *("\x1b[31m", "\u202e", "a\udc80", "\0", "x" * 300, "new", "report.html", "net.pt2", "="),
     *("torchvision:x", "transformers:x", "ultralytics:\0", "a=[", "a={b: [1", "fuzz-file", "-"),
 ]  # fmt: skip
@@ -200,4 +201,5 @@ def lay_out(folder: Path) -> dict[str, Any]:
     assert done.code == 0, done.err
     assert attnsurgeon.load(folder / "out", trust=True)
     (folder / "rules.yaml").write_text(RULES)
+    shutil.copy(TINY.rstrip(":"), folder)  # words name it from here: they may be written to
     return json.loads((folder / "out" / "surgery.json").read_text())
