@@ -239,20 +239,18 @@ def observed(model: Any, x: Any) -> dict[str, list[Any]]:
 
 
 def _answer(ask: Callable[[Any], Any], net: Any) -> list[Any]:
-    from attnsurgeon.recording.randomness import loaded_dice
+    from attnsurgeon.recording.randomness import settled
 
     try:
-        with loaded_dice(0):
-            return list(ask(net))
+        return settled(lambda: list(ask(net)))
     except Exception as error:  # what it raises is its answer
         return [type(error).__name__]
 
 
 def _run(net: Any, x: Any) -> list[Any]:
-    from attnsurgeon.recording.randomness import loaded_dice
+    from attnsurgeon.recording.randomness import settled
 
-    with loaded_dice(0):
-        return _tensors(net(x))
+    return settled(lambda: _tensors(net(x)))
 
 
 def _tensors(value: Any) -> list[Any]:

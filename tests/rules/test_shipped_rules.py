@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from attnsurgeon.rules.placements import shipped, shipped_names, shipped_text
 from attnsurgeon.rules.template import rule_template
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.site import Site
+
+OF_LIBRARIES = sorted((Path(__file__).parent / "of_libraries").glob("*.yaml"))
 
 
 def find(spec: str, args: Mapping[str, Any], input_size: tuple[int, ...] | None) -> list[Site]:
@@ -32,6 +35,17 @@ def _found(spec: str, args: str, input_size: tuple[int, ...] | None) -> list[Sit
 def test_a_shipped_rule_takes_and_leaves_what_its_tests_say(name):
     outcomes = run_tests(shipped(name), find, trust=True)
     assert len(outcomes) >= 4
+    assert [one for one in outcomes if one.status != "ok"] == []
+
+
+@pytest.mark.parametrize("file", OF_LIBRARIES, ids=lambda file: file.stem)
+def test_a_shipped_rule_takes_and_leaves_the_same_on_networks_of_optional_libraries(file):
+    for library in ("segmentation_models_pytorch", "ultralytics"):
+        pytest.importorskip(library)
+    rules = parse_rules(file.read_text(encoding="utf-8"))
+    assert rules.rules == shipped(file.stem).rules  # the same rules, with further tests
+    outcomes = run_tests(rules, find)
+    assert outcomes
     assert [one for one in outcomes if one.status != "ok"] == []
 
 

@@ -35,7 +35,7 @@ def widths(conv: Conv, reduction: int) -> tuple[int, int]:
 @torch.fx.wrap
 def magnify(weight: Tensor, eps: float) -> Tensor:
     """Returns the weight with its large values made larger."""
-    most = (1 + eps) * weight.abs().amax()
+    most = (1 + eps) * weight.abs().amax(tuple(range(weight.dim())))
     most = most.clamp(min=torch.finfo(weight.dtype).tiny)  # a weight of zeros stays one
     return most * torch.atanh(weight / most)
 
