@@ -95,8 +95,12 @@ def test_copies_are_equal_and_apart(case, init):
     module, x = case.steady(stir(case.build(init))), case.input()
     expected = module(x).detach()
     copies = [copy.deepcopy(module), pickle.loads(pickle.dumps(module))]
-    if params(module):
-        assert not torch.equal(case.moved(module)(x), expected)
+    before = copy.deepcopy(module.state_dict())
+    moved = case.moved(module)
+    alone = all(map(torch.equal, before.values(), moved.state_dict().values()))
+    assert not alone or not params(module) or (case.card.name, init) == ("we", "paper")
+    if not alone:  # what is excited by its own size has nothing to move but its convolution
+        assert not torch.equal(moved(x), expected)
     for twin in copies:
         assert torch.equal(twin(x), expected)
 
