@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as _fx
 
+from attnsurgeon.recording.calls import answered
+
 _WRAPPING = threading.RLock()  # fx keeps its patches of other modules' names in one place
 
 
@@ -48,21 +50,13 @@ class PrivateTracer(fx.Tracer):
                 _fx._autowrap_check(patcher, names, self._autowrap_function_ids)
             yield
 
-    @contextlib.contextmanager
-    def _children_watched(self) -> Iterator[None]:
-        """Tells `call_module` of the calls of these modules: what compile() sets comes first."""
+    def _children_watched(self) -> contextlib.AbstractContextManager[None]:
+        """Tells `call_module` of the calls of these modules."""
 
         def watched(module: nn.Module) -> Callable[..., Any]:
             return lambda *args, **kwargs: self.call_module(module, module._call_impl, args, kwargs)
 
-        modules = list(self.root.modules())
-        for module in modules:
-            vars(module)["_compiled_call_impl"] = watched(module)
-        try:
-            yield
-        finally:
-            for module in modules:
-                vars(module).pop("_compiled_call_impl", None)
+        return answered(self.root.modules(), watched)
 
     @contextlib.contextmanager
     def _tensors_watched(self) -> Iterator[None]:

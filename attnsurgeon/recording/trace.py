@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
+from attnsurgeon.recording.calls import answered
 from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import (
@@ -209,13 +211,8 @@ def _part(values, index):
     raise NotImplementedError("an analysis graph is not run")
 
 
-@contextlib.contextmanager
-def _module_calls(recorder: _Recorder, twin: nn.Module) -> Iterator[None]:
-    """Tells `recorder` of every call of the modules of a twin.
-
-    nn.Module.__call__ is every network's, in every thread. What nn.Module.compile() sets on one
-    object is asked for first, and is the twin's alone.
-    """
+def _module_calls(recorder: _Recorder, twin: nn.Module) -> AbstractContextManager[None]:
+    """Tells `recorder` of every call of the modules of a twin."""
 
     def watched(module: nn.Module) -> Callable[..., Any]:
         path = recorder.paths[id(module)]
@@ -239,14 +236,7 @@ def _module_calls(recorder: _Recorder, twin: nn.Module) -> Iterator[None]:
 
         return call
 
-    modules = list(twin.modules())
-    for module in modules:
-        vars(module)["_compiled_call_impl"] = watched(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            vars(module).pop("_compiled_call_impl", None)
+    return answered(twin.modules(), watched)
 
 
 def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
