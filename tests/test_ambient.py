@@ -46,7 +46,9 @@ STATES = {
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=True),
 }
 each_state = pytest.mark.parametrize("state", STATES)
-each_mechanism = pytest.mark.parametrize("attn", MECHANISMS)
+each_mechanism = pytest.mark.parametrize(
+    "attn", ["eca", *(pytest.param(name, marks=pytest.mark.slow) for name in MECHANISMS[1:])]
+)
 
 
 def look():

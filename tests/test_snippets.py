@@ -95,7 +95,13 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+each_case = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if at % 3 else ()) for at, c in enumerate(CASES)],
+)
+
+
+@each_case
 def test_what_is_printed_after_an_operation_runs_as_it_is_printed(here, case):
     if case == "a file with a quote in its name":
         (here / "weights" / "base.pth").rename(here / "weights" / "it's.pth")
@@ -108,7 +114,7 @@ def test_what_is_printed_after_an_operation_runs_as_it_is_printed(here, case):
     assert library.audit(names["model"], input_size=(3, 20, 28)).ok
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_the_page_and_the_card_of_a_folder_run_as_they_stand(here, case):
     if case == "a file with a quote in its name":
         (here / "weights" / "base.pth").rename(here / "weights" / "it's.pth")
@@ -160,7 +166,11 @@ def moved_by(model: Any, optimizer: Any) -> set[str]:
 RECIPES = [("README.md", 0), ("docs/python.md", 1)]
 
 
-@pytest.mark.parametrize(("name", "at"), RECIPES, ids=[name for name, _ in RECIPES])
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [RECIPES[0], *(pytest.param(*other, marks=pytest.mark.slow) for other in RECIPES[1:])],
+    ids=[name for name, _ in RECIPES],
+)
 def test_the_recipe_moves_what_is_new_and_then_everything(name, at):
     code = blocks(name, "python")[at]
     phases: list[tuple[set[str], dict[str, set[float]]]] = []

@@ -133,7 +133,9 @@ def twice(model: nn.Module) -> nn.Module:
     ],
     ids=["trained", "momentum", "twice", "deepcopy", "pickle", "modes", "meta", "sync"],
 )
-@pytest.mark.parametrize("attn", ["cbam", "bam", "simam"])
+@pytest.mark.parametrize(
+    "attn", ["cbam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bam", "simam"))]
+)
 def test_training_copying_and_converting_alter_nothing(change, attn):
     model = change(operated(attn))
     assert audit(model).altered == {}

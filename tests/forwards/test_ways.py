@@ -49,7 +49,11 @@ def operated(form, attn, where, **args):
 @each_form
 @pytest.mark.parametrize(
     ("attn", "where"),
-    [("eca", "residual-branch"), ("aff", "residual-add"), ("eca", "residual-block")],
+    [
+        ("eca", "residual-branch"),
+        pytest.param("aff", "residual-add", marks=pytest.mark.slow),
+        pytest.param("eca", "residual-block", marks=pytest.mark.slow),
+    ],
 )
 def test_no_addition_is_lost_and_every_size_comes_out_as_before(form, attn, where):
     args = {"reduction": 2} if attn == "aff" else {}

@@ -38,6 +38,7 @@ def test_a_shipped_rule_takes_and_leaves_what_its_tests_say(name):
     assert [one for one in outcomes if one.status != "ok"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", OF_LIBRARIES, ids=lambda file: file.stem)
 def test_a_shipped_rule_takes_and_leaves_the_same_on_networks_of_optional_libraries(file):
     for library in ("segmentation_models_pytorch", "ultralytics"):

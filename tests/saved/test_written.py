@@ -31,8 +31,15 @@ def written(kind: str) -> pytest.MarkDecorator:
         if name.startswith(f"{kind}/") and name != f"{kind}/"
     )
     assert found
+    while_working = 1 if len(found) < 10 else 5  # one of so many; the others are slow in all
     return pytest.mark.parametrize(
-        ("archive", "case"), [pytest.param(a, c, id=f"{a.stem}-{c}") for a, c in found]
+        ("archive", "case"),
+        [
+            pytest.param(
+                a, c, id=f"{a.stem}-{c}", marks=pytest.mark.slow if at % while_working else ()
+            )
+            for at, (a, c) in enumerate(found)
+        ],
     )
 
 
