@@ -180,9 +180,10 @@ def check_beside_a_neighbour(jobs, threads, file, folder):
     assert [undisturbed.round() for _ in neighbour.seen] == neighbour.seen
 
 
+@pytest.mark.slow
 def test_operations_in_threads_equal_those_of_one_and_a_neighbour_sees_nothing(file, tmp_path):
     begin()
-    check_beside_a_neighbour(JOBS[1::4], 4, file, tmp_path)
+    check_beside_a_neighbour(JOBS[1::4] * 2, 4, file, tmp_path)
 
 
 @pytest.mark.slow

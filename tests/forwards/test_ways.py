@@ -83,6 +83,7 @@ def test_attention_acts_on_every_way(form):
         assert not torch.allclose(operation.model(image(size)), model(image(size)))
 
 
+@pytest.mark.slow
 @each_form
 def test_copies_and_pickles_take_the_same_ways(form):
     _, operation, others = operated(form, "aff", "residual-add", reduction=2)

@@ -213,7 +213,7 @@ def test_a_pickled_network_with_a_layer_of_foreign_code_is_another_one(tmp_path)
     assert "the weights alone: drop_block" in source.notes[1]
 
 
-@pytest.mark.parametrize("unsafe", [False, True])
+@pytest.mark.parametrize("unsafe", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -454,7 +454,7 @@ def trained_since(operation: attnsurgeon.Operation) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("mode", ["full", "adapter"])
+@pytest.mark.parametrize("mode", ["full", pytest.param("adapter", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kept",
     [

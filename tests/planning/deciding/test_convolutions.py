@@ -31,7 +31,9 @@ def image(*size):
 
 
 @each_kind
-@pytest.mark.parametrize("attn", ["sk", "sc", "psa", "we", "aw"])
+@pytest.mark.parametrize(
+    "attn", ["sk", "we", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sc", "psa", "aw"))]
+)
 def test_it_is_replaced_and_excited_like_any_other(conv, attn):
     model, operation = inserted(conv, attn)
     assert operation.plan.refused == ()
