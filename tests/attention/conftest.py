@@ -1,16 +1,10 @@
-"""One seed for every test here, so that a failure can be run again; rarer cases are slow."""
+"""Gives a test each case of its file, and marks the rarer ones as slow."""
 
 import pytest
-import torch
 
 pytest.register_assert_rewrite("tests.attention.contract")
 
 SLOW_FILES = ("test_variants.py",)  # other arguments of mechanisms that the contract holds already
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def pytest_generate_tests(metafunc):
