@@ -15,6 +15,7 @@ from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models.checkpoint import read_checkpoint
 from attnsurgeon.models.fitting import Wishes, fit_checkpoint
 from attnsurgeon.models.imports import FORMS
+from attnsurgeon.models.kin import kin_that_fits
 from attnsurgeon.models.provenance import Source, stamp
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
@@ -94,7 +95,11 @@ def load_model(
     if weights is None:
         origin = "pretrained" if pretrained else recipe.weights
         return stamp(model, Source(spec, dict(model_args), origin))
-    fitted = fit_checkpoint(model, weights, what=spec, wishes=wishes)
+
+    def kin(state: Mapping[str, Any]) -> str | None:
+        return kin_that_fits(spec, state, lambda name: build_on_meta(name, **model_args))
+
+    fitted = fit_checkpoint(model, weights, what=spec, wishes=wishes, kin=kin)
     recipe.adopt(model, fitted.attributes)
     return stamp(
         model, Source(spec, dict(model_args), fitted.description, fitted.stripped, fitted.notes)

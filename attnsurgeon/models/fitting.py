@@ -20,7 +20,7 @@ from attnsurgeon.models.checkpoint import Checkpoint, unreadable
 from attnsurgeon.models.finding import FORGIVEN, Found, find_weights, listed, shown
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.models.matching import Match, attributes_of, matched, tensors_of
-from attnsurgeon.models.misfit import Misfit, after_surgery, explained
+from attnsurgeon.models.misfit import Kin, Misfit, after_surgery, explained
 from attnsurgeon.models.numbers import ACCEPTED, converted
 from attnsurgeon.models.pickled import attention_in, differences
 
@@ -81,7 +81,12 @@ class Fitted:
 
 
 def fit_checkpoint(
-    model: nn.Module, checkpoint: Checkpoint, *, what: str, wishes: Wishes | None = None
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    what: str,
+    wishes: Wishes | None = None,
+    kin: Kin | None = None,
 ) -> Fitted:
     """Copy the weights of a checkpoint into a network, in the network's dtypes.
 
@@ -90,6 +95,7 @@ def fit_checkpoint(
         checkpoint: as read.
         what: the network's name in messages.
         wishes: how to take it.
+        kin: finds the registered network whose weights they are, where they do not fit.
 
     Raises:
         ModelError: they do not fit; the network is then of no use, for some weights are loaded.
@@ -101,7 +107,7 @@ def fit_checkpoint(
     _refuse_operated(model, found, name, what)
     match = matched(model, found)
     if (match.misshapen and not wishes.partial) or not match.fitting:
-        raise explained(match.misfit(model, found), name, what)
+        raise explained(match.misfit(model, found, kin=kin), name, what)
     notes = [*_taken(found), *_compared(model, found, name, what, wishes)]
     _refuse_damaged(checkpoint, match.fitting)
     numbers, said = guarded(
@@ -111,9 +117,8 @@ def fit_checkpoint(
     _load(model, found, {**numbers, **match.inside}, name, what)
     now = tensors_of(model)
     renamed = _renamed(before, now, match.inside)
-    misfit = match.misfit(
-        model, found, renamed, [n for n, value in numbers.items() if not _same(now.get(n), value)]
-    )
+    untaken = [n for n, value in numbers.items() if not _same(now.get(n), value)]
+    misfit = match.misfit(model, found, renamed, untaken, kin)
     if misfit.untaken or ((misfit.missing or misfit.unexpected) and not wishes.partial):
         raise explained(misfit, name, what)
     notes += [*said, *_left_out(match, misfit)]

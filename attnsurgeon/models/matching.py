@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from attnsurgeon.models.files.stand_ins import StandIn
 from attnsurgeon.models.finding import FORGIVEN, Found, shape_of
-from attnsurgeon.models.misfit import Misfit
+from attnsurgeon.models.misfit import Kin, Misfit
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Match:
         found: Found,
         renamed: Mapping[str, str] | None = None,
         untaken: Sequence[str] = (),
+        kin: Kin | None = None,
     ) -> Misfit:
         """Returns what does not fit.
 
@@ -46,6 +47,7 @@ class Match:
             model, found: of which this is the match.
             renamed: names that the network's own hooks filled, and from which names.
             untaken: names that the network's own `load_state_dict` did not take.
+            kin: finds the registered network whose weights these are.
         """
         renamed = renamed or {}
         return Misfit(
@@ -56,6 +58,7 @@ class Match:
             self.misshapen,
             untaken,
             attributes_of(found).get("names"),
+            kin,
         )
 
 

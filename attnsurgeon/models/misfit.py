@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models.finding import Found, shape_of, shown
 
 Shape = tuple[int, ...] | None
+Kin = Callable[[Mapping[str, Any]], str | None]
 _ATTENTION = re.compile(r"(.*?\battn(?:_\d+)?)\.")  # the names that surgery gives
 
 
@@ -28,6 +29,7 @@ class Misfit:
         misshapen: names of another shape: the checkpoint's, the network's.
         untaken: names that the network's own `load_state_dict` did not take.
         named: names of classes that the checkpoint has, of a YOLO.
+        kin: finds the registered network whose weights these are.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Misfit:
     misshapen: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
     untaken: Sequence[str] = ()
     named: Any = None
+    kin: Kin | None = None
 
 
 def explained(misfit: Misfit, name: str, what: str) -> ModelError:
@@ -88,6 +91,12 @@ def _hint(misfit: Misfit, name: str) -> tuple[str, str]:
         options = " ".join(f"--model-arg {key}={value}" for key, value in arguments.items())
         said = "build the network as the checkpoint's was: "
         return f"{said}load_model(..., {given})", f"{said}{options}"
+    if misfit.kin is not None and (kin := misfit.kin(misfit.found.state)) is not None:
+        said = f"these are the weights of {kin}: "
+        return (
+            f"{said}load_model({kin!r}, checkpoint={name!r})",
+            f"{said}name {kin} in place of the network, with --checkpoint {name}",
+        )
     said = (
         "build the network with the model arguments it was trained with, or name the network that"
         " this checkpoint is of; what fits alone is taken with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -192,6 +193,38 @@ def test_the_classifier_of_a_timm_checkpoint_is_found_from_its_shape(tmp_path, b
     with pytest.raises(ModelError, match="num_classes=7"):
         load_model("test_vit", checkpoint=path, **built)
     load_model("test_vit", checkpoint=path, num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("named", "saved"),
+    [
+        ("torchvision:resnet34", "torchvision:resnet18"),
+        # With attention of its own, by other code, and the other way.
+        pytest.param("resnet18", "legacy_seresnet18", marks=pytest.mark.slow),
+        pytest.param("legacy_seresnet18", "resnet18", marks=pytest.mark.slow),
+        pytest.param("test_vit2", "test_vit", marks=pytest.mark.slow),
+    ],
+)
+def test_weights_of_another_registered_network_are_answered_with_its_name(tmp_path, named, saved):
+    path = tmp_path / "w.safetensors"
+    trained = load_model(saved).state_dict()
+    save_file(trained, path)
+    with pytest.raises(ModelError, match="does not fit") as caught:
+        load_model(named, checkpoint=path)
+    hint = caught.value.hint or ""
+    if saved == "resnet18":  # several names of timm are the same network
+        said = re.search(r"load_model\('([^']+)'", hint)
+        assert said
+        load_model(said[1], checkpoint=path)
+    else:
+        assert f"these are the weights of {saved}: load_model({saved!r}" in hint
+    assert "with --checkpoint" in (caught.value.command or "")
+
+    # The same names in other shapes, and one name more, are nobody's.
+    torch.save({**trained, "layer9.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    with pytest.raises(ModelError, match="does not fit") as caught:
+        load_model(named, checkpoint=tmp_path / "more.pth")
+    assert "these are the weights" not in (caught.value.hint or "")
 
 
 class Renamed(nn.Identity):
