@@ -9,6 +9,7 @@ import pytest
 from attnsurgeon import find_sites, sizes
 from attnsurgeon.errors import ModelError, RuleError
 from attnsurgeon.rules import checking, document, filters, values
+from attnsurgeon.rules import schema as rule_schema
 from attnsurgeon.rules.match import match_rules
 from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.saved import schema
@@ -24,6 +25,7 @@ STATED = {
         f"{document.MAX_NODES:,} values",
         f"{filters.MAX_SECONDS:g} to match",
     ],
+    "tests in a rule file": [f"{rule_schema.MAX_TESTS:,}, each"],
     "pattern in a rule: a glob, `re:...`, a branch": [
         f"{values.MAX_PATTERN:,} characters",
         f"{values.MAX_PROGRAM:,} bytes",
@@ -116,6 +118,17 @@ def test_a_hostile_rule_file_is_answered_in_time(name, sites):
 def test_a_pattern_that_is_not_taken_is_refused_with_its_line(pattern, said):
     with pytest.raises(RuleError, match=rf"mine\.yaml:4:19: 'name'.*{said}"):
         parse_rules(f"{RULE}{{name: '{pattern}'}}", source="mine.yaml")
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_rule_file_names_no_more_networks_than_can_be_built_in_a_while(extra):
+    test = "  - {model: resnet18, expect: {a: none}}\n"
+    text = f"{RULE}{{site: stem}}\ntests:\n{test * (rule_schema.MAX_TESTS + extra)}"
+    if not extra:
+        assert len(parse_rules(text, source="mine.yaml").tests or ()) == rule_schema.MAX_TESTS
+        return
+    with pytest.raises(RuleError, match=r"mine\.yaml:6:3: 'tests': more than 200 of them"):
+        parse_rules(text, source="mine.yaml")
 
 
 def test_what_takes_too_long_to_match_is_ended(sites, monkeypatch):

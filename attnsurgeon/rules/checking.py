@@ -86,6 +86,8 @@ def _worded(detail: Any) -> Problem:
             return Problem(at, f"{what} must be a mapping of keys to values, not {kind_of(value)}")
         case "tuple_type" | "list_type":
             return Problem(at, f"{key!r} must be a list, not {kind_of(value)}")
+        case "too_long":
+            return Problem(at, f"{key!r}: more than {detail['ctx']['max_length']:,} of them")
         case "too_short":
             return Problem(at, f"{key!r} is empty")
     return Problem(at, f"{key!r}: {detail['msg']}")

@@ -23,6 +23,9 @@ class AtKey(ValueError):
         self.key = key
 
 
+MAX_TESTS = 200  # of one file; each builds a network and looks for its sites
+
+
 class Entry(BaseModel):
     """A mapping of a rule file: only its own keys, and never changed once read."""
 
@@ -246,7 +249,9 @@ class RuleFile(Entry):
         min_length=1, description="In order; each is matched against the original network."
     )
     tests: tuple[RuleTest, ...] | None = Field(
-        None, description="Networks and what must match there, run by `attnsurgeon rules test`."
+        None,
+        max_length=MAX_TESTS,
+        description="Networks and what must match there, run by `attnsurgeon rules test`.",
     )
 
 
