@@ -34,6 +34,8 @@ from attnsurgeon.errors import CheckFailed, SurgeonError
 from attnsurgeon.report.streams import note, out, step, write_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.budgets import Budget
     from attnsurgeon.cost.timing import Latency
@@ -45,7 +47,7 @@ class Wishes:
     """What is to be done besides the surgery.
 
     Attributes:
-        pretrained, checkpoint, unsafe_pickle, taking: the weights to load, and how.
+        pretrained, checkpoint, unsafe_pickle, new_head, taking: the weights to load, and how.
         output, overwrite, mode: the folder to write, and how.
         verify: "quick", "full" or "none".
         latency: whether to measure it.
@@ -55,6 +57,7 @@ class Wishes:
     pretrained: bool
     checkpoint: str | None
     unsafe_pickle: bool
+    new_head: bool
     taking: Taking
     output: str | None
     overwrite: bool
@@ -97,6 +100,7 @@ def command(
     pretrained: bool,
     checkpoint: str | None,
     unsafe_pickle: bool,
+    new_head: bool,
     taking: Taking,
     output: str | None,
     overwrite: bool,
@@ -119,7 +123,7 @@ def command(
     attnsurgeon insert resnet50 --rules mine.yaml --checkpoint r50.pth -o r50-mine
     """
     timed = latency or max_latency is not None
-    given = pretrained, checkpoint, unsafe_pickle, taking
+    given = pretrained, checkpoint, unsafe_pickle, new_head, taking
     wishes = Wishes(*given, output, overwrite, mode, verify, timed, as_json)
     _refuse_contradictions(wishes, dry_run)
     if output is not None:
@@ -128,6 +132,8 @@ def command(
         check_output(output, overwrite)
     budget = read_budget(max_params=max_params, max_macs=max_macs, max_latency=max_latency)
     if dry_run:
+        if checkpoint is not None:
+            _load(asked, wishes)  # a file that does not fit is what people want to know
         show_plan(asked, chosen, budget, as_json)
     else:
         _insert(asked, chosen, budget, wishes)
@@ -138,6 +144,8 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
         raise click.UsageError("--pretrained and --checkpoint both name the weights; give one")
     if wishes.unsafe_pickle and wishes.checkpoint is None:
         raise click.UsageError("--unsafe-pickle is about a --checkpoint, and there is none")
+    if wishes.new_head and not (wishes.pretrained or wishes.checkpoint):
+        raise click.UsageError("--new-head is about weights: give --pretrained or --checkpoint")
     wishes.taking.refuse_without(wishes.checkpoint)
     if wishes.overwrite and wishes.output is None:
         raise click.UsageError("--overwrite needs the folder to write: -o DIR")
@@ -147,18 +155,7 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
 
 def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes) -> None:
     file = read_selection(chosen)
-    with step(f"loading {network.spec}"):
-        from attnsurgeon.models import load_model
-
-        model = load_model(
-            network.spec,
-            pretrained=wishes.pretrained,
-            checkpoint=wishes.checkpoint,
-            unsafe_pickle=wishes.unsafe_pickle,
-            **wishes.taking.arguments,
-            **network.args,
-        )
-    note_what_was_taken(model)
+    model = _load(network, wishes)
     with step("finding sites"):
         from attnsurgeon.sites.analysis import analyse
 
@@ -203,6 +200,24 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
         raise refusal
     if wishes.output is None:
         note("note: nothing was saved; -o DIR saves the operated network")
+
+
+def _load(network: Network, wishes: Wishes) -> nn.Module:
+    """Builds the network with its weights, and says every liberty that was taken with them."""
+    with step(f"loading {network.spec}"):
+        from attnsurgeon.models import load_model
+
+        model = load_model(
+            network.spec,
+            pretrained=wishes.pretrained,
+            checkpoint=wishes.checkpoint,
+            unsafe_pickle=wishes.unsafe_pickle,
+            new_head=wishes.new_head,
+            **wishes.taking.arguments,
+            **network.args,
+        )
+    note_what_was_taken(model)
+    return model
 
 
 def _verify(operation: Operation, how: str) -> Verification | None:

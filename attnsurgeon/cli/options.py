@@ -29,6 +29,7 @@ OWN = {
     "partial": "--partial",
     "weights_only": "--weights-only",
     "accept": "--accept",
+    "new_head": "--new-head",
 }
 FOLDER = PathName()  # what is there is checked by the library
 
@@ -182,6 +183,11 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
 def weights(function: Function) -> Function:
     """Which weights the network gets."""
     for decorate in (
+        click.option(
+            "--new-head",
+            is_flag=True,
+            help="Take all weights but those of the head, for other classes than they are of.",
+        ),
         click.option(
             "--unsafe-pickle",
             is_flag=True,

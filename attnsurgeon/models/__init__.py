@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from attnsurgeon.models.build import build_on_meta, load_model
-from attnsurgeon.models.heads import classifiers_left_random
+from attnsurgeon.models.heads import left_random
 from attnsurgeon.models.inputs import guess_input_sizes, input_size_of
 from attnsurgeon.models.provenance import Source, source_of
 from attnsurgeon.models.recognition import identify
@@ -15,10 +15,10 @@ from attnsurgeon.models.recognition import identify
 __all__ = [
     "Source",
     "build_on_meta",
-    "classifiers_left_random",
     "guess_input_sizes",
     "identify",
     "input_size_of",
+    "left_random",
     "load_model",
     "source_of",
 ]

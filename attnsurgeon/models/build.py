@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from functools import partial as partial_of
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.models.checkpoint import read_checkpoint
+from attnsurgeon.models.checkpoint import Checkpoint, read_checkpoint
 from attnsurgeon.models.fitting import Wishes, fit_checkpoint
+from attnsurgeon.models.heads import head_of, left_random, without_classes
 from attnsurgeon.models.imports import FORMS
 from attnsurgeon.models.kin import kin_that_fits
-from attnsurgeon.models.provenance import Source, stamp
+from attnsurgeon.models.provenance import Source, note_on, stamp
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
 from attnsurgeon.models.torchvision_names import torchvision_recipe
@@ -48,6 +50,7 @@ def load_model(
     partial: bool = False,
     weights_only: bool = False,
     accept: str | Collection[str] = (),
+    new_head: bool = False,
     **model_args: Any,
 ) -> nn.Module:
     """Build a network from a name or from your own code, with random weights unless asked.
@@ -73,6 +76,9 @@ def load_model(
             weights all the same.
         accept: take weights all the same that have NaN or Inf ("non-finite"), or are "integers"
             or "complex" where the network has fractions.
+        new_head: take all weights but those of the head, which stays as it was built: whatever
+            depends on the number of classes. `left_random(model)` names it, `freeze_backbone`
+            leaves it trainable.
         model_args: for the network's factory: `num_classes=10`, `in_chans=1`, ...
 
     Returns:
@@ -80,30 +86,43 @@ def load_model(
 
     Raises:
         ModelError: the network is unknown or cannot be built, or the weights cannot be had.
-        UsageError: both `pretrained` and `checkpoint` were given.
+        UsageError: both `pretrained` and `checkpoint` were given, or `new_head` and neither.
     """
     if pretrained and checkpoint is not None:
         raise UsageError(
             "pretrained and checkpoint both name the weights to start from",
             "give one of the two",
         )
+    if new_head and not pretrained and checkpoint is None:
+        raise UsageError(
+            "new_head is about weights, and there are none to load",
+            "give pretrained=True or checkpoint=FILE",
+        )
     wishes = Wishes.of(checkpoint_key, partial, weights_only, accept)
     recipe = resolve(spec)
     # Read before the network is built: a wrong path should not cost that time.
     weights = None if checkpoint is None else read_checkpoint(checkpoint, unsafe_pickle)
+    if new_head and weights is None:
+        donor = recipe.build(True, without_classes(model_args))
+        weights = Checkpoint(f"the pretrained weights of {spec}", donor.state_dict())
+        pretrained = False
     model = recipe.build(pretrained, model_args)
     if weights is None:
         origin = "pretrained" if pretrained else recipe.weights
-        return stamp(model, Source(spec, dict(model_args), origin))
+        stamp(model, Source(spec, dict(model_args), origin))
+        if dropped := left_random(model):
+            note_on(model, (f"new head: {', '.join(dropped)}: the weights are for other classes",))
+        return model
+    head = head_of(model, model_args, partial_of(build_on_meta, spec), spec) if new_head else ()
 
     def kin(state: Mapping[str, Any]) -> str | None:
         return kin_that_fits(spec, state, lambda name: build_on_meta(name, **model_args))
 
-    fitted = fit_checkpoint(model, weights, what=spec, wishes=wishes, kin=kin)
+    fitted = fit_checkpoint(model, weights, what=spec, wishes=wishes, kin=kin, new_head=head)
     recipe.adopt(model, fitted.attributes)
-    return stamp(
-        model, Source(spec, dict(model_args), fitted.description, fitted.stripped, fitted.notes)
-    )
+    origin = fitted.description if checkpoint is not None else "pretrained"
+    given = dict(model_args)
+    return stamp(model, Source(spec, given, origin, fitted.stripped, fitted.notes, fitted.new))
 
 
 @known_state()

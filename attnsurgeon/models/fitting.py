@@ -72,12 +72,14 @@ class Fitted:
         stripped: the entries that were opened and the prefix, outermost first.
         notes: every liberty that was taken, in words.
         attributes: of a whole pickled network, all that was saved of the object itself.
+        new: names of tensors that stay as the network was built.
     """
 
     description: str
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    new: tuple[str, ...] = ()
 
 
 def fit_checkpoint(
@@ -87,6 +89,7 @@ def fit_checkpoint(
     what: str,
     wishes: Wishes | None = None,
     kin: Kin | None = None,
+    new_head: Collection[str] = (),
 ) -> Fitted:
     """Copy the weights of a checkpoint into a network, in the network's dtypes.
 
@@ -96,6 +99,7 @@ def fit_checkpoint(
         what: the network's name in messages.
         wishes: how to take it.
         kin: finds the registered network whose weights they are, where they do not fit.
+        new_head: names of tensors that stay as the network was built, whatever the file has.
 
     Raises:
         ModelError: they do not fit; the network is then of no use, for some weights are loaded.
@@ -105,7 +109,7 @@ def fit_checkpoint(
     explain = partial(unreadable, name)
     found = guarded(lambda: find_weights(checkpoint, model, wishes.key), explain)
     _refuse_operated(model, found, name, what)
-    match = matched(model, found)
+    match = matched(model, found).without(new_head)
     if (match.misshapen and not wishes.partial) or not match.fitting:
         raise explained(match.misfit(model, found, kin=kin), name, what)
     notes = [*_taken(found), *_compared(model, found, name, what, wishes)]
@@ -122,6 +126,8 @@ def fit_checkpoint(
     if misfit.untaken or ((misfit.missing or misfit.unexpected) and not wishes.partial):
         raise explained(misfit, name, what)
     notes += [*said, *_left_out(match, misfit)]
+    if new_head:
+        notes.append(f"new head: {listed(new_head, 20)}: as the network was built")
     if renamed:
         notes.append(f"{len(renamed)} older names taken for the present ones by the network itself")
     return Fitted(
@@ -129,6 +135,7 @@ def fit_checkpoint(
         (*found.place.path, *([found.prefix] if found.prefix else [])),
         tuple(notes),
         attributes_of(found),
+        (*new_head, *misfit.missing, *misfit.misshapen),
     )
 
 

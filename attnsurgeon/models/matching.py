@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class Match:
     missing: list[str]
     inside: Mapping[str, Tensor]
     outside: list[str]
+
+    def without(self, names: Collection[str]) -> Match:
+        """Returns the same without tensors of these names, in the network and in the file."""
+        kept = {
+            field: {n: v for n, v in getattr(self, field).items() if n not in names}
+            for field in ("own", "fitting", "misshapen", "inside")
+        }
+        return replace(self, missing=[n for n in self.missing if n not in names], **kept)
 
     def misfit(
         self,

@@ -90,7 +90,11 @@ def _hint(misfit: Misfit, name: str) -> tuple[str, str]:
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
         options = " ".join(f"--model-arg {key}={value}" for key, value in arguments.items())
         said = "build the network as the checkpoint's was: "
-        return f"{said}load_model(..., {given})", f"{said}{options}"
+        hint, command = f"{said}load_model(..., {given})", f"{said}{options}"
+        if "num_classes" in arguments:
+            hint += "; or keep your classes with a head that starts anew: new_head=True"
+            command += "; or keep your classes with a head that starts anew: --new-head"
+        return hint, command
     if misfit.kin is not None and (kin := misfit.kin(misfit.found.state)) is not None:
         said = f"these are the weights of {kin}: "
         return (

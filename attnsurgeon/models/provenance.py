@@ -22,6 +22,8 @@ class Source:
             where only the code that built the network can say.
         stripped: what was unwrapped from a checkpoint, outermost first: `state_dict`, `module.`.
         notes: every liberty that was taken with a checkpoint, in words; not written to folders.
+        new: names of the tensors that no weights were found for, and that stay as they were built;
+            not written to folders.
     """
 
     spec: str
@@ -29,6 +31,7 @@ class Source:
     weights: str = "random"
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+    new: tuple[str, ...] = field(default=(), compare=False)
 
 
 def stamp(model: nn.Module, source: Source) -> nn.Module:

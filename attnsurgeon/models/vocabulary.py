@@ -39,7 +39,7 @@ _REGISTERED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 # Of `load_model`, not of a network: they would choose the weights, or let a file run code.
 _OURS = (
     *("spec", "pretrained", "checkpoint", "unsafe_pickle"),
-    *("checkpoint_key", "partial", "weights_only", "accept"),
+    *("checkpoint_key", "partial", "weights_only", "accept", "new_head"),
 )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.forwards.retype import original_class
-from attnsurgeon.models import Source
+from attnsurgeon.models import Source, left_random
 from attnsurgeon.plain import to_plain
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.saved.base import (
@@ -219,6 +219,12 @@ def _refuse_baseless(
                 f"its base network, {source.spec}, had random weights, which are not kept anywhere"
             )
         raise UsageError(f"an adapter would be of no use: {why}", _SAVE_ALL)
+    if random := left_random(model):
+        raise UsageError(
+            f"an adapter would be of no use: {_some(random)} of the base network started with"
+            " random weights, which are not kept anywhere",
+            _SAVE_ALL,
+        )
     now = measure(model)
     if origin.sha256 is None or now.sha256 != origin.sha256:
         which = _some(sorted(origin.differences(now))) or "they"

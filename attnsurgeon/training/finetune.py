@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.errors import UsageError, nearest
-from attnsurgeon.models import classifiers_left_random
+from attnsurgeon.models import left_random
 from attnsurgeon.saved.origin import attention_prefixes
 from attnsurgeon.splicing.history import added, inserted
 from attnsurgeon.training.layer_depth import layers_of
@@ -235,7 +235,7 @@ class _New:
                     f"keep={pattern!r} is no module or parameter of this network",
                     nearest(pattern, [*paths, *names]),
                 )
-        return cls(attention, added(model), (*classifiers_left_random(model), *keep))
+        return cls(attention, added(model), (*left_random(model), *keep))
 
     def __contains__(self, name: str) -> bool:
         owners = (*accumulate(name.split("."), "{}.{}".format),)
