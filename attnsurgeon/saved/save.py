@@ -221,7 +221,7 @@ def _refuse_baseless(
         raise UsageError(f"an adapter would be of no use: {why}", _SAVE_ALL)
     if random := left_random(model):
         raise UsageError(
-            f"an adapter would be of no use: {_some(random)} of the base network started with"
+            f"an adapter would be of no use: {_some(list(random))} of the base network started with"
             " random weights, which are not kept anywhere",
             _SAVE_ALL,
         )
