@@ -23,7 +23,9 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(items):
     """Marks as slow the cases that seldom fail alone: rank 3, and the contract's paper start.
 
-    What the paper start computes is held by the golden vectors and the loops, which stay.
+    What the paper start computes is held by the golden vectors and the loops, which stay. An ONNX
+    file takes seconds each to make, and has the same operators whatever the start and the
+    arguments: those of the rarer cases are looked at in the night.
     """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -33,3 +35,5 @@ def pytest_collection_modifyitems(items):
         )
         if rare or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+            if item.originalname.startswith("test_an_onnx_runtime"):
+                item.add_marker(pytest.mark.nightly)

@@ -175,7 +175,14 @@ def test_a_reader_that_leaves_is_no_error():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("argv", ["attn list", "attn list --json", "rules show stem", "--help"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "attn list --json",
+        *(pytest.param(argv, marks=pytest.mark.nightly) for argv in ("attn list", "--help")),
+        pytest.param("rules show stem", marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize(
     ("streams", "code", "said"),
     [

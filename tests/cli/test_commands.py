@@ -223,7 +223,7 @@ def test_the_schema_is_a_json_schema():
     assert set(schema["properties"]) == {"version", "name", "define", "rules", "tests"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # what they are is asked one by one in tests/rules/test_shipped_rules.py
 def test_all_shipped_rules_pass_their_tests_through_the_command():
     done = attnsurgeon("rules", "test")
     assert (done.code, done.err) == (0, "")
