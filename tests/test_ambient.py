@@ -45,7 +45,10 @@ STATES = {
     "deterministic": lambda: set_for_the_process(torch.use_deterministic_algorithms, True, False),
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=True),
 }
-each_state = pytest.mark.parametrize("state", STATES)
+USUAL = ("no_grad", "inference_mode", "autocast")  # what people are in
+each_state = pytest.mark.parametrize(
+    "state", [pytest.param(s, marks=() if s in USUAL else pytest.mark.slow) for s in STATES]
+)
 each_mechanism = pytest.mark.parametrize(
     "attn", ["eca", *(pytest.param(name, marks=pytest.mark.slow) for name in MECHANISMS[1:])]
 )

@@ -202,6 +202,7 @@ def test_onnx_without_its_packages_names_the_extra(folder, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="an optional extra: pip install attnsurgeon[export]",

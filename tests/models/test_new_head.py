@@ -102,6 +102,7 @@ def test_published_weights_of_any_factory_keep_all_but_the_head(mine):
     assert (source.weights, source.model_args) == ("pretrained", {"num_classes": 10})
 
 
+@pytest.mark.slow
 def test_nothing_else_may_be_missing(tmp_path):
     state = filled(timm.create_model("test_resnet"))
     del state["layer1.0.conv1.weight"]

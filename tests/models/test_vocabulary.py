@@ -187,6 +187,7 @@ def test_a_plain_value_names_nothing_and_has_a_sound_size(value, plain):
     assert (not_plain("given", value) is None) == plain
 
 
+@pytest.mark.slow
 def test_a_network_is_weighed_without_memory():
     assert out_of_size("test_resnet", {"num_classes": 7}, None) is None
     assert out_of_size("test_resnet", {}, 1_000) is None

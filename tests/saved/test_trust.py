@@ -69,6 +69,7 @@ def test_what_is_for_the_one_who_loads_comes_from_no_folder(folder, name, trust)
         attnsurgeon.load(folder, trust=trust)
 
 
+@pytest.mark.slow
 def test_a_network_larger_than_its_weights_is_refused_before_it_is_built(tmp_path):
     source = Source("test_resnet", {"layers": [100_000, 1, 1, 1]})
 
