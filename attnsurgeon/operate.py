@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,10 @@ from attnsurgeon.recording.twin import handed_over
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
 from attnsurgeon.rules.match import Refusal as Unmatched
+from attnsurgeon.rules.narrowing import Narrowing
 from attnsurgeon.rules.parse import write_rules
 from attnsurgeon.rules.schema import Rule, RuleFile
-from attnsurgeon.rules.where import Where, resolve_where
+from attnsurgeon.rules.where import Where, paths_of, require_listed, resolve_where
 from attnsurgeon.saved.save import Origin, check_output, save_operation
 from attnsurgeon.sites.analysis import analyse, example, sketch
 from attnsurgeon.sites.survey import Survey
@@ -107,25 +108,38 @@ def plan(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    at: str | Sequence[str] | None = None,
+    stage: Any = None,
+    channels: Any = None,
+    every: int | None = None,
 ) -> Plan:
     """Decides what would be cut where; the dry run of `insert`.
 
     Args:
         model: any network; it is not changed, and may be on the meta device.
         attn: name of a mechanism; may be left out where the rules name it.
-        where: name of a shipped placement, path of a rule file, a matcher as a dict, or a
-            function that tells of a Site whether to take it; default: the paper's own placement.
+        where: name of a shipped placement, path of a rule file, a matcher as a dict, Sites or a
+            list of paths, or a function that tells of a Site whether to take it; default: the
+            paper's own placement.
         rules: a rule file, in place of `where`.
         attn_args: arguments of the mechanism.
         init: "identity" for bit-equal outputs at the start, "paper" for the authors' start.
         input_size: as for `find_sites`.
+        at: of these sites only those at this path or inside this module (`"layer3"`), or whose
+            paths match this pattern (`"layer[34].*"`, `"re:..."`); also several. With neither
+            `where` nor `rules`, the path of any site is that site.
+        stage: only those of these stages: `4`, `[-2, -1]`.
+        channels: only those of so many channels: `64`, `">=128"`.
+        every: 2 takes every second of them.
 
     Raises:
         MechanismError, RuleError, ModelError, CheckFailed: each says what to do.
     """
-    file = rules_for(attn, where, rules, attn_args, init)
+    narrow = Narrowing.of(at, stage, channels, every)
+    file = rules_for(attn, where, rules, attn_args, init, narrow)
     survey = analyse(model, input_size)
-    return plan_rules(survey, file, init=init, where=_spell(where if rules is None else rules))
+    require_listed(where, survey.sites)
+    return plan_rules(survey, file, init=init, where=spelled(where, rules, narrow))
 
 
 @known_state()
@@ -138,13 +152,18 @@ def insert(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    at: str | Sequence[str] | None = None,
+    stage: Any = None,
+    channels: Any = None,
+    every: int | None = None,
     inplace: bool = False,
 ) -> Operation:
     """Puts attention into a network.
 
     Args:
         model: any network; a copy is operated unless `inplace`.
-        attn, where, rules, attn_args, init, input_size: as for `plan`.
+        attn, where, rules, attn_args, init, input_size, at, stage, channels, every: as for
+            `plan`.
         inplace: operate `model` itself.
 
     Returns:
@@ -155,7 +174,17 @@ def insert(
         been changed then.
     """
     made = plan(
-        model, attn, where, rules=rules, attn_args=attn_args, init=init, input_size=input_size
+        model,
+        attn,
+        where,
+        rules=rules,
+        attn_args=attn_args,
+        init=init,
+        input_size=input_size,
+        at=at,
+        stage=stage,
+        channels=channels,
+        every=every,
     )
     return carry_out(model if inplace else handed_over(model), made)
 
@@ -177,6 +206,10 @@ def estimate(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    at: str | Sequence[str] | None = None,
+    stage: Any = None,
+    channels: Any = None,
+    every: int | None = None,
     **model_args: Any,
 ) -> Cost:
     """Tells what attention would cost, on the meta device: no weights, no download, no memory.
@@ -186,10 +219,12 @@ def estimate(
 
     Args:
         spec_or_model: what `load_model` takes, or a network.
-        attn, where, rules, attn_args, init, input_size: as for `plan`.
+        attn, where, rules, attn_args, init, input_size, at, stage, channels, every: as for
+            `plan`.
         **model_args: arguments of the network, with a spec.
     """
-    file = rules_for(attn, where, rules, attn_args, init)
+    narrow = Narrowing.of(at, stage, channels, every)
+    file = rules_for(attn, where, rules, attn_args, init, narrow)
     if isinstance(spec_or_model, str):
         _, survey = sketch(spec_or_model, input_size, **model_args)
     elif model_args:
@@ -198,8 +233,9 @@ def estimate(
         )
     else:
         survey = analyse(spec_or_model, input_size)
-    spelled = _spell(where if rules is None else rules)
-    return weigh_plan(plan_rules(survey, file, init=init, where=spelled))
+    require_listed(where, survey.sites)
+    said = spelled(where, rules, narrow)
+    return weigh_plan(plan_rules(survey, file, init=init, where=said))
 
 
 @known_state()
@@ -280,6 +316,7 @@ def rules_for(
     rules: str | Path | RuleFile | None,
     attn_args: Mapping[str, Any] | None,
     init: str,
+    narrow: Narrowing | None = None,
 ) -> RuleFile:
     """Returns the rules that a call stands for, each with its mechanism and its start."""
     if init not in INITS:
@@ -295,6 +332,8 @@ def rules_for(
     paper = card.placement if card is not None else None
     file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=check_attn)
     _refuse_unheard(file, attn, attn_args, init)
+    if narrow:
+        file = narrow.applied(file, own=asked is None)
     return file.model_copy(
         update={"rules": tuple(_complete(rule, attn, attn_args, init) for rule in file.rules)}
     )
@@ -367,9 +406,17 @@ def _complete(rule: Rule, attn: str | None, attn_args: Mapping[str, Any] | None,
     return rule.model_copy(update={"attn": chosen, "init": rule.init or init})
 
 
+def spelled(where: Any, rules: Any, narrow: Narrowing) -> str:
+    """Where, for reports: the placement, and what narrows it."""
+    place = _spell(where if rules is None else rules)
+    return f"{place}, {narrow}" if narrow else place
+
+
 def _spell(where: Any) -> str:
     if where is None:
         return "paper"
+    if listed := paths_of(where):
+        return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
     if isinstance(where, RuleFile):
         return where.name or "rules"
     if isinstance(where, Mapping):

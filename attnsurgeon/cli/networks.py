@@ -73,16 +73,20 @@ def read_selection(chosen: Selection) -> RuleFile:
     """Returns the rules that the options stand for; needs no network."""
     with step("starting"):
         from attnsurgeon.operate import rules_for
+        from attnsurgeon.rules.narrowing import Narrowing
 
-        return rules_for(chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init)
+        narrow = Narrowing.of(**chosen.narrow)
+        return rules_for(chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init, narrow)
 
 
 def plan_on(found: Survey, file: RuleFile, chosen: Selection) -> Plan:
     """Decides what would be cut where."""
     with step("planning"):
-        from attnsurgeon.operate import plan_rules
+        from attnsurgeon.operate import plan_rules, spelled
+        from attnsurgeon.rules.narrowing import Narrowing
 
-        return plan_rules(found, file, init=chosen.init, where=chosen.spelled)
+        where = spelled(chosen.where, chosen.rules, Narrowing.of(**chosen.narrow))
+        return plan_rules(found, file, init=chosen.init, where=where)
 
 
 def read_budget(**limits: str | None) -> Budget:

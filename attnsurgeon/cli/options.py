@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 import click
 
-from attnsurgeon.cli.values import Pair, PathName, Size, as_mapping, complete_attn, complete_where
+from attnsurgeon.cli.values import (
+    Pair,
+    PathName,
+    Scalars,
+    Size,
+    as_mapping,
+    complete_attn,
+    complete_where,
+)
 from attnsurgeon.errors import UsageError
 from attnsurgeon.sizes import InputSize
 
@@ -57,6 +65,7 @@ class Selection:
     Attributes:
         attn, where, rules, init: as options.
         args: the mechanism's arguments.
+        narrow: keywords of `Narrowing.of`: `at`, `stage`, `channels`, `every`.
     """
 
     attn: str | None
@@ -64,11 +73,7 @@ class Selection:
     rules: str | None
     args: dict[str, Any]
     init: str
-
-    @property
-    def spelled(self) -> str:
-        """Where, for reports."""
-        return self.rules or self.where or "paper"
+    narrow: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,14 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
             rules: str | None,
             args: Pairs,
             init: str,
+            at: tuple[str, ...],
+            stage: Any,
+            channels: Any,
+            every: int | None,
             **rest: Any,
         ) -> Any:
-            chosen = chosen_sites(attn, where, rules, args, init)
+            narrow = {"at": at, "stage": stage, "channels": channels, "every": every}
+            chosen = chosen_sites(attn, where, rules, args, init, narrow)
             if chosen is None and required:
                 raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
             return function(chosen=chosen, **rest)
@@ -162,6 +172,24 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
                 type=Pair(),
                 multiple=True,
                 help="Argument of the mechanism, such as reduction=8. Repeatable.",
+            ),
+            click.option(
+                "--every", metavar="N", type=int, help="Of these every Nth: 2 for every second."
+            ),
+            click.option(
+                "--channels",
+                type=Scalars(),
+                help='Of these those of so many channels: 64, ">=128", 64..256.',
+            ),
+            click.option(
+                "--stage", type=Scalars(), help="Of these those of these stages: 4 or -2,-1."
+            ),
+            click.option(
+                "--at",
+                metavar="PATH",
+                multiple=True,
+                help="Of these those at a path, inside a module or of a pattern: layer4.1.bn2, "
+                'layer3, "layer[34].*". Repeatable.',
             ),
             click.option("--rules", type=PathName(), help="Rule file that says what goes where."),
             click.option(
@@ -267,6 +295,7 @@ def chosen_sites(
     rules: str | None,
     args: Pairs,
     init: str,
+    narrow: dict[str, Any],
 ) -> Selection | None:
     """Returns what the options of `selection` say, None for nothing; refuses contradictions."""
     if where is not None and rules is not None:
@@ -274,5 +303,8 @@ def chosen_sites(
     if attn is None and args:
         raise click.UsageError("--arg needs the mechanism it is for: --attn NAME")
     if attn is None and where is None and rules is None:
+        said = [f"--{name}" for name, value in narrow.items() if value not in (None, ())]
+        if said:
+            raise click.UsageError(f"{said[0]} narrows what is chosen: say --attn NAME as well")
         return None
-    return Selection(attn, where, rules, as_mapping(args, "--arg"), init)
+    return Selection(attn, where, rules, as_mapping(args, "--arg"), init, narrow)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @network
 @selection()
 @budgets
+@click.option("--print-rules", is_flag=True, help="Print a rule file that says the same.")
 @click.option("--explain", metavar="SITE", help="Say why each rule takes or leaves this site.")
 @json_flag
 def command(
@@ -34,11 +35,16 @@ def command(
     chosen: Selection,
     max_params: str | None,
     max_macs: str | None,
+    print_rules: bool,
     explain: str | None,
     as_json: bool,
 ) -> None:
     """Say what `insert` would do, and its price. No weights are loaded, nothing is written."""
-    if explain is None:
+    if print_rules:
+        if as_json or explain is not None:
+            raise click.UsageError("--print-rules prints YAML alone: leave --json, --explain out")
+        _print_rules(asked, chosen)
+    elif explain is None:
         budget = read_budget(max_params=max_params, max_macs=max_macs)
         show_plan(asked, chosen, budget, as_json)
     else:
@@ -65,6 +71,16 @@ def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool
 
         show_operation(out(), record)
     check_budgets(cost, budget)
+
+
+def _print_rules(network: Network, chosen: Selection) -> None:
+    """Prints the rules that the options stand for, where they take something in the network."""
+    from attnsurgeon.report.streams import write_text
+    from attnsurgeon.rules.parse import write_rules
+
+    file = read_selection(chosen)
+    plan_on(sketch(network)[1], file, chosen)
+    write_text(write_rules(file))
 
 
 def _explain(found: Survey, file: RuleFile, path: str, as_json: bool) -> None:

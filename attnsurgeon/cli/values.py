@@ -39,6 +39,22 @@ class Pair(click.ParamType):
             return self.fail(str(error), param, ctx)
 
 
+class Scalars(click.ParamType):
+    """One value or several with commas between them, numbers or text."""
+
+    name = "a,b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the value, or a tuple of several."""
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} has an empty part", param, ctx)
+        read = tuple(int(p) if re.fullmatch(r"[-+]?\d{1,18}", p) else p for p in parts)
+        return read[0] if len(read) == 1 else list(read)
+
+
 class PathName(click.Path):
     """A path; what is there is looked at by the library."""
 

@@ -1,4 +1,4 @@
-"""What a user gives as `where` -> RuleFile: a placement, a file, a matcher or a function."""
+"""What a user gives as `where` -> RuleFile: a placement, a file, a matcher, paths, a function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnsurgeon.errors import RuleError
+from attnsurgeon.errors import RuleError, nearest
 from attnsurgeon.rules.checking import Way, check
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import match_rules
@@ -16,7 +16,15 @@ from attnsurgeon.rules.schema import Rule, RuleFile, RuleMatcher
 from attnsurgeon.rules.values import kind_of
 from attnsurgeon.sites.site import Site
 
-Where = str | Path | Mapping[str, Any] | Callable[[Site], object] | RuleFile
+Where = (
+    str
+    | Path
+    | Mapping[str, Any]
+    | Sequence[str]
+    | Sequence[Site]
+    | Callable[[Site], object]
+    | RuleFile
+)
 _ID = "where"  # of the rule made from a matcher or a function
 
 
@@ -30,7 +38,8 @@ def resolve_where(
 
     Args:
         where: the name of a shipped placement, the path of a rule file, a matcher as a mapping,
-            a function that tells of a site whether to take it, or rules already read.
+            sites or their paths, a function that tells of a site whether to take it, or rules
+            already read.
         paper: what `paper` stands for, which is the mechanism's to say.
         check_attn: see `parse_rules`.
 
@@ -45,13 +54,51 @@ def resolve_where(
         return read_rules(where, check_attn=check_attn)
     if isinstance(where, str):
         return _named(where, paper)
+    if isinstance(where, Sequence) and not isinstance(where, bytes):
+        return _from_matcher({"name": [_literal(path) for path in paths_of(where)]})
     if callable(where):
         rule = Rule.model_construct(id=_ID, match=RuleMatcher.calling(where))
         return RuleFile.model_construct(version=1, rules=(rule,))
     raise RuleError(
         f"'where' cannot be {kind_of(where)}",
-        "give a placement, a rule file, a matcher such as {'site': 'conv'}, or a function",
+        "give a placement, a rule file, a matcher such as {'site': 'conv'}, paths, or a function",
     )
+
+
+def paths_of(where: Any) -> tuple[str, ...]:
+    """Returns the paths of sites that `where` lists; of anything else that it may be, none.
+
+    Raises:
+        RuleError: it lists nothing, or something else.
+    """
+    if isinstance(where, (str, bytes, Mapping)) or not isinstance(where, Sequence):
+        return ()
+    paths = tuple(item.path if isinstance(item, Site) else item for item in where)
+    if not paths:
+        raise RuleError("'where' lists no site", "find_sites(model) finds them")
+    for path in paths:
+        if not isinstance(path, str):
+            raise RuleError(
+                f"'where' lists {kind_of(path)}", "list sites, or their paths: ['layer4.1.bn2']"
+            )
+    return paths
+
+
+def require_listed(where: Any, sites: Sequence[Site]) -> None:
+    """Refuses paths that `where` lists and no site has: none of a list is left in silence.
+
+    Raises:
+        RuleError: with the nearest path.
+    """
+    known = [site.path for site in sites]
+    for path in paths_of(where):
+        if path not in known:
+            raise RuleError(f"'where': no site of this network is {path!r}", nearest(path, known))
+
+
+def _literal(path: str) -> str:
+    """Spells a path as a glob that matches it alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
 
 
 def select(sites: Sequence[Site], matcher: Mapping[str, Any]) -> tuple[Site, ...]:

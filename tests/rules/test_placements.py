@@ -15,17 +15,23 @@ from attnsurgeon.rules.placements import (
     shipped_names,
     shipped_text,
 )
+from attnsurgeon.sites.site import ROLES
 
 NAMES = {
     *("bottleneck", "residual-branch", "residual-block", "residual-add", "downsample", "stage"),
     *("stem", "head", "conv3x3", "depthwise", "activation", "stage-branch", "depthwise-act"),
     *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
     *("decoder", "skip", "neck"),
+    *("norm", "act", "pool", "concat", "linear"),
 }
 
 
 def test_these_placements_are_shipped():
     assert set(shipped_names()) == NAMES
+
+
+def test_every_role_is_a_placement():
+    assert set(ROLES) <= NAMES
 
 
 def test_the_list_has_a_sentence_for_each_and_for_paper():
