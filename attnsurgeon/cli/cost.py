@@ -13,10 +13,11 @@ from attnsurgeon.cli.networks import (
     timed,
 )
 from attnsurgeon.cli.options import (
+    Measuring,
     Network,
     Selection,
     json_flag,
-    latency_flag,
+    measuring,
     network,
     selection,
 )
@@ -26,22 +27,22 @@ from attnsurgeon.report.streams import out, step, write_json
 @click.command()
 @network
 @selection(required=False)
-@latency_flag
+@measuring
 @json_flag
 def command(
     asked: Network,
     chosen: Selection | None,
-    latency: bool,
+    timing: Measuring,
     as_json: bool,
 ) -> None:
     """Weigh MODEL, alone or with attention. No weights are loaded, but for --latency."""
     if chosen is None:
-        _show_weight(asked, latency, as_json)
+        _show_weight(asked, timing, as_json)
     else:
-        _show_difference(asked, chosen, latency, as_json)
+        _show_difference(asked, chosen, timing, as_json)
 
 
-def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
+def _show_weight(network: Network, timing: Measuring, as_json: bool) -> None:
     model, found = sketch(network)
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
@@ -52,9 +53,9 @@ def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
         weight = weigh(found.traced.twin, example(size, batch=1))
         parts = [name for name, _ in found.traced.twin.named_children()]
     measured = None
-    if latency:
+    if timing.asked:
         model = load(network)
-        measured = timed(model, model, size)
+        measured = timed(model, model, size, timing)
     record = network_weight_record(model_record(source_noted(model)), size, weight, parts, measured)
     if as_json:
         write_json(record)
@@ -64,7 +65,7 @@ def _show_weight(network: Network, latency: bool, as_json: bool) -> None:
     show_weight(out(), record)
 
 
-def _show_difference(network: Network, chosen: Selection, latency: bool, as_json: bool) -> None:
+def _show_difference(network: Network, chosen: Selection, timing: Measuring, as_json: bool) -> None:
     file = read_selection(chosen)
     model, found = sketch(network)
     made = plan_on(found, file, chosen)
@@ -74,11 +75,11 @@ def _show_difference(network: Network, chosen: Selection, latency: bool, as_json
 
         cost = weigh_plan(made)
     measured = None
-    if latency:
+    if timing.asked:
         size = found.traced.input_size
         model = load(network)
         after = insert(model, rules=file, init=chosen.init, input_size=size).model
-        measured = timed(model, after, size)
+        measured = timed(model, after, size, timing)
     record = operation_record(made, cost, model=model_record(source_noted(model)), latency=measured)
     if as_json:
         write_json(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.cli.networks import (
+    few_threads,
     note_what_was_taken,
     plan_on,
     read_budget,
@@ -18,12 +20,13 @@ from attnsurgeon.cli.networks import (
 )
 from attnsurgeon.cli.options import (
     FOLDER,
+    Measuring,
     Network,
     Selection,
     Taking,
     budgets,
     json_flag,
-    latency_flag,
+    measuring,
     network,
     selection,
     taking,
@@ -50,7 +53,7 @@ class Wishes:
         pretrained, checkpoint, unsafe_pickle, new_head, taking: the weights to load, and how.
         output, overwrite, mode: the folder to write, and how.
         verify: "quick", "full" or "none".
-        latency: whether to measure it.
+        timing: whether and how to measure latency.
         as_json: print JSON.
     """
 
@@ -63,7 +66,7 @@ class Wishes:
     overwrite: bool
     mode: str
     verify: str
-    latency: bool
+    timing: Measuring
     as_json: bool
 
 
@@ -90,7 +93,7 @@ class Wishes:
     help="How much to check; full also trains two steps and copies.",
 )
 @budgets
-@latency_flag
+@measuring
 @click.option("--max-latency", metavar="LIMIT", help="Refuse above it: +5%, +0.5ms, 20ms.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, like `plan`.")
 @json_flag
@@ -108,7 +111,7 @@ def command(
     verify: str,
     max_params: str | None,
     max_macs: str | None,
-    latency: bool,
+    timing: Measuring,
     max_latency: str | None,
     dry_run: bool,
     as_json: bool,
@@ -122,9 +125,8 @@ def command(
     attnsurgeon insert resnet50 --attn eca --where bottleneck -o r50-eca
     attnsurgeon insert resnet50 --rules mine.yaml --checkpoint r50.pth -o r50-mine
     """
-    timed = latency or max_latency is not None
     given = pretrained, checkpoint, unsafe_pickle, new_head, taking
-    wishes = Wishes(*given, output, overwrite, mode, verify, timed, as_json)
+    wishes = Wishes(*given, output, overwrite, mode, verify, timing, as_json)
     _refuse_contradictions(wishes, dry_run)
     if output is not None:
         from attnsurgeon.saved.folder import check_output
@@ -149,7 +151,7 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
     wishes.taking.refuse_without(wishes.checkpoint)
     if wishes.overwrite and wishes.output is None:
         raise click.UsageError("--overwrite needs the folder to write: -o DIR")
-    if dry_run and wishes.latency:
+    if dry_run and wishes.timing.asked:
         raise click.UsageError("latency cannot be measured in a dry run: it has no weights")
 
 
@@ -165,15 +167,19 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
         from attnsurgeon.operate import carry_out
         from attnsurgeon.recording.twin import shared_twin
 
-        before = shared_twin(model) if wishes.latency else None
+        before = shared_twin(model) if wishes.timing.asked else None
         operation = carry_out(model, made)
     with step("weighing"):
         cost = operation.cost
-    measured = None
-    if before is not None:
-        measured = timed(before, operation.model, made.survey.traced.input_size)
-    checked = _verify(operation, wishes.verify)
-    refusal = _refusal(operation, budget, measured, checked)
+    measured = checked = None
+    refusal = _too_dear(operation, dataclasses.replace(budget, max_latency=None))
+    if refusal is None and before is not None:
+        size = made.survey.traced.input_size
+        measured = timed(before, operation.model, size, wishes.timing, budget)
+        refusal = _too_dear(operation, budget, measured)
+    if refusal is None:
+        checked = _verify(operation, wishes.verify)
+        refusal = _wrong(checked)
     saved = None
     if refusal is None and wishes.output is not None:
         with step(f"saving to {wishes.output}"):
@@ -223,24 +229,26 @@ def _load(network: Network, wishes: Wishes) -> nn.Module:
 def _verify(operation: Operation, how: str) -> Verification | None:
     if how == "none":
         return None
-    with step("verifying"):
+    with step("verifying"), few_threads(operation.cost.after.macs):
         return operation.verify(full=how == "full")
 
 
-def _refusal(
-    operation: Operation,
-    budget: Budget,
-    measured: Latency | None,
-    checked: Verification | None,
+def _wrong(checked: Verification | None) -> SurgeonError | None:
+    """Returns what verification found, or None."""
+    if checked is None or checked.ok:
+        return None
+    return CheckFailed(
+        f"the operated network fails its verification: {'; '.join(checked.problems)}",
+        "nothing was written; a network that is cut and does not verify is a bug to report",
+    )
+
+
+def _too_dear(
+    operation: Operation, budget: Budget, measured: Latency | None = None
 ) -> SurgeonError | None:
-    """Returns why nothing is saved, or None."""
+    """Returns which limit is exceeded, or None: asked before the long checks."""
     from attnsurgeon.cost.budgets import check_budgets
 
-    if checked is not None and not checked.ok:
-        return CheckFailed(
-            f"the operated network fails its verification: {'; '.join(checked.problems)}",
-            "nothing was written; a network that is cut and does not verify is a bug to report",
-        )
     try:
         check_budgets(operation.cost, budget, latency=measured)
     except CheckFailed as error:

@@ -98,10 +98,9 @@ class Taking:
             raise click.UsageError(f"--{option} is about a --checkpoint, and there is none")
 
 
+_UP_FROM_0, _UP_FROM_1, _UP_FROM_2 = (click.IntRange(min=n) for n in range(3))
+
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-latency_flag = click.option(
-    "--latency", is_flag=True, help="Also measure the latency, before and after."
-)
 init_option = click.option(
     "--init",
     type=click.Choice(["identity", "paper"]),
@@ -266,6 +265,72 @@ def taking(function: Command) -> Command:
             metavar="NAME",
             help="Entry or prefix of the checkpoint to take, such as params_ema or student.",
         ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Whether and how latency is measured.
+
+    Attributes:
+        asked: whether it is.
+        batch: images of a forward.
+        device: where; None where the weights are.
+        threads: of the CPU; None for torch's own number.
+        repeats, warm_up: pairs to measure at least, and before them; None for the usual.
+    """
+
+    asked: bool = False
+    batch: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    repeats: int | None = None
+    warm_up: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """For `latency`, those that were given."""
+        named = {"threads": self.threads, "repeats": self.repeats, "warm_up": self.warm_up}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def refuse_unmeasured(self) -> None:
+        """Refuses options about a measurement that is not asked for."""
+        for name in ("batch", "device", "threads", "repeats", "warm_up"):
+            if getattr(self, name) is not None and not self.asked:
+                option = name.replace("_", "-")
+                raise click.UsageError(f"--{option} is about --latency, which is not asked for")
+
+
+def measuring(function: Command) -> Command:
+    """Whether and how latency is measured: the command gets `timing`."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        latency: bool,
+        batch: int | None,
+        device: str | None,
+        threads: int | None,
+        repeats: int | None,
+        warm_up: int | None,
+        **rest: Any,
+    ) -> Any:
+        asked = latency or rest.get("max_latency") is not None
+        timing = Measuring(asked, batch, device, threads, repeats, warm_up)
+        timing.refuse_unmeasured()
+        return function(timing=timing, **rest)
+
+    for decorate in (
+        click.option("--warm-up", type=_UP_FROM_0, help="Pairs to throw away first.  [default: 2]"),
+        click.option(
+            "--repeats", type=_UP_FROM_2, help="Pairs to measure at least.  [default: 20]"
+        ),
+        click.option("--threads", type=_UP_FROM_1, help="CPU threads to measure with."),
+        click.option("--device", metavar="NAME", help="Where to measure: cpu, cuda, cuda:1, mps."),
+        click.option("--batch", type=_UP_FROM_1, help="Images of a forward.  [default: 1]"),
+        click.option("--latency", is_flag=True, help="Also measure the latency, before and after."),
     ):
         command = decorate(command)
     return command

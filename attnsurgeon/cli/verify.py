@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from attnsurgeon.cli.folders import base_network, base_options
+from attnsurgeon.cli.networks import few_threads
 from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import note, out, step, write_json
@@ -28,10 +29,12 @@ def command(
     with step(f"verifying {folder}"):
         from attnsurgeon.checkup import check_folder
         from attnsurgeon.report.folder import checkup_record, show_checkup
+        from attnsurgeon.saved.restore import read_folder
 
         model = base_network(base, base_args, checkpoint, taking)
         how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
-        found = check_folder(folder, model=model, trust=trust_code, **how)
+        with few_threads(read_folder(folder).record["cost"]["after"]["macs"]):
+            found = check_folder(folder, model=model, trust=trust_code, **how)
     for said in found.notes:
         note(f"note: {said}")
     record = checkup_record(found)

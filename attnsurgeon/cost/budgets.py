@@ -111,9 +111,19 @@ def check_budgets(cost: Cost, budget: Budget, *, latency: Latency | None = None)
         raise UsageError("max_latency needs a measurement", "measure it: --latency")
     broken = list(_broken(cost, budget, latency))
     if broken:
-        raise CheckFailed(
-            "; ".join(broken), "take fewer sites, a lighter attention or a higher limit"
-        )
+        hint = "take fewer sites, a lighter attention or a higher limit"
+        if all("is undecided" in one for one in broken):
+            hint = "measure where less else runs, or more pairs"
+        raise CheckFailed("; ".join(broken), hint)
+
+
+def is_decided(budget: Budget, latency: Latency) -> bool:
+    """Tells whether the limit on latency lies outside of the interval that was measured."""
+    if budget.max_latency is None:
+        return True
+    before = latency.before.median
+    low, high = (before * ratio for ratio in latency.interval)
+    return not low <= budget.max_latency.ceiling(before) < high
 
 
 def _broken(cost: Cost, budget: Budget, latency: Latency | None) -> Iterator[str]:
@@ -129,7 +139,13 @@ def _broken(cost: Cost, budget: Budget, latency: Latency | None) -> Iterator[str
         return
     before, after = latency.before.median, latency.before.median * latency.ratio
     ceiling = budget.max_latency.ceiling(before)
-    if after > ceiling:
+    if not is_decided(budget, latency):
+        low, high = (100 * (ratio - 1) for ratio in latency.interval)
+        yield (
+            f"max_latency {budget.max_latency.text} is undecided: {latency.repeats} pairs put the"
+            f" change between {low:+.2f} and {high:+.2f} %"
+        )
+    elif after > ceiling:
         what = f"{before * 1e3:.2f} -> {after * 1e3:.2f} ms ({_change(before, after)})"
         over = f"{float(after - ceiling) * 1e3:.2f} ms too long"
         yield f"max_latency {budget.max_latency.text} is exceeded: {what}, {over}"

@@ -61,9 +61,12 @@ def coverage(
         yield f"without a price: {words.listed(named)}"
     yield from cost["notes"]
     if latency:
+        low, high = latency["interval"]
+        threads = words.several(latency["threads"], "thread")
         yield (
             f"latency: medians, and quartiles of the ratio, of {latency['repeats']} interleaved "
-            f"pairs; batch 1, {latency['device']}, {words.several(latency['threads'], 'thread')}"
+            f"pairs; its median is x{low:.3f} to x{high:.3f} with 95 % confidence; batch "
+            f"{latency['batch']}, {latency['device']}, {threads}"
         )
 
 

@@ -210,6 +210,46 @@ def test_a_latency_budget_measures_and_refuses(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("limit", [["--max-params", "+0"], ["--max-latency", "0.001us"]])
+def test_a_budget_is_held_before_the_long_checks(limit, monkeypatch):
+    def verify(self, *, full):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(Operation, "verify", verify)
+    done = attnsurgeon("insert", *NET, "--attn", "se", *limit, "--json")
+    assert done.code == 1
+    assert "is exceeded" in done.err
+    assert done.json()["verification"] is None
+
+
+def test_how_latency_is_measured_is_said_and_threads_are_put_back():
+    usual = torch.get_num_threads()
+    words = ("--latency", "--batch", "3", "--threads", "2", "--repeats", "4", "--warm-up", "0")
+    record = attnsurgeon("insert", *NET, "--attn", "se", *words, "--device", "cpu", "--json").json()
+    said = {name: record["latency"][name] for name in ("batch", "threads", "repeats", "device")}
+    assert said == {"batch": 3, "threads": 2, "repeats": 4, "device": "cpu"}
+    assert torch.get_num_threads() == usual
+
+
+def test_verification_of_a_small_network_runs_in_one_thread(monkeypatch):
+    seen = []
+    verify = Operation.verify
+
+    def looking(self, *, full):
+        seen.append(torch.get_num_threads())
+        return verify(self, full=full)
+
+    monkeypatch.setattr(Operation, "verify", looking)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert attnsurgeon("insert", *NET, "--attn", "se").code == 0
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(usual)
+    assert seen == [1]
+
+
 def test_latency_is_measured_when_asked():
     record = attnsurgeon("insert", *NET, "--attn", "se", "--latency", "--json").json()
     assert record["latency"]["before"]["median"] > 0

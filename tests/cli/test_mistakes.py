@@ -112,6 +112,9 @@ INSERT = [
     ([*NET, "--attn", "se", "--unsafe-pickle"], 2, "there is none"),
     ([*NET, "--attn", "se", "--overwrite"], 2, "-o DIR"),
     ([*NET, "--attn", "se", "--dry-run", "--latency"], 2, "dry run"),
+    ([*NET, "--attn", "se", "--batch", "3"], 2, "--batch is about --latency"),
+    ([*NET, "--attn", "se", "--latency", "--repeats", "1"], 2, "is not in the range"),
+    ([*NET, "--attn", "se", "--latency", "--device", "gpu9"], 2, "no device 'gpu9'"),
 ]
 
 

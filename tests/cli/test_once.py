@@ -27,7 +27,13 @@ OPTIONS = [
     if isinstance(option, click.Option) and not option.is_eager
 ]
 # Values that the type of an option takes: what is refused is the second one, not the value.
-FITTING = {"integer": "1", "float": "1", "C,H,W": "3,40,24", "name=value": "a=1"}
+FITTING = {
+    "integer": "1",
+    "integer range": "2",
+    "float": "1",
+    "C,H,W": "3,40,24",
+    "name=value": "a=1",
+}
 
 
 def given(option: click.Option, times: int) -> list[str]:

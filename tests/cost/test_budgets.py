@@ -1,8 +1,10 @@
 """Budgets: how they are written, and which costs they refuse."""
 
+import dataclasses
+
 import pytest
 
-from attnsurgeon.cost.budgets import Budget, check_budgets, parse_budget
+from attnsurgeon.cost.budgets import Budget, check_budgets, is_decided, parse_budget
 from attnsurgeon.cost.comparing import Cost, SiteCost
 from attnsurgeon.cost.timing import Latency, Spread
 from attnsurgeon.cost.weight import Weight
@@ -137,6 +139,28 @@ def test_every_limit_that_is_exceeded_is_named():
     with pytest.raises(CheckFailed, match=r"max_params \+2% is .*; max_macs \+1% is") as caught:
         check_budgets(COST, budget, latency=LATENCY)
     assert "max_latency" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("+20%", None),  # 1.1, surely below 1.15
+        ("+9%", "is undecided: 20 pairs put the change between +8.00 and +15.00 %"),
+        ("+12%", "is undecided"),
+        ("+5%", "is exceeded"),
+    ],
+)
+def test_a_limit_inside_of_the_interval_is_undecided(limit, said):
+    measured = dataclasses.replace(LATENCY, interval=(1.08, 1.15))
+    budget = Budget.parse(max_latency=limit)
+    assert is_decided(budget, measured) == (said is None or "undecided" not in said)
+    if said is None:
+        check_budgets(COST, budget, latency=measured)
+        return
+    with pytest.raises(CheckFailed) as caught:
+        check_budgets(COST, budget, latency=measured)
+    assert said in caught.value.what
+    assert ("more pairs" in str(caught.value.hint)) == ("undecided" in said)
 
 
 def test_a_limit_on_latency_needs_a_measurement():

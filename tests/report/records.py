@@ -162,6 +162,8 @@ def troubled() -> dict[str, Any]:
             "repeats": 20,
             "threads": 1,
             "device": "cpu",
+            "batch": 1,
+            "interval": (1.02, 1.06),
         },
         verification={
             "init": "paper",
