@@ -1,6 +1,7 @@
 """README and docs keep their word: their code runs, their figures come out, languages agree."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_the_rules_of_a_page_do_what_they_say(text):
 
 
 def test_the_readme_and_the_pages_have_code_of_each_language():
-    assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 5]
+    assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 6]
     assert len(blocks("docs/python.md", "python")) == 4
     assert len(blocks("docs/rules.md", "yaml")) == 1
 
@@ -103,6 +104,29 @@ def test_the_main_command_prints_every_line_that_is_shown(name, tmp_path, monkey
     done = CliRunner().invoke(app, ["insert", *command], env={"COLUMNS": "100"})
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == marked(name, "output of insert").strip()
+
+
+COMMANDS = [
+    shlex.split(line, comments=True)[1:]
+    for block in blocks("README.md", "")
+    for line in block.splitlines()
+    if line.startswith("attnsurgeon ")
+]
+
+
+def test_there_are_commands_in_the_readme():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_of_the_readme_does_what_it_says(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
+    refuses = "--max-params" in words  # "A budget refuses what is too dear"
+    assert done.exit_code == (1 if refuses else 0), done.output
+    assert done.stdout
+    assert not [*tmp_path.iterdir()]
 
 
 def comparable(code: str) -> str:
