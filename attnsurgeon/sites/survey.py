@@ -14,6 +14,7 @@ from attnsurgeon.recording.handed_on import handed_on
 from attnsurgeon.recording.memory import shared_memory
 from attnsurgeon.recording.record import Call, Event, Traced, key_of, keyed_events
 from attnsurgeon.sites.ascent import Skip, find_ascent
+from attnsurgeon.sites.blocks import Block, find_blocks, owner_of, spatial_convolution
 from attnsurgeon.sites.flow import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -89,7 +90,8 @@ def survey(traced: Traced) -> Survey:
     flow = Flow(traced)
     roles = _roles(traced, flow)
     paths = {node: value_path(node) for node in roles.of}
-    describe = _Describer(traced, roles, paths, frozenset(_block_of(r) for r in roles.residuals))
+    blocks = {_block_of(r) for r in roles.residuals} | {block.call.path for block in roles.blocks}
+    describe = _Describer(traced, roles, paths, frozenset(blocks))
     skips = {_skip_path(skip): skip for skip in roles.skips}
     sites = [describe.site(node) for node in roles.of]
     sites += [describe.skip(path, skip) for path, skip in skips.items()]
@@ -155,13 +157,14 @@ def _representative(node: fx.Node) -> fx.Node:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Who plays what: roles, branch kinds and convolutions by value; the additions; the trunk."""
+    """Who plays what: roles, branch kinds and convolutions by value; additions, blocks, trunk."""
 
     of: dict[fx.Node, set[str]]
     branches: dict[fx.Node, tuple[str, ...]]
     convolutions: dict[fx.Node, fx.Node]
     residuals: list[Residual]
     refused: dict[fx.Node, str]
+    blocks: list[Block]
     trunk: Trunk
     levels: Levels
     skips: tuple[Skip, ...]
@@ -183,13 +186,14 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
     branches: dict[fx.Node, tuple[str, ...]] = {}
     for residual in residuals:
         roles.setdefault(residual.add, set()).add("residual-add")
-        roles.setdefault(_after_activation(residual.add), set()).add("residual-block")
+        roles.setdefault(_after_activation(residual.add), set()).update(("residual-block", "block"))
         for branch in residual.branches:
             if branch.meta.get("event") is not None:
-                roles.setdefault(branch, set()).add("residual-branch")
+                roles.setdefault(branch, set()).update(("residual-branch", "block-branch"))
                 branches[branch] = branch_kinds(residual, branch, flow)
     levels = Levels(traced, flow)
     trunk = find_trunk(traced, flow, levels, residuals)
+    blocks = find_blocks(traced, flow, residuals, trunk)
     ascent = find_ascent(traced, flow, levels, trunk.ending)
     skips = tuple(s for s in ascent.skips if s.into.meta.get("event") is not None)
     last = _classifier(traced, flow)
@@ -202,11 +206,24 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
         ("head", trunk.values[-1:]),
         ("decoder", ascent.decoder),
         ("neck", ascent.neck),
+        ("block-branch", [block.end for block in blocks]),
+        ("block", [block.output for block in blocks]),
+        ("block-conv", _spatial_convolutions(residuals, blocks, flow)),
     ]:
         for node in nodes:
             if node.meta.get("event") is not None:
                 roles.setdefault(node, set()).add(role)
-    return _Roles(roles, branches, convolutions, residuals, refused, trunk, levels, skips)
+    return _Roles(roles, branches, convolutions, residuals, refused, blocks, trunk, levels, skips)
+
+
+def _spatial_convolutions(
+    residuals: list[Residual], blocks: list[Block], flow: Flow
+) -> list[fx.Node]:
+    """Of each block the last convolution beyond 1x1, as the site that stands for it."""
+    paths = [(r.source.meta.get("order", -1) + 1, end) for r in residuals for end in r.branches]
+    paths += [(block.call.start, block.end) for block in blocks]
+    found = [spatial_convolution(start, end, flow) for start, end in paths]
+    return [_representative(node) for node in found if node is not None]
 
 
 def _classifier(traced: Traced, flow: Flow) -> fx.Node | None:
@@ -228,7 +245,8 @@ def _after_activation(add: fx.Node) -> fx.Node:
 
 
 def _block_of(residual: Residual) -> str:
-    return residual.add.meta["call"].path
+    owner = owner_of(residual)
+    return residual.add.meta["call"].path if owner is None else owner.path
 
 
 def _owner_of(node: fx.Node) -> Call:

@@ -21,7 +21,7 @@ NAMES = {
     *("bottleneck", "residual-branch", "residual-block", "residual-add", "downsample", "stage"),
     *("stem", "head", "conv3x3", "depthwise", "activation", "stage-branch", "depthwise-act"),
     *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
-    *("decoder", "skip", "neck"),
+    *("decoder", "skip", "neck", "block-branch", "block", "block-conv", "block-conv3x3"),
     *("norm", "act", "pool", "concat", "linear"),
 }
 

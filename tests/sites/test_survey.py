@@ -26,7 +26,7 @@ def test_paths_are_unique_and_in_order(case):
 
 def test_a_convolution_says_what_it_is():
     conv = site(Net(SharedRelu()), "blocks.0.conv2")
-    assert conv.roles == {"conv"}
+    assert conv.roles == {"conv", "block-conv"}
     assert (conv.type, conv.owner, conv.block) == ("Conv2d", "blocks.0", "blocks.0")
     assert (conv.kernel, conv.conv_stride, conv.groups, conv.depthwise) == (
         (3, 3),
@@ -77,7 +77,7 @@ def test_further_runs_of_a_module_are_numbered_and_counted():
 
 def test_a_value_may_play_several_roles():
     end = site(Net(Plain(), Plain()), "blocks.1:relu#2")
-    assert end.roles == {"act", "residual-block", "stage", "head"}
+    assert end.roles == {"act", "residual-block", "block", "stage", "head"}
 
 
 def test_a_module_that_exists_for_one_operation_stands_for_it():
