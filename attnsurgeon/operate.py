@@ -18,7 +18,8 @@ from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
-from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
+from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
+from attnsurgeon.planning.elsewhere import nothing_here, with_another
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
 from attnsurgeon.planning.selection import Sites
 from attnsurgeon.recording.ambient import known_state
@@ -28,6 +29,7 @@ from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_cou
 from attnsurgeon.rules.match import Refusal as Unmatched
 from attnsurgeon.rules.narrowing import Narrowing
 from attnsurgeon.rules.parse import write_rules
+from attnsurgeon.rules.placements import PAPER
 from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, paths_of, require_listed, resolve_where
 from attnsurgeon.saved.save import Origin, check_output, save_operation
@@ -283,6 +285,9 @@ def explain(survey: Survey, file: RuleFile, path: str) -> list[tuple[str, str | 
 def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan:
     """Matches the rules of `rules_for` against an analysed network; decides about each site."""
     matches = match_rules(file, survey.sites)
+    own = _own(file) if where == PAPER else None
+    if own is not None and not any(found.sites for found in matches):
+        raise nothing_here(survey, own.type, own.args, init)
     require_counts(matches)
     requests = [
         Request(
@@ -300,14 +305,25 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
     ]
     names = list(dict.fromkeys(r.attn.type for r in file.rules if r.attn is not None))
     inits = {request.init for request in requests}
-    return plan_requests(
-        survey,
-        requests,
-        attn="+".join(names),
-        where=where,
-        init=inits.pop() if len(inits) == 1 else "paper",
-        rules=_text(file),
-    )
+    try:
+        return plan_requests(
+            survey,
+            requests,
+            attn="+".join(names),
+            where=where,
+            init=inits.pop() if len(inits) == 1 else "paper",
+            rules=_text(file),
+        )
+    except SurgeonError as error:
+        if own is None:
+            raise
+        raise with_another(error, survey, own.type, own.args, init) from error
+
+
+def _own(file: RuleFile) -> Attn | None:
+    """The mechanism of a file that is a mechanism's own placement."""
+    (rule,) = file.rules
+    return rule.attn
 
 
 def rules_for(

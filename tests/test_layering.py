@@ -20,7 +20,8 @@ WINGS: dict[str, str] = {
     "recording": "calls randomness garbage caches hooks twin record global_hooks ambient shape_only"
     " memory trace handed_on",
     "models": "",
-    "sites": "site flow layouts levels tokens residuals rises ending trunk blocks ascent survey analysis",
+    "sites": "site flow layouts levels tokens residuals rises ending trunk blocks ascent survey "
+    "analysis",
     "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
@@ -28,7 +29,7 @@ WINGS: dict[str, str] = {
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
-    "deciding.sharing deciding.narrow deciding.decider plan",
+    "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first configs makeup history rewriting removing splice replay "
     "folding",
     "cost": "",

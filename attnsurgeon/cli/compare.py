@@ -83,10 +83,11 @@ def _priced(found: Survey, name: str, file: RuleFile, where: str | None, init: s
     from attnsurgeon.attention.registry import lookup
     from attnsurgeon.operate import plan_rules, weigh_plan
     from attnsurgeon.report.record import Priced
+    from attnsurgeon.rules.placements import PAPER
 
     place = where or lookup(name).placement
     try:
-        made = plan_rules(found, file, init=init, where=place)
+        made = plan_rules(found, file, init=init, where=where or PAPER)
         # Rules may name more mechanisms than the one that is asked for: the row says all of them.
         return Priced(made.attn, place, made, weigh_plan(made))
     except SurgeonError as error:

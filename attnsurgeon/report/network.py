@@ -17,7 +17,9 @@ from attnsurgeon.report.tables import show, show_heading, show_notes, show_table
 Site = Mapping[str, Any]
 
 # Operations are many (a role a layer); the others say how the network is built.
-OPERATIONS = frozenset({"conv", "norm", "act", "pool", "concat", "linear"})
+OPERATIONS = frozenset({"conv", "norm", "act", "pool", "concat", "linear", "block-conv"})
+# The residual blocks among these have rows of their own.
+_SUMMED = OPERATIONS | {"block", "block-branch"}
 
 
 def show_network(console: Console, record: Mapping[str, Any], *, every: bool = False) -> None:
@@ -35,11 +37,13 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
     for site in record["sites"]:
         for role in site["roles"]:
             roles.setdefault(role, []).append(site)
-    order = sorted(roles, key=lambda role: (role in OPERATIONS, -len(roles[role]), role))
+    order = sorted(
+        roles, key=lambda role: (role in _SUMMED, role in OPERATIONS, -len(roles[role]), role)
+    )
     rows = []
     for role in order:
         sites = roles[role]
-        if role in OPERATIONS and not every:
+        if role in _SUMMED and not every:
             ends = dict.fromkeys((sites[0]["path"], sites[-1]["path"]))
             rows.append([role, words.count(len(sites)), f" {signs.to} ".join(ends), *[""] * 4])
             continue
@@ -51,7 +55,7 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
             )
     columns = ["!role", ">", "site", ">C", f">H{signs.times}W", ">stage", "type"]
     show_table(console, columns, rows)
-    hidden = not every and not OPERATIONS.isdisjoint(order)
+    hidden = not every and not _SUMMED.isdisjoint(order)
     _footnotes(console, record, ["--all or --role ROLE lists single operations"] if hidden else [])
 
 

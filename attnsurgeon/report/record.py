@@ -146,7 +146,7 @@ def _priced_record(one: Priced, before: Weight) -> Record:
         if one.cost is None
         else [note for note in one.cost.after.notes if note not in before.notes],
         "error": None if one.refusal is None else one.refusal.what,
-        "hint": None if one.refusal is None else one.refusal.hint,
+        "hint": None if one.refusal is None else one.refusal.command or one.refusal.hint,
     }
 
 

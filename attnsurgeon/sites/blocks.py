@@ -180,8 +180,10 @@ def _repeating(units: list[Call]) -> list[Call]:
         call
         for call in units
         if call in best
-        or call.path.rpartition(".")[0] in beside
-        and not any(_nested(call, other) for other in best)
+        or (
+            call.path.rpartition(".")[0] in beside
+            and not any(_nested(call, other) for other in best)
+        )
     ]
 
 

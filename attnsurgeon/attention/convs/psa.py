@@ -66,7 +66,7 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
     kind="conv",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="conv3x3",
+    placement="block-conv3x3",
     formula="sum of k_i^2 C_in c / groups_i + 2c(c//r) + c//r + c, c = C/4",
     count=count,
     identity=replacing(),

@@ -80,7 +80,7 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
     "sc",
     kind="conv",
     ranks=(2,),
-    placement="conv3x3",
+    placement="block-conv3x3",
     formula="2(k^2 c^2 / groups + 2c) + 2(k^2 c c' / groups + 2c'), c = C_in/2, c' = C/2; "
     "2(k^2 C_in^2 / groups + 2C_in) + k^2 C_in C / groups + 2C without the split",
     count=count,

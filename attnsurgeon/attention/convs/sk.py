@@ -40,6 +40,12 @@ def count(conv: Conv, groups: int, reduction: int, minimum: int) -> int:
     return branches + 4 * outputs + 3 * outputs * d + 2 * d
 
 
+def site_args(conv: Conv) -> dict[str, int]:
+    """Groups of one channel beside a depthwise convolution, whose channels do not mix."""
+    alone = 1 < conv.groups == conv.in_channels == conv.out_channels
+    return {"groups": conv.groups} if alone else {}
+
+
 def adopt(module: nn.Module, conv: Any) -> None:
     """Lets the first branch start with the weight of the replaced convolution, where asked for."""
     for sk in module.modules():
@@ -59,7 +65,7 @@ def adopt(module: nn.Module, conv: Any) -> None:
     "sk",
     kind="conv",
     ranks=(2, 3),
-    placement="conv3x3",
+    placement="block-conv",
     formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, d = max(C//r, minimum)",
     count=count,
     identity=replacing(),
@@ -72,11 +78,14 @@ def adopt(module: nn.Module, conv: Any) -> None:
         "branch one, branch two has 32 groups and the same kernel, d = C//16",
         "dilation=2, minimum=32 on a ResNeXt, whose convolutions have 32 groups themselves, is "
         "the paper's SKNet; groups=1, dilation=2 is what DCANet's code calls SK",
+        "beside a depthwise convolution, which a plan knows, branch two is depthwise as well, as "
+        "in DCANet's MobileNetV2",
         "the dilation of branch two multiplies the convolution's own",
         "rank 3 is not the authors': kernels and means run over the clip",
         ONE_VALUE,
     ),
     swallows_norm=True,
+    site_args=site_args,
     adopt=adopt,
 )
 class SK(nn.Module):

@@ -40,7 +40,7 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula="2C(C//r) + C//r + C + 2k^2 + 2; 6k^2 for 2k^2 at rank 3",
     count=count,
     identity=native(

@@ -36,7 +36,7 @@ def count(channels: int, kernel_size: int | None) -> int:
     "eca",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="k",
     count=count,
     identity=native("conv", how="conv starts at zero and the gate is 2 * sigmoid"),

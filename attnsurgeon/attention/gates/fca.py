@@ -105,7 +105,7 @@ def count(channels: int, reduction: int) -> int:
     ranks=(2,),
     rank_reason="(its frequencies were chosen by the accuracy that each brings on images)",
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula="2C(C//r)",
     count=count,
     identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),

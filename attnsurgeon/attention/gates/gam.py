@@ -55,7 +55,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula="2Cm + m + C + 2(k^2 Cm / g) + m + C + 2m + 2C, m = C//r; 3k^2 for k^2 at rank 3",
     count=count,
     identity=Identity(

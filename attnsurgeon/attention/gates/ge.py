@@ -167,7 +167,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     "ge",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="theta-minus 0; theta CHW + 2C, or log2(extent) (9C + 2C); theta-plus + "
     "2C(C//r) + C//r + C; at rank 3 DHW for HW and 27 for 9",
     count=count,

@@ -64,7 +64,7 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
     "nam",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="2C; 2C + 2HW with spatial=True, 2C + 2DHW at rank 3",
     count=count,
     identity=blend(),

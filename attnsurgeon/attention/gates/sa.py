@@ -129,7 +129,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     "sa",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="6C/(2G)",
     count=count,
     identity=Identity(

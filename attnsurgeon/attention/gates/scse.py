@@ -42,7 +42,7 @@ def count(channels: int, reduction: int) -> int:
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-block",
+    placement="block",
     formula="2C(C//r) + C//r + C + C + 1",
     count=count,
     identity=native(

@@ -55,7 +55,7 @@ class Excitation(nn.Module):
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula=FORMULA,
     count=count,
     identity=IDENTITY,

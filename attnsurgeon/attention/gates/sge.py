@@ -84,7 +84,7 @@ def count(channels: int, groups: int | None) -> int:
     "sge",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="2G",
     count=count,
     identity=native("", how="w and b start at zero and the gate is 2 * sigmoid, so it starts at 1"),

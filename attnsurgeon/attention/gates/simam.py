@@ -33,7 +33,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
     "simam",
     kind="gate",
     ranks=(2, 3),
-    placement="conv3x3",
+    placement="block-conv",
     formula="0",
     count=lambda channels: 0,
     identity=blend(),

@@ -23,7 +23,7 @@ from attnsurgeon.attention.shapes import per_channel
     "srm",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="4C",
     count=lambda channels: 4 * channels,
     identity=native(how="w starts at zero, as in the paper, and the gate is 2 * sigmoid"),

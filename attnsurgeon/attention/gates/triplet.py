@@ -43,7 +43,7 @@ def count(rank: int, kernel_size: int) -> int:
     "triplet",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-branch",
+    placement="block-branch",
     formula="3(2k^2 + 2); 3(2 * 3k^2 + 2) + 2k^3 + 2 at rank 3",
     count=count,
     identity=native(

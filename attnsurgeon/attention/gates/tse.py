@@ -60,7 +60,7 @@ def repeat(z: Tensor, tile: Tile, like: Tensor) -> Tensor:
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula=se.FORMULA,
     count=se.count,
     identity=se.IDENTITY,

@@ -47,7 +47,7 @@ def count(channels: int, groups: int) -> int:
     "ulsam",
     kind="gate",
     ranks=(2, 3),
-    placement="residual-block",
+    placement="block",
     formula="5C + 3g",
     count=count,
     identity=blend(),

@@ -270,7 +270,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="linked",
     ranks=(2, 3),
     bottleneck=("attend.fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula="that of the inner SE or CBAM, 0 for GE; + 2C + 3 (CBAM 2C + 8) for a link, "
     "+ PC + 3C where the place before has P channels, not C",
     count=count,
