@@ -145,7 +145,8 @@ def test_compare_shows_the_reason_where_a_mechanism_cannot_go_in():
     assert done.code == 0
     rows = {row["attn"]: row for row in done.json()["mechanisms"]}
     assert rows["eca"]["error"] is None
-    assert "matches nothing" in rows["coord"]["error"]  # its own placement needs depthwise ones
+    assert "own placement is the activation after the depthwise" in rows["coord"]["error"]
+    assert rows["coord"]["hint"] == "try --where residual-branch (3 sites)"
 
 
 def test_compare_fails_where_no_mechanism_can_go_in():
@@ -174,7 +175,7 @@ def test_every_mechanism_is_listed_and_has_a_card():
 def test_a_card_as_json_has_its_arguments():
     card = attnsurgeon("attn", "show", "se", "--json").json()
     assert card["args"]["reduction"] == 16
-    assert card["placement"] == "residual-branch"
+    assert card["placement"] == "block-branch"
 
 
 def test_every_placement_is_listed_and_can_be_shown():

@@ -55,7 +55,7 @@ INSERT = [
     ([*NET, "--attn", "se", "--arg", "reduction=many"], 4, "whole number"),
     ([*NET, "--attn", "se", "--arg", "reduction=64"], 4, "reduction"),
     ([*NET, "--attn", "se", "--where", "depthwise"], 4, r"matches nothing.*nearest"),
-    ([f"{TINY}Flat", "--input-size", "3,40,24", "--attn", "se"], 4, "roles found: classifier"),
+    ([f"{TINY}Flat", "--input-size", "3,40,24", "--attn", "se"], 4, "no other placement takes it"),
     ([*NET, "--rules", "tabs.yaml"], 4, r"tabs.yaml:4:1: .*tab"),
     ([*NET, "--rules", "exploding.yaml"], 4, "exploding.yaml:"),
     ([*NET, "--rules", "unknown-key.yaml"], 4, r"yaml:5:13: 'chanels'.*did you mean 'channels'"),

@@ -100,16 +100,17 @@ def test_what_is_more_than_a_convolution_is_not_replaced():
 def test_a_placement_that_finds_only_the_stem_says_so(name):
     with torch.device("meta"):
         model = timm.create_model(name)
-    (cut,) = attnsurgeon.plan(model, "simam")
+    args = {"reduction": 3}  # the stem's three channels have none of 16
+    (cut,) = attnsurgeon.plan(model, "aw", attn_args=args)
     assert "spatial convolutions are depthwise" in cut.place.note
     assert "--where depthwise" in cut.place.note
-    assert all(c.place.note == "" for c in attnsurgeon.plan(model, "simam", "depthwise"))
+    assert all(c.place.note == "" for c in attnsurgeon.plan(model, "simam"))
 
 
 def test_a_placement_that_finds_its_convolutions_says_nothing():
     with torch.device("meta"):
         model = timm.create_model("resnet18")
-    assert {cut.place.note for cut in attnsurgeon.plan(model, "simam")} == {""}
+    assert {cut.place.note for cut in attnsurgeon.plan(model, "aw")} == {""}
 
 
 class FusedConv(nn.Module):
