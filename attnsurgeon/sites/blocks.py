@@ -4,7 +4,8 @@ A residual block is known by its addition. Its fellows, which change the shape a
 known by it: a module of the same class, or one that stands at the same place of the network (the
 same way down, the numbers of a container left out) and works on the trunk. Where a network adds
 nothing anywhere, its blocks are the modules on the trunk whose kind repeats, of nested ones those
-that repeat most often, the modules beside these, and their fellows on the way up.
+that repeat most often, the modules beside these, and their fellows on the way up. A layer that
+concatenates what it makes with what it was given is one as well.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def find_blocks(
             Block(call, _unbent(call, flow) if bent else call.outputs[0], call.outputs[0])
             for call in chosen
         ]
-    chosen = _repeating([call for call in units if _is_on_trunk(call, trunk)])
+    chosen = _repeating([c for c in units if _is_on_trunk(c, trunk) or _is_dense(c, flow)])
     kinds = {_kind(call.module) for call in chosen}
     chosen = [call for call in units if call in chosen or _kind(call.module) in kinds]
     joins = {_kind(call.module) for call in chosen if _joins_its_input(call, flow)}
@@ -148,6 +149,13 @@ def _is_on_trunk(call: Call, trunk: Trunk) -> bool:
     """Whether a call works on the trunk, behind the stem."""
     behind = trunk.stem is None or call.start > trunk.stem.meta["order"]
     return behind and call.outputs[0] in trunk.values
+
+
+def _is_dense(call: Call, flow: Flow) -> bool:
+    """Whether what a call makes is concatenated with what it was given, as dense layers do."""
+    given = set(call.inputs)
+    joined = [user for user in call.outputs[0].users if name_of(user) == "cat"]
+    return any(not given.isdisjoint(flow.inputs(user)) for user in joined)
 
 
 def _kind(module: nn.Module) -> Hashable:

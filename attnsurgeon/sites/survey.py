@@ -54,6 +54,8 @@ class Survey:
         nodes: site path -> the graph value.
         residuals: path of a residual addition -> what it adds.
         refused: path of every other addition of two values -> why it is not residual.
+        blocks: of each block that adds nothing back, the end of its computed path and its output
+            -> the call of the block.
         merges: path of a skip -> the operation that the value goes into.
         shallow: module path -> what tracing its forward gave; filled by the plans made of it.
         alike: the same by what is compared of modules that are alike.
@@ -66,6 +68,7 @@ class Survey:
     nodes: Mapping[str, fx.Node]
     residuals: Mapping[str, Residual]
     refused: Mapping[str, str]
+    blocks: Mapping[fx.Node, Call] = field(default_factory=dict)
     merges: Mapping[str, fx.Node] = field(default_factory=dict)
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
     alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
@@ -103,6 +106,7 @@ def survey(traced: Traced) -> Survey:
         | {path: skip.value for path, skip in skips.items()},
         {paths[r.add]: r for r in roles.residuals},
         {value_path(node): why for node, why in roles.refused.items()},
+        {node: block.call for block in roles.blocks for node in (block.end, block.output)},
         {path: skip.into for path, skip in skips.items()},
     )
 

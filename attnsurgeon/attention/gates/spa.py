@@ -110,7 +110,7 @@ def site_args(variant: Variant, source_channels: int | None) -> dict[str, int | 
     kind="gate",
     ranks=(2, 3),
     bottleneck=("fc1",),
-    placement="residual-branch",
+    placement="block-branch",
     formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); (1 + 1^3 + 2^3 + 4^3) C(C//r) at rank 3; where the "
     "block's input has S channels: B (21S + C)(S//r), C SC + 2C more",
     count=count,

@@ -77,10 +77,15 @@ def _after(asked: Asked, value: Value) -> tuple[Value, Place | Refusal]:
 
 
 def source_of(asked: Asked) -> fx.Node:
-    """The value that enters the residual block around a branch or a block's output."""
+    """The value that enters the block around the end of its computed path or its output."""
+    flow = asked.survey.flow
     for residual in asked.survey.residuals.values():
         if _ends(residual, asked.target):
-            return _entering(residual, asked.survey.flow)
+            return _entering(residual, flow)
+    block = asked.survey.blocks.get(asked.target)
+    given = [node for node in block.inputs if node in flow.rank] if block is not None else []
+    if len(given) == 1:
+        return given[0]
     raise Impossible("it is not the end of a residual block or of its branch")
 
 
