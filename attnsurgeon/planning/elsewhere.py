@@ -19,7 +19,7 @@ _BLOCKS = (("residual-block", "block"), ("stage", "decoder"), *_CONVOLUTIONS)
 _NEAR: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "block": _BLOCKS,
     "residual-block": _BLOCKS,
-    "stage-block": _BLOCKS,
+    "early-stage-block": (("stage-block",), *_BLOCKS),
     "downsample": (("stage",), *_BRANCHES),
     "head": (("stage",), *_BRANCHES),
     "block-conv": _CONVOLUTIONS,

@@ -46,32 +46,43 @@ def find_blocks(
     traced: Traced, flow: Flow, residuals: Sequence[Residual], trunk: Trunk
 ) -> list[Block]:
     """Finds the blocks that are no residual blocks, in order."""
-    owners = [owner for r in residuals if (owner := owner_of(r)) is not None]
     units = [call for call in _calls(traced.root) if _is_unit(call, flow)]
-    if owners:
-        free = _outside(units, residuals)
-        kinds = {_kind(owner.module) for owner in owners}
-        places = {_place(owner) for owner in owners}
-        on_trunk = {call for call in free if _is_on_trunk(call, trunk)}
-        chosen = [
-            call
-            for call in free
-            if _kind(call.module) in kinds or (call in on_trunk and _place(call) in places)
-        ]
-        bent = any(name_of(user) in ACTIVATIONS for r in residuals for user in r.add.users)
-        return [
-            Block(call, _unbent(call, flow) if bent else call.outputs[0], call.outputs[0])
-            for call in chosen
-        ]
-    chosen = _repeating([c for c in units if _is_on_trunk(c, trunk) or _is_dense(c, flow)])
+    if residuals:
+        return _fellows(units, flow, residuals, trunk)
+    return _repeated(units, flow, trunk)
+
+
+def _fellows(
+    units: list[Call], flow: Flow, residuals: Sequence[Residual], trunk: Trunk
+) -> list[Block]:
+    """The fellows of the residual blocks."""
+    owners = [owner for r in residuals if (owner := owner_of(r)) is not None]
+    kinds = {_kind(owner.module) for owner in owners}
+    places = {_place(owner) for owner in owners}
+    bent = any(_bends_behind(residual.add) for residual in residuals)
+    found = []
+    for call in _outside(units, residuals):
+        end = call.outputs[0]
+        among = end in trunk.values and _is_behind_stem(call, trunk) and _place(call) in places
+        if among or _kind(call.module) in kinds:
+            found.append(Block(call, _unbent(end, flow) if bent else end, end))
+    return found
+
+
+def _repeated(units: list[Call], flow: Flow, trunk: Trunk) -> list[Block]:
+    """The blocks of a network that adds nothing anywhere."""
+    rows = [c for c in units if c.outputs[0] in trunk.values or _is_dense(c, flow)]
+    # In one plain row of layers all of the first resolution may count as the stem.
+    chosen = _repeating([c for c in rows if _is_behind_stem(c, trunk)]) or _repeating(rows)
     kinds = {_kind(call.module) for call in chosen}
     chosen = [call for call in units if call in chosen or _kind(call.module) in kinds]
     joins = {_kind(call.module) for call in chosen if _joins_its_input(call, flow)}
-    return [
-        Block(call, _joined(call, flow) if _kind(call.module) in joins else output, output)
-        for call in chosen
-        for output in [_unpooled(call, flow)]
-    ]
+    found = []
+    for call in chosen:
+        output = _unpooled(call.outputs[0], flow)
+        end = _joined(call, flow) if _kind(call.module) in joins else output
+        found.append(Block(call, end, output))
+    return found
 
 
 def spatial_convolution(start: int, end: fx.Node, flow: Flow) -> fx.Node | None:
@@ -145,10 +156,8 @@ def _order(node: fx.Node) -> int:
     return node.meta.get("order", -1)  # of the network's inputs: before all
 
 
-def _is_on_trunk(call: Call, trunk: Trunk) -> bool:
-    """Whether a call works on the trunk, behind the stem."""
-    behind = trunk.stem is None or call.start > trunk.stem.meta["order"]
-    return behind and call.outputs[0] in trunk.values
+def _is_behind_stem(call: Call, trunk: Trunk) -> bool:
+    return trunk.stem is None or call.start > trunk.stem.meta["order"]
 
 
 def _is_dense(call: Call, flow: Flow) -> bool:
@@ -199,16 +208,22 @@ def _nested(one: Call, other: Call) -> bool:
     return one in other.chain() or other in one.chain()
 
 
-def _unbent(call: Call, flow: Flow) -> fx.Node:
-    """The output of a block before the activation that its fellows have behind the addition."""
-    end = call.outputs[0]
+def _bends_behind(add: fx.Node) -> bool:
+    """Whether the block of an addition has an activation behind it."""
+    return any(
+        name_of(user) in ACTIVATIONS and add.meta["call"] in user.meta["call"].chain()
+        for user in add.users
+    )
+
+
+def _unbent(end: fx.Node, flow: Flow) -> fx.Node:
+    """What a block ends with before the activation that its fellows have behind the addition."""
     inputs = flow.inputs(end)
     return inputs[0] if name_of(end) in ACTIVATIONS and len(inputs) == 1 else end
 
 
-def _unpooled(call: Call, flow: Flow) -> fx.Node:
-    """What a block hands on, before a pooling that ends it: that is the step down."""
-    end = call.outputs[0]
+def _unpooled(end: fx.Node, flow: Flow) -> fx.Node:
+    """What a block ends with before a pooling: that is the step down."""
     inputs = flow.inputs(end)
     return inputs[0] if name_of(end) in POOLS and len(inputs) == 1 else end
 

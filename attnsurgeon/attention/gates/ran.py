@@ -126,7 +126,7 @@ def site_args(
     "ran",
     kind="gate",
     ranks=(2, 3),
-    placement="stage-block",
+    placement="early-stage-block",
     formula="(3d - 1) u + 2 (2C + C^2), u = 2C + 2Cw + 4w + 9w^2, w = C//r, d = depth; no u for "
     "d = 0; 27w^2 for 9w^2 at rank 3; another unit where the source projects",
     count=count,
