@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 
+import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.operate import matches_of, plan_rules, rules_for
@@ -21,6 +24,7 @@ from tests.published import (
     survey_of,
     written,
 )
+from tests.surgery import ready
 
 PLACED = [(name, entry) for name in PUBLISHED for entry in PUBLISHED[name]["networks"]]
 QUICK = {"resnet18", "resnet34", "resnet50", "resnet50d", "resnext50_32x4d", "mobilenetv2_100"}
@@ -91,6 +95,33 @@ def test_what_a_placement_takes_is_cut_but_for_what_the_data_says(name):
         assert cut(name, survey_of(network)) == wanted, network
     for entry in PUBLISHED[name]["networks"]:
         assert cut(name, survey_of(entry)) == entry.get("cut", found(entry)), entry
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("eca", {}),
+        ("simam", {}),
+        *(
+            pytest.param(name, args, marks=pytest.mark.slow)
+            for name, args in [
+                ("triplet", {}),
+                ("dca", {"reduction": 4}),
+                ("sk", {}),
+                ("spa", {"reduction": 4, "variant": "B"}),
+                ("scse", {"reduction": 4}),
+            ]
+        ),
+    ],
+)
+def test_all_seventeen_blocks_of_a_mobilenet_are_cut_and_start_as_they_were(name, args):
+    torch.manual_seed(0)
+    net = ready(torchvision.models.mobilenet_v2(width_mult=0.25))
+    operation = attnsurgeon.insert(net, name, attn_args=args, input_size=(3, 64, 64))
+    assert (len(operation.plan), operation.plan.refused) == (17, ())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(operation.model.eval()(x), net(x))
 
 
 @pytest.mark.parametrize("language", PAGES)
