@@ -321,8 +321,10 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
 
 
 def _own(file: RuleFile) -> Attn | None:
-    """The mechanism of a file that is a mechanism's own placement."""
-    (rule,) = file.rules
+    """The mechanism of a file that is that mechanism's own placement."""
+    rule = file.rules[0]
+    if rule.attn is None or [r.id for r in file.rules] != [lookup(rule.attn.type).placement]:
+        return None
     return rule.attn
 
 

@@ -10,6 +10,7 @@ import pytest
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError
 from attnsurgeon.operate import plan_rules, rules_for
 from attnsurgeon.planning.plan import Plan
+from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.sites.survey import Survey
 from tests.nets.unadded import Whole
 from tests.published import survey_of
@@ -88,3 +89,11 @@ def test_a_network_without_any_place_has_an_answer_too():
     net = Whole(channels=8, out=8)
     error = refusal("aff", surveyed(net, (3, 16, 16)))
     assert "no other placement takes it here" in error.hint
+
+
+def test_a_file_that_only_bears_the_name_is_answered_as_a_file():
+    text = "version: 1\nname: paper\nrules:\n"
+    text += "".join(f"  - {{id: r{i}, match: {{site: concat}}, attn: eca}}\n" for i in range(2))
+    survey = survey_of({"net": "resnet18"})
+    with pytest.raises(RuleError, match="rule 'r0' matches nothing"):
+        plan_rules(survey, parse_rules(text), init="identity", where="paper")
