@@ -1,19 +1,23 @@
 """Flow -> the residual additions: which term is the shortcut, which are the computed branches.
 
-An addition is residual when one term is a shortcut (the block's input itself, or a linear image of
-it with fewer weighted operations) and every other term is a branch computed from the same value by
-weights and a non-linearity. That leaves out what only looks alike: positional and rotary terms,
-parallel branches that re-parameterisation will merge, merges of resolutions, splits of one value.
+An addition is residual when one term is a shortcut and every other term is a branch computed from
+the same value by weights and a non-linearity. A shortcut is the block's input itself, or what
+pointwise, pooling and normalising steps make of it with less work than the branch. That leaves out
+what only looks alike: positional and rotary terms, parallel branches that re-parameterisation will
+merge, merges of resolutions, splits of one value.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from attnsurgeon.sites.flow import (
+    ACTIVATIONS,
     NORMS,
+    POOLS,
     UPSAMPLING,
     Flow,
     bends,
@@ -21,6 +25,10 @@ from attnsurgeon.sites.flow import (
     is_weighted,
     name_of,
 )
+from attnsurgeon.sites.levels import Levels
+
+NO_SHORTCUT = "it has no shortcut: no term is a projection of the block's input, or all are"
+PARTS = "its terms are different parts of one value"
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,8 @@ class Residual:
 
     Attributes:
         add: the (last) addition.
-        source: the value from which shortcut and branches both start.
+        source: the value from which shortcut and branches both start. Of two streams that are
+            each added a function of the other, the branch alone starts there.
         shortcut: the term that carries the block's input on.
         branches: the computed terms, stripped of the scales (LayerScale, drop-path, a constant)
             that stand between them and the addition.
@@ -41,19 +50,21 @@ class Residual:
     branches: tuple[fx.Node, ...]
 
 
-def find_residuals(flow: Flow) -> tuple[list[Residual], dict[fx.Node, str]]:
+def find_residuals(flow: Flow, levels: Levels) -> tuple[list[Residual], dict[fx.Node, str]]:
     """Returns the residual additions, and for every other addition of values why it is none."""
-    found: list[Residual] = []
+    found: dict[fx.Node, Residual] = {}
     refused: dict[fx.Node, str] = {}
     for node in flow.nodes:
         if not _adds_values(node) or _is_inner_sum(node):
             continue
-        verdict = _judge(node, flow)
+        verdict = _judge(node, flow, levels)
         if isinstance(verdict, Residual):
-            found.append(verdict)
+            found[node] = verdict
         else:
             refused[node] = verdict
-    return found, refused
+    for residual in list(found.values()):
+        _couple(residual, found, refused, flow)
+    return sorted(found.values(), key=lambda r: flow.rank[r.add]), refused
 
 
 def _adds_values(node: fx.Node) -> bool:
@@ -87,35 +98,154 @@ def _unscaled(node: fx.Node) -> fx.Node:
     return node
 
 
-def _judge(add: fx.Node, flow: Flow) -> Residual | str:
+def _judge(add: fx.Node, flow: Flow, levels: Levels) -> Residual | str:
     terms = _terms(add)
-    direct = [t for t in terms if all(flow.reaches(t, other) for other in terms)]
-    if direct:
-        shortcut = source = direct[0]
-    else:
-        meet = flow.common_dominator(terms)
-        if meet is None:
-            return "its terms come from different inputs"
-        if any(name_of(user) == "part" for user in meet.users):
-            return "its terms are different parts of one value"
-        linear = [t for t in terms if not any(bends(n) for n in flow.between(meet, t))]
-        if len(linear) != 1:
-            return "it has no shortcut: no term is a linear image of the block's input"
-        shortcut, source = linear[0], meet
-    carried = 0 if source is shortcut else _weights(flow.between(source, shortcut))
+    start = _start(terms, flow)
+    if isinstance(start, str):
+        return start
+    source, shortcut = start
+    carried = _weights(flow.between(source, shortcut))
     branches = []
     for term in terms:
         if term is shortcut:
             continue
         path = flow.between(source, term)
-        if any(name_of(n) in UPSAMPLING for n in path):
-            return "a term is upsampled: it merges resolutions"
+        if why := _merges(source, path, add, flow, levels):
+            return why
         if not any(bends(n) for n in path):
             return "a term is linear: a positional or re-parameterisation branch"
-        if _weights(path) <= carried and not (source is shortcut and _normed(path)):
+        if _weights(path) <= carried and not (carried == 0 and _normed(path)):
             return "no term carries more weights than the shortcut"
         branches.append(_unscaled(term))
     return Residual(add, source, shortcut, tuple(branches))
+
+
+def _start(terms: Sequence[fx.Node], flow: Flow) -> tuple[fx.Node, fx.Node] | str:
+    """The value that a block starts from and the term that carries it on, or why there is none."""
+    direct = [t for t in terms if all(flow.reaches(t, other) for other in terms)]
+    if direct:
+        return direct[0], direct[0]
+    meet = flow.common_dominator(terms)
+    if meet is None:
+        return "its terms come from different inputs"
+    if any(name_of(user) == "part" for user in meet.users):
+        return PARTS
+    paths = {t: flow.between(meet, t) for t in terms}
+    plain = [t for t in terms if _is_projection(paths[t])]
+    if len(plain) > 1:  # with a norm of its own it may be a branch
+        plain = [t for t in plain if not any(bends(n) for n in paths[t])]
+    elif not plain and len(terms) == 2:
+        plain = [t for t, other in (terms, reversed(terms))
+                 if _is_light(paths[t]) and _weights(paths[t]) < _weights(paths[other])]  # fmt: skip
+    return (meet, plain[0]) if len(plain) == 1 else NO_SHORTCUT
+
+
+def _is_projection(path: Sequence[fx.Node]) -> bool:
+    """Whether a path is linear but for one norm."""
+    bent = [n for n in path if bends(n)]
+    return len(bent) < 2 and all(name_of(n) in NORMS for n in bent)
+
+
+def _is_light(path: Sequence[fx.Node]) -> bool:
+    """Whether a path is a projection with activations of its own: one step after another, and of
+    these one at most that mixes channels, and one depthwise convolution.
+    """
+    mixing: list[bool] = []
+    for node in path:
+        name = name_of(node)
+        if len(Flow.inputs(node)) != 1 or is_pooled(node) or (mixing and name in POOLS):
+            return False
+        if bends(node) and name not in ACTIVATIONS | NORMS:
+            return False
+        if is_weighted(node):
+            spec = convolution_of(node)
+            spatial = spec is not None and max(spec.kernel) > 1
+            if spec is not None and spatial and not spec.depthwise:
+                return False
+            mixing.append(spatial)
+    acts = any(name_of(n) in ACTIVATIONS for n in path)
+    return acts and len(mixing) == len(set(mixing))
+
+
+def _merges(
+    source: fx.Node, path: Sequence[fx.Node], add: fx.Node, flow: Flow, levels: Levels
+) -> str:
+    """Why a branch brings a lower resolution to a higher one, or "" where it does not."""
+    if all(name_of(n) not in UPSAMPLING for n in path):
+        return ""
+    if _stays_up(source, path):
+        return "" if levels.work[source] else "its shortcut is the image: it ends no block"
+    if _is_inside(source, path, add, flow, levels):
+        return ""
+    return "a term is upsampled: it merges resolutions"
+
+
+def _stays_up(source: fx.Node, path: Sequence[fx.Node]) -> bool:
+    """Whether a way from the source to a branch's end passes no upsampling: what comes from below
+    is a gate, or joins what stayed up.
+    """
+    reached = {source}
+    for node in path:
+        up = name_of(node) in UPSAMPLING or is_pooled(node)
+        if not up and not reached.isdisjoint(Flow.inputs(node)):
+            reached.add(node)
+    return path[-1] in reached
+
+
+def _is_inside(
+    source: fx.Node, path: Sequence[fx.Node], add: fx.Node, flow: Flow, levels: Levels
+) -> bool:
+    """Whether a block that is given the source alone goes down and up again inside, and the
+    network goes as deep behind it.
+    """
+    at = levels.carried[add]
+    below = max((level for n in path if (level := levels.carried[n]) is not None), default=at)
+    if at is None or below is None or below <= at:
+        return False
+    calls = [call for call in add.meta["call"].chain() if call.parent is not None]
+    if not any([n for n in call.inputs if n in flow.rank] == [source] for call in calls):
+        return False
+    behind = flow.nodes[flow.rank[add] + 1 :]
+    return any((levels.of[n] or 0) >= below and flow.reaches(add, n) for n in behind)
+
+
+def _couple(
+    residual: Residual,
+    found: dict[fx.Node, Residual],
+    refused: dict[fx.Node, str],
+    flow: Flow,
+) -> None:
+    """Finds the other addition of a pair: `a = a + f(b)`, where `b = b + g(a)` is the one at hand.
+
+    All that is added to `b` is made of that other sum, which goes on beside it.
+    """
+    source = residual.source
+    for branch in residual.branches:
+        path = flow.between(source, branch)
+        for node in reversed(path):
+            terms = _terms(node) if _adds_values(node) and not _is_inner_sum(node) else []
+            made = [t for t in terms if flow.reaches(source, t)]
+            if len(terms) != 2 or len(made) != 1 or not _is_stream(node, source, path):
+                continue
+            (own,) = (t for t in terms if t is not made[0])
+            function = flow.between(source, made[0])
+            if refused.get(node) == PARTS and any(bends(n) for n in function):
+                del refused[node]
+                found[node] = Residual(node, source, own, (_unscaled(made[0]),))
+            if node in found:
+                found[residual.add] = replace(residual, source=node)
+                return
+
+
+def _is_stream(node: fx.Node, source: fx.Node, path: Sequence[fx.Node]) -> bool:
+    """Whether a value is like the source, every way along a path passes it, and others use it."""
+    if node.meta["shape"] != source.meta["shape"] or set(path).issuperset(node.users):
+        return False
+    reached = {source}
+    for other in path:
+        if other is not node and not reached.isdisjoint(Flow.inputs(other)):
+            reached.add(other)
+    return path[-1] not in reached
 
 
 def _weights(path: list[fx.Node]) -> int:

@@ -186,7 +186,8 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
                 roles.setdefault(whole, set()).add(role)
                 if role == "conv":
                     convolutions[whole] = node
-    residuals, refused = find_residuals(flow)
+    levels = Levels(traced, flow)
+    residuals, refused = find_residuals(flow, levels)
     branches: dict[fx.Node, tuple[str, ...]] = {}
     for residual in residuals:
         roles.setdefault(residual.add, set()).add("residual-add")
@@ -195,7 +196,6 @@ def _roles(traced: Traced, flow: Flow) -> _Roles:
             if branch.meta.get("event") is not None:
                 roles.setdefault(branch, set()).update(("residual-branch", "block-branch"))
                 branches[branch] = branch_kinds(residual, branch, flow)
-    levels = Levels(traced, flow)
     trunk = find_trunk(traced, flow, levels, residuals)
     blocks = find_blocks(traced, flow, residuals, trunk)
     ascent = find_ascent(traced, flow, levels, trunk.ending)
