@@ -19,6 +19,7 @@ from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
+from attnsurgeon.planning.additions import judged_otherwise
 from attnsurgeon.planning.elsewhere import nothing_here, with_another
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
 from attnsurgeon.planning.selection import Sites
@@ -288,7 +289,9 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
     own = _own(file) if where == PAPER else None
     if own is not None and not any(found.sites for found in matches):
         raise nothing_here(survey, own.type, own.args, init)
-    require_counts(matches)
+    said = (judged_otherwise(survey, found.rule.match.site or ()) for found in matches)
+    notes = tuple(dict.fromkeys(filter(None, said)))
+    require_counts(matches, notes)
     requests = [
         Request(
             found.rule.id,
@@ -313,6 +316,7 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
             where=where,
             init=inits.pop() if len(inits) == 1 else "paper",
             rules=_text(file),
+            notes=notes,
         )
     except SurgeonError as error:
         if own is None:

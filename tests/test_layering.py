@@ -25,7 +25,7 @@ WINGS: dict[str, str] = {
     "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
-    "planning": "selection place cutting.rebuilders cutting.graphs cutting.modules "
+    "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "

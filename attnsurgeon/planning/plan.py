@@ -19,7 +19,7 @@ from attnsurgeon.sizes import to_lists
 __all__ = ["Cut", "Plan", "Refused", "Request", "plan_requests"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Plan:
     """Ordered cuts; iterable. Nothing of the network has been changed.
 
@@ -29,6 +29,7 @@ class Plan:
         survey: the analysed network.
         attn, where, init: as the user asked, for reports.
         rules: the text of the rules, for the saved folder.
+        notes: what has to be said of the placement in this network.
     """
 
     cuts: tuple[Cut, ...]
@@ -38,6 +39,14 @@ class Plan:
     where: str
     init: str
     rules: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """What was decided in short, and what has to be said of it."""
+        said = f"{self.attn!r}, where={self.where!r}, init={self.init!r}, sites={len(self)}"
+        reasons = dict.fromkeys(f"{r.site.path}: {r.reason}" for r in self.refused)
+        lists = {"refused": list(reasons), "notes": list(self.notes)}
+        return f"Plan({said}{''.join(f', {name}={made}' for name, made in lists.items() if made)})"
 
     def __iter__(self) -> Iterator[Cut]:
         return iter(self.cuts)
@@ -88,8 +97,14 @@ def plan_requests(
     where: str,
     init: str,
     rules: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Plan:
     """Decides how each request is carried out.
+
+    Args:
+        survey: the analysed network.
+        requests: what the rules want, in their order.
+        attn, where, init, rules, notes: as `Plan` has them.
 
     Raises:
         MechanismError: a mechanism cannot be built at any of its sites.
@@ -118,7 +133,7 @@ def plan_requests(
         )
     if where == "paper":
         decider.note_lonely()
-    return Plan(tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules)
+    return Plan(tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules, notes)
 
 
 def _elsewhere(attn: str) -> str:

@@ -45,6 +45,7 @@ def folder_record(saved: Saved) -> Record:
         "input_size": list(made[-1]["input_size"]),
         "sites": sites,
         "refused": [refused for one in made for refused in one.get("refused", ())],
+        "notes": [],
         "cost": _cost(saved.record["cost"]),
         "latency": None,
         "verification": None,

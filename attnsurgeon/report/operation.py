@@ -37,6 +37,7 @@ def show_operation(console: Console, record: Mapping[str, Any]) -> None:
     show_facts(console, _facts(record, marks(console)))
     console.print()
     show_sites(console, record["sites"])
+    show_notes(console, record["notes"])
     if record["refused"]:
         console.print()
         show_refused(console, record)

@@ -65,7 +65,8 @@ def _body(record: Mapping[str, Any]) -> Iterator[str]:
     runs = fold_sites(record["sites"])
     head, rows = site_rows(runs, UNICODE)
     yield _table(head, rows)
-    yield _list((("note", text) for text in site_notes(runs, UNICODE)), "notes")
+    said = [*site_notes(runs, UNICODE), *record["notes"]]
+    yield _list((("note", text) for text in said), "notes")
     if record["refused"]:
         yield f"<h2>{escape(refused_heading(record).capitalize())}</h2>"
         yield _list(("bad", text) for text in refusals(record, UNICODE))

@@ -62,6 +62,7 @@ def operation_record(
         "input_size": made["input_size"],
         "sites": made["sites"],
         "refused": made["refused"],
+        "notes": list(plan.notes),
         "cost": cost_record(cost),
         "latency": None if latency is None else dataclasses.asdict(latency),
         "verification": None if verification is None else verification_record(verification),

@@ -86,8 +86,12 @@ def match_rules(file: RuleFile, sites: Sequence[Site]) -> list[RuleMatches]:
     return [_match(rule, ordered, scene) for rule in file.rules]
 
 
-def require_counts(matches: Sequence[RuleMatches]) -> None:
+def require_counts(matches: Sequence[RuleMatches], notes: Sequence[str] = ()) -> None:
     """Refuses a rule that takes another number of sites than it expects, or none.
+
+    Args:
+        matches: what each rule takes.
+        notes: what else is known of the network; joins the hint.
 
     Raises:
         CheckFailed: a count that the rule itself states is not met.
@@ -97,10 +101,10 @@ def require_counts(matches: Sequence[RuleMatches]) -> None:
         count, expect = len(found.sites), found.rule.expect
         if expect is None and count == 0:
             what = f"rule {found.rule.id!r} matches nothing in this network"
-            raise RuleError(what, _nearest_candidates(found))
+            raise RuleError(what, "; ".join([_nearest_candidates(found), *notes]))
         if expect is not None and not expect.count.holds(count):
             what = f"rule {found.rule.id!r} matches {count} sites, not {expect.count}"
-            raise CheckFailed(what, _nearest_candidates(found))
+            raise CheckFailed(what, "; ".join([_nearest_candidates(found), *notes]))
 
 
 def _match(rule: Rule, ordered: Sequence[Site], scene: Scene) -> RuleMatches:

@@ -9,7 +9,7 @@ merge, merges of resolutions, splits of one value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -239,13 +239,34 @@ def _couple(
 
 def _is_stream(node: fx.Node, source: fx.Node, path: Sequence[fx.Node]) -> bool:
     """Whether a value is like the source, every way along a path passes it, and others use it."""
-    if node.meta["shape"] != source.meta["shape"] or set(path).issuperset(node.users):
+    return _carries(node, source, path) and not set(path).issuperset(node.users)
+
+
+def _carries(node: fx.Node, source: fx.Node, path: Sequence[fx.Node]) -> bool:
+    """Whether a value is like the source, and every way along a path passes it."""
+    if node.meta["shape"] != source.meta["shape"]:
         return False
     reached = {source}
     for other in path:
         if other is not node and not reached.isdisjoint(Flow.inputs(other)):
             reached.add(other)
     return path[-1] not in reached
+
+
+def own_matter(
+    residuals: Iterable[Residual], refused: Container[fx.Node], flow: Flow
+) -> set[fx.Node]:
+    """Returns the additions inside of branches that are no steps of these: of gates, of attention,
+    of parallel convolutions. What is like the block's input, and all of the branch passes, may be
+    a block inside a long shortcut.
+    """
+    found: set[fx.Node] = set()
+    for residual in residuals:
+        for branch in residual.branches:
+            path = flow.between(residual.source, branch)
+            sums = [n for n in path if n in refused and n not in found]
+            found.update(n for n in sums if not _carries(n, residual.source, path))
+    return found
 
 
 def _weights(path: list[fx.Node]) -> int:

@@ -27,7 +27,12 @@ from attnsurgeon.sites.flow import (
 )
 from attnsurgeon.sites.layouts import find_axes, layout_of
 from attnsurgeon.sites.levels import Levels, stride_of
-from attnsurgeon.sites.residuals import Residual, branch_kinds, find_residuals
+from attnsurgeon.sites.residuals import (
+    Residual,
+    branch_kinds,
+    find_residuals,
+    own_matter,
+)
 from attnsurgeon.sites.site import ModuleRef, Site, size_in
 from attnsurgeon.sites.tokens import find_tokens, tokens_at
 from attnsurgeon.sites.trunk import Trunk, find_trunk
@@ -54,6 +59,7 @@ class Survey:
         nodes: site path -> the graph value.
         residuals: path of a residual addition -> what it adds.
         refused: path of every other addition of two values -> why it is not residual.
+        inside: those of them that are the own matter of a residual branch.
         blocks: of each block that adds nothing back, the end of its computed path and its output
             -> the call of the block.
         merges: path of a skip -> the operation that the value goes into.
@@ -70,6 +76,7 @@ class Survey:
     refused: Mapping[str, str]
     blocks: Mapping[fx.Node, Call] = field(default_factory=dict)
     merges: Mapping[str, fx.Node] = field(default_factory=dict)
+    inside: frozenset[str] = frozenset()
     shallow: dict[str, Any] = field(default_factory=dict, repr=False)
     alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     kinds: dict[Hashable, int] = field(default_factory=dict, repr=False)
@@ -108,6 +115,7 @@ def survey(traced: Traced) -> Survey:
         {value_path(node): why for node, why in roles.refused.items()},
         {node: block.call for block in roles.blocks for node in (block.end, block.output)},
         {path: skip.into for path, skip in skips.items()},
+        frozenset(map(value_path, own_matter(roles.residuals, roles.refused, flow))),
     )
 
 

@@ -97,6 +97,7 @@ OPERATION: dict[str, Any] = {
         for block in range(blocks)
     ],
     "refused": [],
+    "notes": [],
     "cost": {
         "before": {"params": 25_557_032, "macs": 4_111_512_576, "activations": 11_114_984},
         "after": {"params": 25_557_118, "macs": 4_122_684_416, "activations": 11_130_088},

@@ -18,6 +18,7 @@ from tests.nets.blocks import (
     SharedRelu,
 )
 from tests.nets.cases import CASES
+from tests.nets.families.residuals import Reversible
 from tests.nets.rebuilding import Branched
 from tests.nets.tokens import Mixer, Parallel, Rotated, Token, Tokens
 from tests.nets.whole import AdditiveUNet, TopDown
@@ -183,3 +184,196 @@ def test_a_branch_may_hold_an_operation_of_several_results():
 
     found = surveyed(Net(Attended()))
     assert [site.branch for site in found.sites if site.branch] == [("linear", "linear")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "found", "refused"),
+    [
+        # A gate from half the resolution, and the same half added as it is.
+        (lambda m, x: x + m.conv(x) * twice(m.other(half(x))).sigmoid(), [":add"], []),
+        (lambda m, x: x + twice(m.bn(m.other(half(x)).relu())), [], [":add"]),
+        # What comes back joins what stayed up, or what has no positions.
+        (
+            lambda m, x: x + m.conv(twice(m.other(half(x)).relu()) + m.bn(x)),
+            *([":add#2"], [":add"]),
+        ),
+        (lambda m, x: x + twice(m.conv(half(x)).relu() * x.mean((2, 3), True)), [], [":add"]),
+    ],
+)
+def test_a_branch_may_come_back_from_below_where_some_of_it_stays_up(expression, found, refused):
+    survey = surveyed(Sum(expression), (3, 12, 16))
+    assert paths(survey, "residual-add") == found
+    assert survey.refused == dict.fromkeys(refused, "a term is upsampled: it merges resolutions")
+
+
+def half(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0)
+
+
+class Hourglass(nn.Module):
+    """Down and up again inside, with nothing but the shortcut that stays up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(C, C, 3, padding=1), nn.BatchNorm2d(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + twice(self.bn(self.conv(half(x)).relu()))
+
+
+def test_a_block_may_work_below_where_the_network_goes_as_deep_behind_it():
+    down = nn.Sequential(nn.Conv2d(C, C, 2, 2), nn.ReLU())
+    behind = surveyed(Net(Hourglass(), down), (3, 12, 16))
+    assert paths(behind, "residual-branch") == ["blocks.0:interpolate"]
+    last = surveyed(Net(down, Hourglass()), (3, 12, 16))
+    assert last.refused == {"blocks.1:add": "a term is upsampled: it merges resolutions"}
+
+
+def test_a_shortcut_from_the_image_to_a_u_ends_no_block():
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.above, self.below = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.last = nn.Conv2d(6, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            above = self.above(x).relu()
+            below = twice(self.below(half(above)).relu())
+            return x + self.last(torch.cat((above, below), 1))
+
+    reason = "its shortcut is the image: it ends no block"
+    assert surveyed(Whole(), (3, 12, 16)).refused == {":add": reason}
+
+
+class Pair(nn.Module):
+    """Two paths from one value, added."""
+
+    def __init__(self, *paths: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two = paths
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.two(x)
+
+
+def step(kernel: int, *behind: nn.Module, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(C, C, kernel, 1, kernel // 2, groups=groups), *behind)
+
+
+def norm() -> nn.Module:
+    return nn.GroupNorm(1, C)
+
+
+def act() -> nn.Module:
+    return nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    ("short", "found"),
+    [
+        (lambda: step(1, norm()), True),
+        (lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1), *step(1, norm())), True),
+        (lambda: nn.Sequential(norm(), act(), *step(1)), True),
+        (lambda: step(1, norm(), act()), True),
+        (lambda: nn.Sequential(*step(3, norm(), act(), groups=C), *step(1, norm())), True),
+        # Twins: as much work, no projection, a cell's pooling, a gate, twice normalised for others.
+        (lambda: nn.Sequential(*step(3, norm(), act()), *step(1), *step(3)), False),
+        (lambda: step(3, norm(), act()), False),
+        (lambda: nn.Sequential(*step(1, act()), *step(1, act())), False),
+        (lambda: step(1, act(), nn.MaxPool2d(3, 1, 1)), False),
+        (lambda: step(1, nn.Sigmoid()), False),
+        (lambda: nn.Sequential(norm(), *step(1, norm())), False),
+    ],
+)
+def test_a_projection_is_a_shortcut_whatever_its_norm_and_activation(short, found):
+    branch = nn.Sequential(*step(1, norm(), act()), *step(3, norm(), act()), *step(1, norm()))
+    survey = surveyed(Net(Pair(short(), branch)))
+    assert paths(survey, "residual-branch") == (["blocks.0.two.7"] if found else [])
+    assert (survey.refused == {}) is found
+
+
+class Attended(nn.Module):
+    """BAM's sum: what channels say and what positions say, squashed to a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel = nn.Sequential(nn.AdaptiveAvgPool2d(1), *step(1, act()), *step(1))
+        self.spatial = nn.Sequential(*step(1, act()), *step(3, act()), *step(3, act()), *step(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.channel(x).expand_as(x) + self.spatial(x)
+        return x * gate.sigmoid()
+
+
+def test_the_sum_of_two_gates_is_no_block():
+    assert list(surveyed(Net(Attended())).refused) == ["blocks.0:add"]
+
+
+def test_of_two_streams_each_branch_starts_at_the_other():
+    found = surveyed(Net(reversible_block()), (3, 12, 16))
+    assert [s.branch for s in found.sites if s.branch] == [("3x3",), ("3x3",)]
+    first, second = found.residuals.values()
+    assert second.source is first.add
+    assert first.source is second.shortcut is not first.shortcut
+
+
+def reversible_block() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(C, 4, 1), Reversible(4), nn.Conv2d(4, C, 1))
+
+
+class Hierarchy(nn.Module):
+    """Res2Net's parts: what is made of one is added to the next, and neither goes on as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (step(3, norm(), act()) for _ in range(2))
+        self.enter, self.leave = nn.Conv2d(C, 3 * C, 1), nn.Conv2d(3 * C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three = self.enter(x).chunk(3, 1)
+        one = self.first(one)
+        two = self.second(two + one)
+        return x + self.leave(torch.cat((one, two, three), 1))
+
+
+def test_parts_that_are_added_to_the_next_are_no_streams():
+    found = surveyed(Net(Hierarchy()))
+    assert found.refused["blocks.0:add"] == "its terms are different parts of one value"
+
+
+class Conditioned(nn.Module):
+    """A condition joins the branch, and goes no further."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split, self.one, self.two = nn.Conv2d(C, 2 * C, 1), step(3, act()), step(3, act())
+
+    def forward(self, x: Tensor) -> Tensor:
+        condition, own = self.split(x).chunk(2, 1)
+        return own + self.two(condition + self.one(own))
+
+
+def test_what_joins_a_branch_and_goes_no_further_is_no_stream():
+    found = surveyed(Net(Conditioned()))
+    assert paths(found, "residual-add") == ["blocks.0:add#2"]
+    assert found.refused == {"blocks.0:add": "its terms are different parts of one value"}
+
+
+def test_sums_inside_of_a_branch_are_its_own_matter_and_blocks_inside_a_long_shortcut_are_not():
+    assert surveyed(Net(Hierarchy())).inside == {"blocks.0:add"}
+    assert surveyed(Net(Excused())).inside == set()
+
+
+class Excused(nn.Module):
+    """A long shortcut around sums of two equal branches, each as wide as the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Pair(step(3, act()), step(3, act())) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.blocks(x)
