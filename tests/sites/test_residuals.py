@@ -18,7 +18,7 @@ from tests.nets.blocks import (
     SharedRelu,
 )
 from tests.nets.cases import CASES
-from tests.nets.families.residuals import Reversible
+from tests.nets.families.residuals import Reversible, U2NetP
 from tests.nets.rebuilding import Branched
 from tests.nets.tokens import Mixer, Parallel, Rotated, Token, Tokens
 from tests.nets.whole import AdditiveUNet, TopDown
@@ -377,3 +377,10 @@ class Excused(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.blocks(x)
+
+
+def test_each_block_of_a_u_of_us_ends_a_branch():
+    found = surveyed(U2NetP(), (3, 320, 320))
+    down = [f"encoder.{i}.up.0.2" for i in range(6)]
+    assert paths(found, "residual-branch") == [*down, *(f"decoder.{i}.up.0.2" for i in range(5))]
+    assert found.refused == {}

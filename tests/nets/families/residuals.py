@@ -294,3 +294,64 @@ class CoupledStage(nn.Module):
 
 def coupled() -> nn.Module:
     return _blocks(CoupledStage)
+
+
+# U2-NetP, with all its blocks.
+
+
+class Rsu(nn.Module):
+    """A U of some height inside a residual; a dilated one keeps its resolution."""
+
+    def __init__(self, height: int, inside: int, dilated: bool = False) -> None:
+        super().__init__()
+        self.dilated, middle, outside = dilated, 4, 8
+        spread = [2**i if dilated else 1 for i in range(height)]
+        self.enter = cbr(inside, outside)
+        self.down = nn.ModuleList(
+            cbr(middle if i else outside, middle, spread=spread[i]) for i in range(height - 1)
+        )
+        self.bottom = cbr(middle, middle, spread=spread[-1] if dilated else 2)
+        self.up = nn.ModuleList(
+            cbr(2 * middle, middle if i else outside, spread=spread[i]) for i in range(height - 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        kept, y = [], x
+        for i, down in enumerate(self.down):
+            y = down(F.max_pool2d(y, 2, 2, ceil_mode=True) if i and not self.dilated else y)
+            kept.append(y)
+        y = self.bottom(y)
+        for up, beside in zip(reversed(self.up), reversed(kept), strict=True):
+            if y.shape != beside.shape:
+                y = F.interpolate(y, size=beside.shape[2:], mode="bilinear")
+            y = up(torch.cat((y, beside), 1))
+        return y + x
+
+
+class U2NetP(nn.Module):
+    """Qin et al.: eleven such blocks, six down and five up, each of these with a score map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        heights = [(7, False), (6, False), (5, False), (4, False), (4, True), (4, True)]
+        self.encoder = nn.ModuleList(
+            Rsu(height, 8 if i else 3, dilated) for i, (height, dilated) in enumerate(heights)
+        )
+        self.decoder = nn.ModuleList(Rsu(*of) for of in [(h, 16, d) for h, d in heights[4::-1]])
+        self.side = nn.ModuleList(nn.Conv2d(8, 1, 3, padding=1) for _ in range(6))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        kept, y = [], x
+        for i, block in enumerate(self.encoder):
+            y = block(F.max_pool2d(y, 2, 2) if i else y)
+            kept.append(y)
+        made = [kept.pop()]
+        for block in self.decoder:
+            beside = kept.pop()
+            y = F.interpolate(made[-1], size=beside.shape[2:], mode="bilinear")
+            made.append(block(torch.cat((y, beside), 1)))
+        sizes = x.shape[2:]
+        return [
+            F.interpolate(side(y), size=sizes) for side, y in zip(self.side, made, strict=True)
+        ]

@@ -1,0 +1,61 @@
+"""Residual branches of published networks, against the blocks that their constructors are given."""
+
+import pytest
+import torch
+from torch import nn
+
+import attnsurgeon
+from attnsurgeon.planning.additions import judged_otherwise
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+
+# Of timm's networks the number of blocks with a shortcut, by what makes them hard to find.
+BLOCKS = {
+    "ghostnetv2_100": 16,  # a gate at half the resolution, in all but the first two
+    "dpn68": 3 + 4 + 12 + 3,  # the first of each stage has a projection that bends
+    "efficientformerv2_s0": 24,  # two mixers work at half the resolution
+    "poolformerv2_s12": 2 * 12,  # a scale on the shortcut, a pooling for a branch
+}
+
+
+def branches(net: nn.Module) -> int:
+    found = attnsurgeon.find_sites(net, input_size=(3, 224, 224))
+    assert judged_otherwise(found.survey, ["residual-branch"]) == ""
+    return len(found.where(site="residual-branch"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_of_a_network_is_found(name):
+    with torch.device("meta"):
+        net = timm.create_model(name)
+    assert branches(net) == BLOCKS[name]
+
+
+@pytest.mark.parametrize("norm", [lambda width: nn.GroupNorm(4, width), nn.InstanceNorm2d])
+def test_every_block_of_a_resnet_is_found_whatever_its_norm(norm):
+    with torch.device("meta"):
+        net = torchvision.models.resnet18(norm_layer=norm)
+    assert branches(net) == 8
+
+
+# pytorchcv is no dependency: where it is there, its own constructors say how many there are.
+COUNTED = {
+    "scnet50": 16,
+    "airnet50_1x64d_r2": 16,
+    "ghostnet": 16,
+    "dpn68": 22,
+    "sqnxt23_w1": 21,
+    "revnet38": 16,  # seven reversible units have two, two strided ones have one
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTED)
+def test_every_block_of_a_network_of_pytorchcv_is_found(name):
+    provider = pytest.importorskip("pytorchcv.model_provider")
+    with torch.device("meta"):
+        net = provider.get_model(name, pretrained=False)
+    found = attnsurgeon.find_sites(net, input_size=(3, 224, 224))
+    assert len(found.where(site="residual-branch")) == COUNTED[name]
