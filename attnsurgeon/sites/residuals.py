@@ -135,13 +135,14 @@ def _start(terms: Sequence[fx.Node], flow: Flow) -> tuple[fx.Node, fx.Node] | st
     if len(plain) > 1:  # with a norm of its own it may be a branch
         plain = [t for t in plain if not any(bends(n) for n in paths[t])]
     elif not plain and len(terms) == 2:
-        plain = [t for t, other in (terms, reversed(terms))
-                 if _is_light(paths[t]) and _weights(paths[t]) < _weights(paths[other])]  # fmt: skip
+        lighter, heavier = sorted((paths[t] for t in terms), key=_weights)
+        less = _weights(lighter) < _weights(heavier)
+        plain = [t for t in terms if paths[t] is lighter and less and _is_light(lighter)]
     return (meet, plain[0]) if len(plain) == 1 else NO_SHORTCUT
 
 
 def _is_projection(path: Sequence[fx.Node]) -> bool:
-    """Whether a path is linear but for one norm."""
+    """Whether a path is linear but for one norm; what has two is an embedding of its own (TNT)."""
     bent = [n for n in path if bends(n)]
     return len(bent) < 2 and all(name_of(n) in NORMS for n in bent)
 
@@ -269,11 +270,11 @@ def own_matter(
     return found
 
 
-def _weights(path: list[fx.Node]) -> int:
+def _weights(path: Sequence[fx.Node]) -> int:
     return sum(is_weighted(n) for n in path)
 
 
-def _normed(path: list[fx.Node]) -> bool:
+def _normed(path: Sequence[fx.Node]) -> bool:
     """Whether a weightless branch is a normalised one (PoolFormer mixes tokens by pooling)."""
     return any(name_of(n) in NORMS for n in path)
 

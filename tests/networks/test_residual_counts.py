@@ -6,6 +6,8 @@ from torch import nn
 
 import attnsurgeon
 from attnsurgeon.planning.additions import judged_otherwise
+from tests.nets.families import residuals
+from tests.surgery import active, ready
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -14,7 +16,6 @@ torchvision = pytest.importorskip("torchvision")
 BLOCKS = {
     "ghostnetv2_100": 16,  # a gate at half the resolution, in all but the first two
     "dpn68": 3 + 4 + 12 + 3,  # the first of each stage has a projection that bends
-    "efficientformerv2_s0": 24,  # two mixers work at half the resolution
     "poolformerv2_s12": 2 * 12,  # a scale on the shortcut, a pooling for a branch
 }
 
@@ -59,3 +60,18 @@ def test_every_block_of_a_network_of_pytorchcv_is_found(name):
         net = provider.get_model(name, pretrained=False)
     found = attnsurgeon.find_sites(net, input_size=(3, 224, 224))
     assert len(found.where(site="residual-branch")) == COUNTED[name]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [residuals.gated_below, residuals.dual_path, residuals.reversible, residuals.coupled],
+)
+@pytest.mark.parametrize(("attn", "where"), [("eca", "residual-branch"), ("aff", "residual-add")])
+def test_what_is_newly_found_is_operated_and_unchanged(build, attn, where):
+    net, x = ready(build()), torch.randn(2, 3, 48, 32)
+    args = {"reduction": 2} if attn == "aff" else None
+    operation = attnsurgeon.insert(net, attn, where, attn_args=args, input_size=(3, 48, 32))
+    assert operation.plan.refused == ()
+    with torch.no_grad():
+        assert torch.equal(operation.model(x), net(x))
+        assert not torch.allclose(active(operation.model)(x), net(x), atol=1e-4)

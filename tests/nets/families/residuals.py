@@ -352,6 +352,4 @@ class U2NetP(nn.Module):
             y = F.interpolate(made[-1], size=beside.shape[2:], mode="bilinear")
             made.append(block(torch.cat((y, beside), 1)))
         sizes = x.shape[2:]
-        return [
-            F.interpolate(side(y), size=sizes) for side, y in zip(self.side, made, strict=True)
-        ]
+        return [F.interpolate(side(y), size=sizes) for side, y in zip(self.side, made, strict=True)]
