@@ -98,7 +98,7 @@ def check_folder(
         saved,
         verify(network, plan, full=False),
         tuple(afresh),
-        audit(network, input_size=plan.survey.traced.input_size),
+        audit(network, example=plan.survey.traced.form),
         None if known is None or _replaced(saved) else measure(network).sha256 == known,
         () if (source := source_of(network)) is None else source.notes,
     )

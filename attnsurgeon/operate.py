@@ -34,7 +34,7 @@ from attnsurgeon.rules.placements import PAPER
 from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, paths_of, require_listed, resolve_where
 from attnsurgeon.saved.save import Origin, check_output, save_operation
-from attnsurgeon.sites.analysis import analyse, example, sketch
+from attnsurgeon.sites.analysis import analyse, sketch
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import InputSize
 from attnsurgeon.splicing.removing import Removed
@@ -86,18 +86,25 @@ class Operation:
 
 
 @known_state()
-def find_sites(model: nn.Module, *, input_size: InputSize | None = None) -> Sites:
+def find_sites(
+    model: nn.Module, *, input_size: InputSize | None = None, example: Any = None
+) -> Sites:
     """Finds every place of a network where surgery can happen; the network is not changed.
 
     Args:
         model: any network, on any device, the meta device included.
         input_size: (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
             these; default: the network's own, or a guess.
+        example: in place of a size, what the forward is called with: a tensor, a tuple of
+            positional arguments, a list or dict that is one argument, or a dict with the names of
+            the forward's arguments, alone or at the end of a tuple. Numbers, strings and None may
+            stand beside the tensors. Of the tensors only the shapes, types and ranges are used.
 
     Raises:
         ModelError: the network cannot be run.
+        UsageError: both a size and an example are given.
     """
-    survey = analyse(model, input_size)
+    survey = analyse(model, input_size, example)
     return Sites(survey.sites, survey)
 
 
@@ -111,6 +118,7 @@ def plan(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    example: Any = None,
     at: str | Sequence[str] | None = None,
     stage: Any = None,
     channels: Any = None,
@@ -127,7 +135,7 @@ def plan(
         rules: a rule file, in place of `where`.
         attn_args: arguments of the mechanism.
         init: "identity" for bit-equal outputs at the start, "paper" for the authors' start.
-        input_size: as for `find_sites`.
+        input_size, example: as for `find_sites`.
         at: of these sites only those at this path or inside this module (`"layer3"`), or whose
             paths match this pattern (`"layer[34].*"`, `"re:..."`); also several. With neither
             `where` nor `rules`, the path of any site is that site.
@@ -140,7 +148,7 @@ def plan(
     """
     narrow = Narrowing.of(at, stage, channels, every)
     file = rules_for(attn, where, rules, attn_args, init, narrow)
-    survey = analyse(model, input_size)
+    survey = analyse(model, input_size, example)
     require_listed(where, survey.sites)
     return plan_rules(survey, file, init=init, where=spelled(where, rules, narrow))
 
@@ -155,6 +163,7 @@ def insert(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    example: Any = None,
     at: str | Sequence[str] | None = None,
     stage: Any = None,
     channels: Any = None,
@@ -165,8 +174,8 @@ def insert(
 
     Args:
         model: any network; a copy is operated unless `inplace`.
-        attn, where, rules, attn_args, init, input_size, at, stage, channels, every: as for
-            `plan`.
+        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every: as
+            for `plan`.
         inplace: operate `model` itself.
 
     Returns:
@@ -184,6 +193,7 @@ def insert(
         attn_args=attn_args,
         init=init,
         input_size=input_size,
+        example=example,
         at=at,
         stage=stage,
         channels=channels,
@@ -209,6 +219,7 @@ def estimate(
     attn_args: Mapping[str, Any] | None = None,
     init: str = "identity",
     input_size: InputSize | None = None,
+    example: Any = None,
     at: str | Sequence[str] | None = None,
     stage: Any = None,
     channels: Any = None,
@@ -222,20 +233,20 @@ def estimate(
 
     Args:
         spec_or_model: what `load_model` takes, or a network.
-        attn, where, rules, attn_args, init, input_size, at, stage, channels, every: as for
-            `plan`.
+        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every: as
+            for `plan`.
         **model_args: arguments of the network, with a spec.
     """
     narrow = Narrowing.of(at, stage, channels, every)
     file = rules_for(attn, where, rules, attn_args, init, narrow)
     if isinstance(spec_or_model, str):
-        _, survey = sketch(spec_or_model, input_size, **model_args)
+        _, survey = sketch(spec_or_model, input_size, example, **model_args)
     elif model_args:
         raise UsageError(
             f"{', '.join(model_args)}: arguments of a network need a spec, not a network"
         )
     else:
-        survey = analyse(spec_or_model, input_size)
+        survey = analyse(spec_or_model, input_size, example)
     require_listed(where, survey.sites)
     said = spelled(where, rules, narrow)
     return weigh_plan(plan_rules(survey, file, init=init, where=said))
@@ -256,15 +267,15 @@ def weigh_plan(made: Plan) -> Cost:
 def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     """Weighs the planned network as it is, and with the plan carried out on a copy."""
     traced = made.survey.traced
-    inputs = example(made.survey.traced.input_size, batch=1)
+    form = traced.form.at_batch(1)
     copied = copy.deepcopy(traced.twin)
     if traced.device != "meta":  # it looks at values, and on meta there are none
-        before = weigh(traced.twin, inputs)
+        before = weigh(traced.twin, form)
         splice(copied, made)
-        return before, weigh(copied, inputs)
-    before = weigh_twin(copied, inputs)
+        return before, weigh(copied, form)
+    before = weigh_twin(copied, form.on_meta())
     splice(copied, made)
-    return before, weigh_twin(copied, inputs)
+    return before, weigh_twin(copied, form.on_meta())
 
 
 def matches_of(survey: Survey, file: RuleFile) -> list[RuleMatches]:

@@ -104,15 +104,15 @@ def smallest_input(name: str, args: dict[str, Any]) -> tuple[tuple[int, ...], di
     """The first of a few input sizes that the network runs on, and the arguments for it."""
     from attnsurgeon.errors import ModelError
     from attnsurgeon.models import build_on_meta, input_size_of
+    from attnsurgeon.recording.inputs import InputForm
     from attnsurgeon.recording.trace import trace
-    from attnsurgeon.sites.analysis import example
 
     own = input_size_of(build_on_meta(name, **args)) or (3, 224, 224)
     for side in (*(s for s in SIDES if s <= own[1]), own[1]):
         size = (own[0], side, side)
         for further in ({"img_size": side}, {}):
             try:
-                trace(build_on_meta(name, **args, **further), example(size))
+                trace(build_on_meta(name, **args, **further), InputForm.of_size(size))
             except ModelError:
                 continue
             return size, {**args, **further}

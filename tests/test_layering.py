@@ -17,7 +17,7 @@ WINGS: dict[str, str] = {
     "plain": "",
     "sizes": "",
     "attention": "",
-    "recording": "calls randomness garbage caches hooks twin record global_hooks ambient shape_only"
+    "recording": "calls randomness garbage caches hooks twin record inputs global_hooks ambient shape_only"
     " memory trace handed_on",
     "models": "",
     "sites": "site flow layouts levels tokens residuals rises ending trunk blocks ascent survey "

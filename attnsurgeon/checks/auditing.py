@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.inputs import recorded_form
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import InputSize
@@ -39,7 +40,9 @@ class Audit:
 
 
 @known_state()
-def audit(model: nn.Module, *, input_size: InputSize | None = None) -> Audit:
+def audit(
+    model: nn.Module, *, input_size: InputSize | None = None, example: Any = None
+) -> Audit:
     """Counts the calls of every inserted module in one forward, and compares it with what it was.
 
     Attention can be lost without an error, by `fuse()`, `switch_to_deploy()`, a SyncBatchNorm
@@ -49,9 +52,13 @@ def audit(model: nn.Module, *, input_size: InputSize | None = None) -> Audit:
 
     Args:
         model: an operated network.
-        input_size: as for `find_sites`.
+        input_size, example: as for `find_sites`; default: an example that it was operated with,
+            else as there.
     """
-    traced = record_forward(model, input_size)
+    records = history(model)
+    if input_size is None and example is None and records and records[-1].get("example"):
+        example = recorded_form(records[-1])
+    traced = record_forward(model, input_size, example)
     present = dict(inserted(model))
     recorded = {s["module_path"]: s for record in history(model) for s in record["sites"]}
     replaced = {path: _replaced(model, path, site) for path, site in recorded.items()}

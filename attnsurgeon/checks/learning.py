@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.planning.plan import Cut, Plan
+from attnsurgeon.recording.inputs import Inputs
 from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin
@@ -22,7 +23,7 @@ from attnsurgeon.splicing.history import inserted
 _ATTEMPTS = 8
 
 
-def still_modules(operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+def still_modules(operated: nn.Module, plan: Plan, inputs: Inputs) -> tuple[str, ...]:
     """Inserted modules that change nothing even after their parameters are randomised.
 
     A gate whose one hidden ReLU is off for these images would look so: several draws are made.
@@ -48,7 +49,7 @@ def still_modules(operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -
         for path in still:
             _shake(start[path], generator, 0.3)
         with torch.no_grad():
-            settled(lambda: active(*inputs))
+            settled(lambda: inputs.feed(active))
         still = dict.fromkeys(path for path in still if path not in moved)
         if not still:
             break
@@ -72,7 +73,7 @@ def _changes(before: Tensor, output: Tensor | tuple[Tensor, ...]) -> bool:
 
 
 def stuck_parameters(
-    operated: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], notes: list[str]
+    operated: nn.Module, plan: Plan, inputs: Inputs, notes: list[str]
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """New parameters that two optimiser steps do not move, on a copy in training mode.
 
@@ -122,7 +123,7 @@ def stuck_parameters(
 def _learned(
     learner: nn.Module,
     parameters: list[nn.Parameter],
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     generator: torch.Generator,
     notes: list[str],
 ) -> bool:
@@ -148,7 +149,7 @@ def _learned(
 def _two_steps(
     learner: nn.Module,
     parameters: list[nn.Parameter],
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     generator: torch.Generator,
 ) -> None:
     if not parameters:
@@ -157,7 +158,7 @@ def _two_steps(
     for _ in range(2):
         optimiser.zero_grad()
         with contextlib.nullcontext([]) if learner.training else _kept(learner) as inside:
-            made = (learner(*inputs), inside)
+            made = (inputs.feed(learner), inside)
         outputs = [t for t in tensors_in(made) if t.requires_grad]
         weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
         loss = torch.stack([(t * w).sum() for t, w in zip(outputs, weights, strict=True)]).sum()
@@ -200,7 +201,7 @@ def _shake(
             parameter.copy_(value + scale * noise)
 
 
-def copies_agree(operated: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> bool | None:
+def copies_agree(operated: nn.Module, inputs: Inputs, notes: list[str]) -> bool | None:
     """Whether a deep copy and an unpickled copy give bit-equal outputs."""
     with torch.no_grad():
         copies: list[nn.Module] = []
@@ -217,7 +218,7 @@ def _pickled(module: nn.Module) -> nn.Module:
     return pickle.loads(pickle.dumps(module))
 
 
-def _outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    made = tensors_in(settled(lambda: module(*inputs)))
+def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    made = tensors_in(settled(lambda: inputs.feed(module)))
     # Nested tensors of two forwards have different shapes to torch, even of the same numbers.
     return [tensor.values() if tensor.is_nested else tensor for tensor in made]

@@ -21,10 +21,11 @@ from attnsurgeon.checks.learning import copies_agree, still_modules, stuck_param
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.inputs import InputForm, Inputs
 from attnsurgeon.recording.randomness import settled
-from attnsurgeon.recording.record import tensors_in
+from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.twin import full_twin, twin_around
-from attnsurgeon.sizes import InputSize, Size, each, together
+from attnsurgeon.sizes import InputSize, together
 from attnsurgeon.splicing.removing import Removed, undo
 
 
@@ -157,7 +158,7 @@ def verify(
         top1_agreement=sum(agreement) / len(agreement) if agreement else 1.0,
         values_checked=sum(c.checked for c in comparisons),
         values_equal=sum(c.equal for c in comparisons),
-        sizes=tuple(together(tuple(x.shape) for x in run.inputs) for run in runs),
+        sizes=tuple(together(tuple(x.shape) for x in tensors_in(run.inputs)) for run in runs),
         missing_keys=tuple(name for name in missing if name not in replaced),
         replaced_keys=replaced,
         unexpected_keys=unexpected,
@@ -202,7 +203,7 @@ def randomise_norms(model: nn.Module, plan: Plan | None = None) -> None:
 class _Run:
     """One forward: the inputs, the outputs, what the modules made, which new modules ran."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     outputs: list[Tensor]
     taps: dict[str, list[Tensor]]
     called: Counter[str]
@@ -212,7 +213,7 @@ class _Run:
 class _Failure:
     """A forward that raised."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     error: BaseException
 
 
@@ -274,8 +275,11 @@ def _run_sizes(operated: nn.Module, plan: Plan) -> tuple[list[_Run], list[_Failu
     new = tuple(cut.module_path for cut in plan.cuts)
     runs: list[_Run] = []
     failures: list[_Failure] = []
-    for sizes in _sizes(plan):
-        x = tuple(torch.randn(2, *size, generator=generator).to(like.dtype) for size in sizes)
+    for form in _forms(plan):
+        x = map_tensors(
+            form.drawn(generator, torch.randn),
+            lambda t: t.to(like.dtype) if t.is_floating_point() else t,
+        )
         try:
             runs.append(_run(operated, x, new))
         except (Exception, SystemExit) as error:  # a stranger's forward refuses a size so
@@ -294,10 +298,10 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         CheckFailed: it takes one that the operated network does not.
     """
     for failure in failures:
-        size = " and ".join("x".join(map(str, x.shape)) for x in failure.inputs)
+        size = " and ".join("x".join(map(str, x.shape)) for x in tensors_in(failure.inputs))
         try:
             with torch.no_grad():
-                settled(partial(base, *failure.inputs))
+                settled(partial(failure.inputs.feed, base))
         except (Exception, SystemExit) as error:  # the network itself refuses it: nothing was lost
             notes.append(f"not checked at {size}: {type(error).__name__}")
             continue
@@ -307,18 +311,18 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
         ) from failure.error
 
 
-def _sizes(plan: Plan) -> Iterator[tuple[Size, ...]]:
-    """Two small sizes of all images, where these have one size; then the network's own.
+def _forms(plan: Plan) -> Iterator[InputForm]:
+    """Two small sizes of all images, where these have one size; then the network's own input.
 
     They are uneven, but for attention that works on tokens as on a map of known proportions.
     """
-    own = each(plan.survey.traced.input_size)
-    images = {size[-2:] for size in own if len(size) >= 3}
+    own = plan.survey.traced.form
+    images = {form.shape[-2:] for form in own.tensors if len(form.shape) >= 4}
     for h, w in images if len(images) == 1 else ():
         as_map = any(cut.as_map for cut in plan.cuts)
         for height, width in [(h // 2, w // 2)] if as_map else [(96, 64), (64, 128)]:
             if height <= h and width <= w:
-                yield tuple((*s[:-2], height, width) if len(s) >= 3 else s for s in own)
+                yield own.at_sides(height, width, (h, w))
     yield own
 
 
@@ -353,12 +357,12 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a.to(wide) - b.to(wide)).abs()[moved].nan_to_num(nan=math.inf).max())
 
 
-def _run(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> _Run:
+def _run(model: nn.Module, inputs: Inputs, new: tuple[str, ...]) -> _Run:
     """Runs a network, on the same dice every time: some throw them in eval mode too."""
     return settled(lambda: _watched(model, inputs, new))
 
 
-def _watched(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...]) -> _Run:
+def _watched(model: nn.Module, inputs: Inputs, new: tuple[str, ...]) -> _Run:
     """Runs a network and keeps what each module with weights of its own made."""
     run = _Run(inputs, [], {}, Counter())
     inside = {id(m) for path in new for m in model.get_submodule(path).modules()}
@@ -382,7 +386,7 @@ def _watched(model: nn.Module, inputs: tuple[Tensor, ...], new: tuple[str, ...])
             handles.append(module.register_forward_hook(tap(name)))
     try:
         with torch.no_grad():
-            run.outputs.extend(tensors_in(model(*inputs)))
+            run.outputs.extend(tensors_in(inputs.feed(model)))
     finally:
         for handle in handles:
             handle.remove()

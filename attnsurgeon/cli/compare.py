@@ -51,10 +51,9 @@ def command(
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
         from attnsurgeon.report.record import comparison_record, model_record
-        from attnsurgeon.sites.analysis import example
 
         priced = [_priced(found, name, file, where, init) for name, file in files.items()]
-        before = weigh(found.traced.twin, example(found.traced.input_size, batch=1))
+        before = weigh(found.traced.twin, found.traced.form.at_batch(1))
         record = comparison_record(model_record(source_noted(built)), init, before, priced)
     if as_json:
         write_json(record)

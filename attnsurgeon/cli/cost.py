@@ -47,15 +47,14 @@ def _show_weight(network: Network, timing: Measuring, as_json: bool) -> None:
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
         from attnsurgeon.report.record import model_record, network_weight_record
-        from attnsurgeon.sites.analysis import example
 
         size = found.traced.input_size
-        weight = weigh(found.traced.twin, example(size, batch=1))
+        weight = weigh(found.traced.twin, found.traced.form.at_batch(1))
         parts = [name for name, _ in found.traced.twin.named_children()]
     measured = None
     if timing.asked:
         model = load(network)
-        measured = timed(model, model, size, timing)
+        measured = timed(model, model, found.traced.form, timing)
     record = network_weight_record(model_record(source_noted(model)), size, weight, parts, measured)
     if as_json:
         write_json(record)
@@ -76,10 +75,10 @@ def _show_difference(network: Network, chosen: Selection, timing: Measuring, as_
         cost = weigh_plan(made)
     measured = None
     if timing.asked:
-        size = found.traced.input_size
+        form = found.traced.form
         model = load(network)
-        after = insert(model, rules=file, init=chosen.init, input_size=size).model
-        measured = timed(model, after, size, timing)
+        after = insert(model, rules=file, init=chosen.init, example=form).model
+        measured = timed(model, after, form, timing)
     record = operation_record(made, cost, model=model_record(source_noted(model)), latency=measured)
     if as_json:
         write_json(record)

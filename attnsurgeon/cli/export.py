@@ -42,14 +42,15 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
+        from attnsurgeon.recording.inputs import recorded_form
         from attnsurgeon.saved.exporting import export, format_of
         from attnsurgeon.saved.file import check_file
         from attnsurgeon.saved.restore import load, read_folder
-        from attnsurgeon.sizes import each, to_lists, together
 
         check_file(output, overwrite)
         form = format_of(output, form)
-        size = together(each(read_folder(folder).operations[-1]["input_size"]))
+        operation = read_folder(folder).operations[-1]
+        given = recorded_form(operation)
         model = base_network(base, base_args, checkpoint, taking)
         how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
         network = load(folder, model=model, trust=trust_code, **how)
@@ -60,11 +61,11 @@ def command(
 
         folded = fold_weights(network)
     with step(f"exporting to {form}"):
-        made = export(network, size, output, form=form, dynamic=dynamic_batch, overwrite=overwrite)
+        made = export(network, given, output, form=form, dynamic=dynamic_batch, overwrite=overwrite)
     record = {
         "output": str(made.path),
         "format": made.form,
-        "input_size": to_lists(size),
+        "input_size": operation["input_size"],
         "batches": list(made.batches),
         "dynamic_batch": made.dynamic,
         "relative_diff": made.relative_diff,

@@ -14,6 +14,7 @@ from attnsurgeon.cli.networks import (
     note_what_was_taken,
     plan_on,
     read_budget,
+    read_input,
     read_selection,
     source_noted,
     timed,
@@ -157,11 +158,12 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
 
 def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes) -> None:
     file = read_selection(chosen)
+    example = read_input(network)
     model = _load(network, wishes)
     with step("finding sites"):
         from attnsurgeon.sites.analysis import analyse
 
-        found = analyse(model, network.input_size)
+        found = analyse(model, network.input_size, example)
     made = plan_on(found, file, chosen)
     with step("operating"):
         from attnsurgeon.operate import carry_out
@@ -174,8 +176,8 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
     measured = checked = None
     refusal = _too_dear(operation, dataclasses.replace(budget, max_latency=None))
     if refusal is None and before is not None:
-        size = made.survey.traced.input_size
-        measured = timed(before, operation.model, size, wishes.timing, budget)
+        form = made.survey.traced.form
+        measured = timed(before, operation.model, form, wishes.timing, budget)
         refusal = _too_dear(operation, budget, measured)
     if refusal is None:
         checked = _verify(operation, wishes.verify)
@@ -213,13 +215,15 @@ def _load(network: Network, wishes: Wishes) -> nn.Module:
     with step(f"loading {network.spec}"):
         from attnsurgeon.models import load_model
 
+        if wishes.pretrained and "pretrained" in network.args:
+            raise click.UsageError("--pretrained and --model-arg pretrained=... contradict")
         model = load_model(
             network.spec,
-            pretrained=wishes.pretrained,
             checkpoint=wishes.checkpoint,
             unsafe_pickle=wishes.unsafe_pickle,
             new_head=wishes.new_head,
             **wishes.taking.arguments,
+            **({"pretrained": True} if wishes.pretrained else {}),
             **network.args,
         )
     note_what_was_taken(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.cli.options import Measuring, Network, Selection
 from attnsurgeon.report.streams import note, step
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.timing import Latency
     from attnsurgeon.models import Source
     from attnsurgeon.planning.plan import Plan
+    from attnsurgeon.recording.inputs import InputForm
     from attnsurgeon.rules.schema import RuleFile
     from attnsurgeon.sites.survey import Survey
-    from attnsurgeon.sizes import InputSize
 
 
 def sketch(network: Network) -> tuple[nn.Module, Survey]:
@@ -30,10 +30,20 @@ def sketch(network: Network) -> tuple[nn.Module, Survey]:
     with step(f"looking at {network.spec}"):
         from attnsurgeon.sites.analysis import sketch
 
-        model, found = sketch(network.spec, network.input_size, **network.args)
+        asked = network.input_size, read_input(network)
+        model, found = sketch(network.spec, *asked, **network.args)
     if found.traced.why_real:
         note(f"note: {network.spec} looks at values, so it was built with random weights")
     return model, found
+
+
+def read_input(network: Network) -> Any:
+    """Returns what stands in the file of the input, or None; nothing in it is run."""
+    if network.input is None:
+        return None
+    from attnsurgeon.models.examples import read_example
+
+    return read_example(network.input)
 
 
 def source_noted(model: nn.Module) -> Source:
@@ -65,11 +75,11 @@ def load(network: Network) -> nn.Module:
 def timed(
     before: nn.Module,
     after: nn.Module,
-    input_size: InputSize,
+    form: InputForm,
     timing: Measuring,
     budget: Budget | None = None,
 ) -> Latency:
-    """Measures two networks side by side on random images, until a budget is decided."""
+    """Measures two networks side by side on random inputs, until a budget is decided."""
     with step("measuring latency"):
         import copy
 
@@ -77,13 +87,12 @@ def timed(
 
         from attnsurgeon.cost.budgets import is_decided
         from attnsurgeon.cost.timing import latency
-        from attnsurgeon.sizes import each
 
         if timing.device is not None:
             to = _device(timing.device)
             before, after = (copy.deepcopy(model).to(to) for model in (before, after))
-        images = timing.batch or 1
-        inputs = tuple(torch.rand(images, *size) for size in each(input_size))
+        generator = torch.Generator().manual_seed(0)
+        inputs = form.at_batch(timing.batch or 1).drawn(generator)
         enough = None if budget is None else functools.partial(is_decided, budget)
         return latency(before, after, inputs, enough=enough, **timing.arguments)
 

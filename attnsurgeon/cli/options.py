@@ -30,6 +30,7 @@ Pairs = tuple[tuple[str, Any], ...]
 OWN = {
     "spec": "MODEL",
     "input_size": "--input-size",
+    "example": "--input FILE",
     "pretrained": "--pretrained",
     "checkpoint": "--checkpoint FILE",
     "unsafe_pickle": "--unsafe-pickle",
@@ -49,10 +50,11 @@ class Network:
     spec: str
     args: dict[str, Any]
     input_size: InputSize | None
+    input: str | None = None
 
     def __post_init__(self) -> None:
-        for name in self.args:
-            if name in OWN:
+        for name, value in self.args.items():
+            if name in OWN and (name != "pretrained" or value is True):
                 raise UsageError(
                     f"{name!r} is not an argument of the network", f"say it by {OWN[name]}"
                 )
@@ -115,11 +117,24 @@ def network(function: Command) -> Command:
 
     @functools.wraps(function)
     def command(
-        *, model: str, model_args: Pairs, input_size: tuple[tuple[int, ...], ...], **rest: Any
+        *,
+        model: str,
+        model_args: Pairs,
+        input_size: tuple[tuple[int, ...], ...],
+        input_file: str | None,
+        **rest: Any,
     ) -> Any:
-        return function(asked=chosen_network(model, model_args, input_size), **rest)
+        return function(asked=chosen_network(model, model_args, input_size, input_file), **rest)
 
     for decorate in (
+        click.option(
+            "--input",
+            "input_file",
+            metavar="FILE",
+            type=PathName(),
+            help="Input that is no image, as the forward is called with it: "
+            ".pt, .npz, .npy or .safetensors.",
+        ),
         click.option(
             "--input-size",
             type=Size(),
@@ -347,11 +362,16 @@ def budgets(function: Function) -> Function:
 
 
 def chosen_network(
-    spec: str, model_args: Pairs, input_size: tuple[tuple[int, ...], ...]
+    spec: str,
+    model_args: Pairs,
+    input_size: tuple[tuple[int, ...], ...],
+    input_file: str | None = None,
 ) -> Network:
     """Returns the network that the options of `network` name."""
+    if input_size and input_file is not None:
+        raise click.UsageError("--input-size and --input both say what the input is; give one")
     sizes = (input_size[0] if len(input_size) == 1 else input_size) or None
-    return Network(spec, as_mapping(model_args, "--model-arg"), sizes)
+    return Network(spec, as_mapping(model_args, "--model-arg"), sizes, input_file)
 
 
 def chosen_sites(

@@ -20,6 +20,7 @@ from torch import nn
 
 from attnsurgeon.errors import UsageError
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.inputs import Inputs
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.twin import shared_twin
 
@@ -67,7 +68,7 @@ class Latency:
 def latency(
     before: nn.Module,
     after: nn.Module,
-    inputs: tuple[Any, ...],
+    inputs: tuple[Any, ...] | Inputs,
     *,
     repeats: int = 20,
     warm_up: int = 2,
@@ -80,7 +81,7 @@ def latency(
     Args:
         before: the network as it was given; only a twin around its weights is run.
         after: the network operated on, on the same device.
-        inputs: the positional inputs.
+        inputs: the positional inputs, or all of them.
         repeats: pairs to measure at least.
         warm_up: pairs before them that are thrown away.
         threads: CPU threads to measure with; the setting is the process's, and put back.
@@ -98,7 +99,7 @@ def latency(
         raise UsageError(
             "latency cannot be measured on the meta device", "load the network with real weights"
         )
-    values = map_tensors(inputs, lambda t: t.to(device))
+    values = map_tensors(Inputs.of(inputs), lambda t: t.to(device))
     runs = [_timer(model, values, device) for model in (before, after)]
     batch = next((len(t) for t in tensors_in(values) if t.dim()), 1)
     until = time.monotonic() + most_seconds
@@ -149,13 +150,13 @@ def _threads(wanted: int | None) -> Iterator[None]:
             torch.set_num_threads(usual)
 
 
-def _timer(model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Callable[[], float]:
+def _timer(model: nn.Module, inputs: Inputs, device: torch.device) -> Callable[[], float]:
     twin = shared_twin(model).eval()
 
     def seconds() -> float:
         started = time.perf_counter()
         with torch.inference_mode():
-            twin(*inputs)
+            inputs.feed(twin)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         return time.perf_counter() - started

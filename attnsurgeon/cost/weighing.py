@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnsurgeon.cost.scale import Scale
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
+from attnsurgeon.recording.inputs import Given, InputForm, Inputs
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.trace import as_taken
 from attnsurgeon.recording.twin import meta_twin, shared_twin
 
 
-def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
+def weigh(model: nn.Module, inputs: Given) -> Weight:
     """Counts what one forward of `model` in eval mode costs, without running it on numbers.
 
     A network that looks at values (a detector keeps the boxes that score) is run on random
@@ -33,14 +34,15 @@ def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
 
     Args:
         model: the network, on any device; only twins of it are run.
-        inputs: the positional inputs, on any device, usually of batch size 1.
+        inputs: the positional inputs, on any device, or the form of any input; usually of batch
+            size 1.
 
     Raises:
         ModelError: the network cannot be run on these inputs.
     """
     twin = meta_twin(model).eval()
     try:
-        return weigh_twin(twin, map_tensors(inputs, _on_meta))
+        return weigh_twin(twin, InputForm.of_inputs(inputs).on_meta())
     except (Exception, SystemExit) as error:  # a stranger's forward; the real run decides
         why = _in_short(error)
     parameters = list(model.parameters())
@@ -50,20 +52,22 @@ def weigh(model: nn.Module, inputs: tuple[Any, ...]) -> Weight:
             "give an input of the size it takes; if its work depends on values, real weights",
         )
     device = parameters[0].device if parameters else torch.device("cpu")
-    generator = torch.Generator().manual_seed(0)
-    values = map_tensors(inputs, lambda t: _with_values(t, generator).to(device))
+    drawn = InputForm.of_inputs(inputs).drawn(torch.Generator().manual_seed(0))
+    values = map_tensors(drawn, lambda t: t.to(device))
     note = f"counted on random values, the work depends on them ({why})"
     try:
         return weigh_twin(shared_twin(model).eval(), values, notes=(note,))
     except (Exception, SystemExit) as error:  # a stranger's forward may raise anything
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(values))
         raise ModelError(
             f"the network cannot be run on an input of {shapes}: {_in_short(error)}",
             "give an input of the size it takes, channels first",
         ) from error
 
 
-def weigh_twin(twin: nn.Module, inputs: tuple[Any, ...], *, notes: tuple[str, ...] = ()) -> Weight:
+def weigh_twin(
+    twin: nn.Module, inputs: Inputs | tuple[Any, ...], *, notes: tuple[str, ...] = ()
+) -> Weight:
     """Counts one forward of a network the caller can spare, as it stands.
 
     Args:
@@ -71,13 +75,14 @@ def weigh_twin(twin: nn.Module, inputs: tuple[Any, ...], *, notes: tuple[str, ..
         inputs: on the same device; converted to the type of its weights.
         notes: to be carried by the result.
     """
+    inputs = Inputs.of(inputs)
     scale = _run(Scale(twin), inputs)
     idle = scale.idle()
     return _in_training(scale, idle, inputs, notes) if idle else scale.weight(notes)
 
 
 def _in_training(
-    scale: Scale, idle: tuple[str, ...], inputs: tuple[Any, ...], notes: tuple[str, ...]
+    scale: Scale, idle: tuple[str, ...], inputs: Inputs, notes: tuple[str, ...]
 ) -> Weight:
     """Counts again with the idle modules in training, where that makes them do more."""
     copied = copy.deepcopy(scale.twin)  # a norm writes its statistics, and a twin may share them
@@ -100,7 +105,7 @@ def _named(paths: Sequence[str]) -> str:
     return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
-def _run(scale: Scale, inputs: tuple[Any, ...]) -> Scale:
+def _run(scale: Scale, inputs: Inputs) -> Scale:
     inputs = map_tensors(inputs, lambda t: as_taken(t, scale.twin))
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
@@ -113,18 +118,8 @@ def _run(scale: Scale, inputs: tuple[Any, ...]) -> Scale:
         scale.watching(),
         scale,
     ):
-        scale.twin(*inputs)
+        inputs.feed(scale.twin)
     return scale
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
-
-
-def _with_values(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if tensor.is_floating_point():
-        return torch.rand(tensor.shape, dtype=tensor.dtype, generator=generator)
-    return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor
 
 
 def _in_short(error: BaseException) -> str:

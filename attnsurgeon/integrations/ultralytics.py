@@ -78,7 +78,8 @@ def _trainer_of(model: Any) -> type[Any]:
 
 def _on(channels: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """The record of an operation, for images of the dataset's channels."""
-    return {**record, "input_size": [channels, *list(record["input_size"])[1:]]}
+    size = [channels, *list(record["input_size"])[1:]]
+    return {**record, "input_size": size, "example": None}
 
 
 def _start(weights: Any, model: nn.Module, pretrained: Any) -> Any:

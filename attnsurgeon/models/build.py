@@ -19,7 +19,7 @@ from attnsurgeon.models.heads import head_of, left_random, without_classes
 from attnsurgeon.models.imports import FORMS
 from attnsurgeon.models.kin import kin_that_fits
 from attnsurgeon.models.provenance import Source, note_on, stamp
-from attnsurgeon.models.recipes import Recipe
+from attnsurgeon.models.recipes import UNSAID, Recipe
 from attnsurgeon.models.timm_names import hub_recipe, known_to_timm, timm_recipe
 from attnsurgeon.models.torchvision_names import torchvision_recipe
 from attnsurgeon.models.transformers_names import transformers_recipe
@@ -43,7 +43,7 @@ _FAMILIES = {
 def load_model(
     spec: str,
     *,
-    pretrained: bool = False,
+    pretrained: Any = UNSAID,
     checkpoint: str | os.PathLike[str] | None = None,
     unsafe_pickle: bool = False,
     checkpoint_key: str | None = None,
@@ -55,8 +55,10 @@ def load_model(
 ) -> nn.Module:
     """Build a network from a name or from your own code, with random weights unless asked.
 
-    Nothing is downloaded unless `pretrained` asks for it (of an `hf-hub:` name the configuration
-    is always fetched: the architecture stands in it).
+    Of a name nothing is downloaded unless `pretrained` asks for it (of an `hf-hub:` name the
+    configuration is always fetched: the architecture stands in it). Your own factory is called with
+    the arguments that you give and no others: one that fetches weights by its own default fetches
+    them here, too, unless `pretrained=False` (or None, as it takes it) says otherwise.
 
     Args:
         spec: `resnet50` (timm), `timm:NAME`, `torchvision:NAME`, `hf-hub:ORG/NAME`,
@@ -64,8 +66,9 @@ def load_model(
             `transformers:path/to/folder` or `transformers:Class`, `path/file.py:factory` or
             `package.module:factory`, where the factory is a function that returns an nn.Module,
             an nn.Module class, or a network already built.
-        pretrained: fetch the weights that timm, torchvision or the hub offer for this name; of
-            your own factory, call it with `pretrained=True`.
+        pretrained: fetch the weights that timm, torchvision or the hub offer for this name;
+            default: no. To your own factory it is handed on as it is given, a name of weights
+            included, and by default not at all.
         checkpoint: a file or folder of weights to load instead. Nothing in it is executed; the
             weights are found by their names, and must fit. `source_of(model).notes` says what was
             taken.
@@ -88,12 +91,13 @@ def load_model(
         ModelError: the network is unknown or cannot be built, or the weights cannot be had.
         UsageError: both `pretrained` and `checkpoint` were given, or `new_head` and neither.
     """
-    if pretrained and checkpoint is not None:
+    said = pretrained is not UNSAID and bool(pretrained)
+    if said and checkpoint is not None:
         raise UsageError(
             "pretrained and checkpoint both name the weights to start from",
             "give one of the two",
         )
-    if new_head and not pretrained and checkpoint is None:
+    if new_head and not said and checkpoint is None:
         raise UsageError(
             "new_head is about weights, and there are none to load",
             "give pretrained=True or checkpoint=FILE",
@@ -102,13 +106,15 @@ def load_model(
     recipe = resolve(spec)
     # Read before the network is built: a wrong path should not cost that time.
     weights = None if checkpoint is None else read_checkpoint(checkpoint, unsafe_pickle)
+    fetched, model_args = _told(recipe, spec, pretrained, model_args)
+    told = model_args
     if new_head and weights is None:
-        donor = recipe.build(True, without_classes(model_args))
+        donor = recipe.build(fetched, without_classes(model_args))
         weights = Checkpoint(f"the pretrained weights of {spec}", donor.state_dict())
-        pretrained = False
-    model = recipe.build(pretrained, model_args)
+        fetched, told = False, {**model_args, "pretrained": False} if recipe.own else model_args
+    model = recipe.build(fetched, told)
     if weights is None:
-        origin = "pretrained" if pretrained else recipe.weights
+        origin = "pretrained" if said else recipe.weights
         stamp(model, Source(spec, dict(model_args), origin))
         if dropped := left_random(model):
             note_on(model, (f"new head: {', '.join(dropped)}: the weights are for other classes",))
@@ -126,11 +132,12 @@ def load_model(
 
 
 @known_state()
-def build_on_meta(spec: str, **model_args: Any) -> nn.Module:
+def build_on_meta(spec: str, *, pretrained: Any = UNSAID, **model_args: Any) -> nn.Module:
     """Build the same network with shapes in place of numbers: no weights, no memory.
 
     Args:
         spec: as for `load_model`.
+        pretrained: handed on to your own factory; of names nothing is fetched.
         model_args: as for `load_model`.
 
     Returns:
@@ -139,11 +146,29 @@ def build_on_meta(spec: str, **model_args: Any) -> nn.Module:
     Raises:
         ModelError: the network is unknown or cannot be built.
     """
-    model = _without_numbers(resolve(spec), model_args)
+    recipe = resolve(spec)
+    _, model_args = _told(recipe, spec, pretrained, model_args)
+    model = _without_numbers(recipe, model_args)
     tensors = (*model.parameters(), *model.buffers())
     if any(tensor.device.type != "meta" for tensor in tensors):
         model = meta_twin(model, constants=True)
     return stamp(model, Source(spec, dict(model_args), weights="none"))
+
+
+def _told(
+    recipe: Recipe, spec: str, pretrained: Any, model_args: dict[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """Whether weights are to be fetched, and the arguments, with what the user's code is told."""
+    if pretrained is UNSAID or pretrained is True:
+        return pretrained is True, model_args
+    if recipe.own:
+        return False, {**model_args, "pretrained": pretrained}
+    if isinstance(pretrained, str):
+        raise ModelError(
+            f"pretrained={pretrained!r} names weights, and {spec} takes True or False",
+            "weights of timm are named behind a dot: resnet50.a1_in1k",
+        )
+    return bool(pretrained), model_args
 
 
 def _without_numbers(recipe: Recipe, model_args: Mapping[str, Any]) -> nn.Module:

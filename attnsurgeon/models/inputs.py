@@ -1,17 +1,25 @@
-"""A network -> the size of the input it wants, where it says so, and guesses where it does not."""
+"""A network -> the size of the input it wants, where it says so; guesses and words where not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
+from attnsurgeon.models.foreign import parameters
 from attnsurgeon.models.provenance import source_of
 
 _SIDES = (224, 32, 28, 64, 256, 299, 384, 512, 448, 518, 128, 1024)
 # Frames first, as video networks take them, then the cubes of volumes.
 _VOLUMES = ((16, 112, 112), (16, 224, 224), (32, 32, 32), (64, 64, 64), (96, 96, 96))
+_LENGTHS = ((4096,), (5000,), (8000,), (16000,), (32000,))  # of signals and of sound
+_TOKENS = 196
+_AXES = {1: "L", 2: "H,W", 3: "D,H,W"}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (*_CONVOLUTIONS, nn.Linear, nn.Embedding)
 
 
 def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
@@ -33,18 +41,107 @@ def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
 
 
 def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
-    """Return sizes worth trying, (C, H, W) or (C, D, H, W), likeliest first.
+    """Return sizes worth trying, (C, L), (C, H, W) or (C, D, H, W), likeliest first.
 
-    Channels and rank are those of the first convolution; a network without one is taken for an
-    image network of 3 channels.
+    Channels and rank are those of the first convolution. Of one channel, the forward may put its
+    axis there itself. A network without a convolution is taken for an image network of 3 channels,
+    then for what its first linear layer takes: images laid flat, tokens, vectors.
     """
     channels, rank = _first_convolution(model)
-    channels = channels or 3
     sides = _VOLUMES if rank == 3 else tuple((side,) * rank for side in _SIDES)
+    sides += _LENGTHS if rank == 1 else ()
     native = input_size_of(model)
     guesses = [native] if native else []
-    guesses += [(channels, *side) for side in sides]
+    guesses += [(channels or 3, *side) for side in sides]
+    if channels == 1:
+        guesses += sides
+    _, first = first_layer(model)
+    if isinstance(first, nn.Linear):
+        guesses += _before_linear(first.in_features)
     return list(dict.fromkeys(guesses))
+
+
+def _before_linear(features: int) -> Iterator[tuple[int, ...]]:
+    for channels in (1, 3):
+        side = math.isqrt(features // channels)
+        if channels * side * side == features:
+            yield (channels, side, side)
+    yield (_TOKENS, features)
+    yield (features,)
+
+
+def first_layer(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """Return path and module of the first layer: a convolution, else what else has an input."""
+    for kinds in (_CONVOLUTIONS, _LAYERS):
+        for path, module in model.named_modules():
+            if isinstance(module, kinds):
+                return path, module
+    return "", None
+
+
+def arguments_asked(model: nn.Module) -> tuple[str, ...]:
+    """Return the arguments that a forward cannot go without."""
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    asked = parameters(model.forward).values()
+    return tuple(p.name for p in asked if p.kind in places and p.default is Parameter.empty)
+
+
+def size_hint(model: nn.Module) -> str:
+    """Return how to say what the input is, with what the forward and its first layer tell of it."""
+    names = arguments_asked(model)
+    if len(names) > 1:
+        return (
+            f"its forward takes {', '.join(names)}: of images the size of each, --input-size "
+            "3,64,64 --input-size 1,64,64 (input_size=((3, 64, 64), (1, 64, 64))); of anything "
+            f"else all of it, --input FILE.pt (example=({', '.join(names)}))"
+        )
+    path, first = first_layer(model)
+    said = f"the first layer is {_in_short(path, first)}: " if first is not None else ""
+    if isinstance(first, _CONVOLUTIONS):
+        axes = f"{first.in_channels or 'C'},{_AXES[len(first.kernel_size)]}"
+        spaced = axes.replace(",", ", ")
+        return (
+            f"{said}give --input-size {axes} (input_size=({spaced})), or an input that is no "
+            "image as it is: --input FILE.pt (example=...)"
+        )
+    made = "torch.randn(2, 3, 224, 224)"
+    if isinstance(first, nn.Linear):
+        made = f"torch.randn(2, {first.in_features})"
+    elif isinstance(first, nn.Embedding):
+        made = f"torch.randint({first.num_embeddings}, (2, 16))"
+    return (
+        f"{said}give an image's size, --input-size 3,224,224 (input_size=(3, 224, 224)), or the "
+        f"input as it is, such as example={made}, or as a file: --input FILE.pt"
+    )
+
+
+def arguments_hint(model: nn.Module) -> str:
+    """Return what a forward takes, for one that did not run on what it was given."""
+    known = [_shown(p) for p in parameters(model.forward).values()]
+    return (
+        f"its forward is called as forward({', '.join(known)}): a tuple is its positional "
+        "arguments, a list one of them, a dict with the names of its arguments is keywords"
+    )
+
+
+def _shown(parameter: Parameter) -> str:
+    stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+    return stars.get(parameter.kind, "") + (
+        parameter.name if parameter.default is Parameter.empty else f"{parameter.name}=..."
+    )
+
+
+def _in_short(path: str, layer: nn.Module) -> str:
+    """`stem.conv, Conv2d(1, 16)`."""
+    sizes = {
+        nn.Linear: ("in_features", "out_features"),
+        nn.Embedding: ("num_embeddings", "embedding_dim"),
+    }
+    names = next((n for kind, n in sizes.items() if isinstance(layer, kind)), None)
+    numbers = (getattr(layer, name) for name in names or ("in_channels", "out_channels"))
+    kind = next(k.__name__ for k in _LAYERS if isinstance(layer, k))
+    said = f"{kind}({', '.join(map(str, numbers))})"
+    return f"{path}, {said}" if path else said
 
 
 def input_channels(model: nn.Module, declared: int) -> int:

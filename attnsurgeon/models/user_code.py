@@ -76,7 +76,7 @@ def _recipe(
 ) -> Recipe:
     made = _attribute(module, factory, spec)
     build = partial(_build, made, spec=spec, file=file, folder=folder)
-    return Recipe(build, weights="as built")
+    return Recipe(build, weights="as built", own=True)
 
 
 def _attribute(module: ModuleType, dotted: str, spec: str) -> Any:
@@ -109,21 +109,9 @@ def _build(
     folder: Path | None,
 ) -> nn.Module:
     if isinstance(factory, nn.Module):
-        return _copy_of_instance(factory, pretrained, model_args, spec)
-    given = dict(model_args)
-    accepted = parameters(factory)
-    # Said either way: a factory whose own default is True would download unasked.
-    if "pretrained" in accepted:
-        given["pretrained"] = pretrained
-    elif "encoder_weights" in accepted:  # so do those of segmentation_models_pytorch
-        if not pretrained:
-            _refuse_weights(given, spec)
-            given["encoder_weights"] = None
-    elif pretrained:
-        raise ModelError(
-            f"{spec} has no argument 'pretrained'",
-            "give the weights as checkpoint= (--checkpoint), or add the argument to the factory",
-        )
+        given = {n: v for n, v in model_args.items() if n != "pretrained" or v}
+        return _copy_of_instance(factory, pretrained, given, spec)
+    given = _arguments(factory, pretrained, model_args, spec)
     explain = partial(explain_call, what=spec, factory=factory, given=given, file=file)
     with _on_path(folder):  # a factory may import its neighbours only now
         model = guarded(lambda: factory(**given), explain)
@@ -133,6 +121,28 @@ def _build(
             "return the network itself from the factory",
         )
     return model
+
+
+def _arguments(
+    factory: Callable[..., Any], pretrained: bool, model_args: Mapping[str, Any], spec: str
+) -> dict[str, Any]:
+    """What a factory is called with: what the user gave. `pretrained=False` asks for nothing."""
+    given = dict(model_args)
+    accepted = parameters(factory)
+    if spec.partition(":")[0].partition(".")[0] == SMP:  # known by name: nothing comes unasked
+        if not pretrained:
+            _refuse_weights(given, spec)
+            given["encoder_weights"] = None
+        return given
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    if "pretrained" in accepted or (anything and not pretrained):
+        return {**given, "pretrained": True} if pretrained else given
+    if pretrained or given.get("pretrained"):
+        raise ModelError(
+            f"{spec} has no argument 'pretrained'",
+            "give the weights as checkpoint= (--checkpoint), or add the argument to the factory",
+        )
+    return {name: value for name, value in given.items() if name != "pretrained"}
 
 
 def _refuse_weights(given: Mapping[str, Any], spec: str) -> None:

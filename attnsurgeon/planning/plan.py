@@ -67,6 +67,7 @@ class Plan:
             "init": self.init,
             "rules": self.rules,
             "input_size": to_lists(self.survey.traced.input_size),
+            "example": self.survey.traced.form.record(),
             "sites": [cut.record() for cut in self.cuts],
             "refused": [
                 {"path": r.site.path, "rule": r.rule, "reason": r.reason} for r in self.refused

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
-from attnsurgeon.sizes import InputSize, together
+from attnsurgeon.sizes import InputSize
+
+if TYPE_CHECKING:
+    from attnsurgeon.recording.inputs import InputForm, Inputs
 
 Key = tuple[str, str, int]  # ("module", child path, n-th call) or ("function", name, n-th use)
 
@@ -105,6 +108,7 @@ class Traced:
             a change in place `over`, the value before.
         root: the call of the network itself.
         calls: module path -> its calls, in order.
+        form: the form of the example input.
         example: the example input as it was given to the twin.
         device: "meta", or "cpu" where the forward needed real values.
         why_real: the error that the meta run ended with, where it did.
@@ -114,19 +118,20 @@ class Traced:
     graph: fx.Graph
     root: Call
     calls: dict[str, list[Call]]
-    example: tuple[Any, ...]
+    form: InputForm
+    example: Inputs
     device: str
     why_real: str | None = None
 
     @property
     def batch(self) -> int:
         """The batch size of the example."""
-        return self.root.inputs[0].meta["shape"][0]
+        return self.form.batch
 
     @property
     def input_size(self) -> InputSize:
         """The size of the example, without the batch; of several inputs, the size of each."""
-        return together(node.meta["shape"][1:] for node in self.root.inputs)
+        return self.form.size
 
 
 def operation_name(func: Any) -> str:

@@ -22,6 +22,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
 from attnsurgeon.recording.calls import answered
 from attnsurgeon.recording.garbage import uncollected
+from attnsurgeon.recording.inputs import Given, InputForm, Inputs
 from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import (
     MARK,
@@ -239,11 +240,11 @@ def _module_calls(recorder: _Recorder, twin: nn.Module) -> AbstractContextManage
     return answered(twin.modules(), watched)
 
 
-def _record(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
-    return settled(lambda: _recorded(twin, example, device))
+def _record(twin: nn.Module, form: InputForm, example: Inputs, device: str) -> Traced:
+    return settled(lambda: _recorded(twin, form, example, device))
 
 
-def _recorded(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
+def _recorded(twin: nn.Module, form: InputForm, example: Inputs, device: str) -> Traced:
     recorder = _Recorder(twin, device == "meta")
     for tensor in tensors_in(example):
         recorder.bind(tensor, recorder.new_node("placeholder", "x", (), {}, "x"))
@@ -257,55 +258,51 @@ def _recorded(twin: nn.Module, example: tuple[Any, ...], device: str) -> Traced:
         _module_calls(recorder, twin),
         recorder,
     ):
-        twin(*example)
+        example.feed(twin)
     if recorder.caught is not None and device == "meta":
         raise recorder.caught  # with values, the forward may not have had to catch anything
     assert recorder.root is not None
-    return Traced(twin, recorder.graph, recorder.root, recorder.calls, example, device)
+    return Traced(twin, recorder.graph, recorder.root, recorder.calls, form, example, device)
 
 
 @uncollected()
-def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
+def trace(model: nn.Module, example: Given) -> Traced:
     """Records one forward of `model` in eval mode, on meta where that works, without touching it.
 
     Args:
         model: the network; only copies of it are run.
-        example: the positional inputs, tensors on any device (only their shapes matter).
+        example: the positional inputs, tensors on any device (only their shapes matter, and of
+            whole numbers the range), or the form of any input.
 
     Raises:
         ModelError: the network cannot be run on this input.
     """
-    example = map_tensors(example, lambda t: as_taken(t, model))
+    form = InputForm.of_inputs(example)
+    on_meta = map_tensors(form.on_meta(), lambda t: as_taken(t, model))
     why = ""
     failed: BaseException | None = None
     for constants in (False, True) if _plain_tensors(model) else (False,):
         twin = meta_twin(model, constants=constants)
         twin.eval()  # a statement: who overrides train() may forget to return self
         try:
-            return _record(twin, map_tensors(example, lambda t: t.to("meta")), "meta")
+            return _record(twin, form, on_meta, "meta")
         except (Exception, SystemExit) as error:  # a stranger's forward; the CPU run decides
             failed = failed or error
             why = why or _in_words(error)
     if any(t.is_meta for t in model.parameters()):
         what = f"the network cannot be run on the meta device: {why}"
-        raise ModelError(what, _SIZE_HINT) from failed
+        raise ModelError(what, SIZE_HINT) from failed
     real = full_twin(model).cpu()
     real.eval()
     generator = torch.Generator().manual_seed(0)
-
-    def with_values(t: Tensor) -> Tensor:
-        if not t.is_floating_point():
-            return t.cpu()
-        return torch.rand(t.shape, generator=generator, dtype=t.dtype)
-
-    inputs = map_tensors(example, with_values)
+    inputs = map_tensors(form.drawn(generator), lambda t: as_taken(t, model))
     try:
-        traced = _record(real, inputs, "cpu")
+        traced = _record(real, form, inputs, "cpu")
     except (Exception, SystemExit) as error:  # a stranger's forward may raise anything
         text = _in_words(error)
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(example))
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))
         raise ModelError(
-            f"the network cannot be run on an input of {shapes}: {text}", _SIZE_HINT
+            f"the network cannot be run on an input of {shapes}: {text}", SIZE_HINT
         ) from error
     traced.why_real = why
     return traced
@@ -314,7 +311,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Traced:
 @uncollected()
 def run_again(twin: nn.Module, traced: Traced) -> Traced:
     """Records a forward of a changed copy of a recorded network, on the same input."""
-    return _record(twin, traced.example, traced.device)
+    return _record(twin, traced.form, traced.example, traced.device)
 
 
 def _in_words(error: BaseException) -> str:
@@ -329,7 +326,7 @@ def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
     return tensor.to(next(weights, tensor.dtype)) if tensor.is_floating_point() else tensor
 
 
-_SIZE_HINT = (
+SIZE_HINT = (
     "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224)); "
     "of several inputs each: --input-size 3,64,64 --input-size 1,64,64"
 )

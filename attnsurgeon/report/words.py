@@ -46,7 +46,7 @@ def memory(size: int) -> str:
 def size(sides: Sequence[Any] | None, times: str) -> str:
     """Returns 3x224x224; of several sizes each; a dash for none."""
     found = each(sides) if sides else ()
-    return " + ".join(times.join(map(str, one)) for one in found) or "-"
+    return " + ".join(times.join(map(str, one)) or "number" for one in found) or "-"
 
 
 def several(number: int, noun: str) -> str:

@@ -148,8 +148,8 @@ def rebuild(
     arguments: dict[str, Any] = {**source.model_args}
     if weights and source.weights.startswith("checkpoint"):
         arguments |= {"checkpoint": checkpoint, **(wishes or Wishes()).arguments}
-    elif weights and source.weights == "pretrained":
-        arguments["pretrained"] = True
+    elif source.weights == "pretrained":
+        arguments.setdefault("pretrained", weights)
     refuse_untrusted(source, folder, trust=trust, most=most)
     try:
         model = load_model(source.spec, **arguments)

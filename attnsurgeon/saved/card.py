@@ -87,7 +87,7 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _sites(operation: Mapping[str, Any]) -> str:
-    size = " and ".join(" x ".join(map(str, size)) for size in each(operation["input_size"]))
+    size = " and ".join(" x ".join(map(str, size)) or "a number" for size in each(operation["input_size"]))
     rows = [
         (
             f"`{site['path']}`",

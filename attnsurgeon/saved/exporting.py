@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import io
 import os
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.inputs import InputForm, Inputs
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.saved.file import check_file, new_file
-from attnsurgeon.sizes import InputSize, each
+from attnsurgeon.sizes import InputSize
 
 FORMATS = ("torch-export", "onnx")
 _TOLERANCE = {"torch-export": 1e-5, "onnx": 1e-4}  # of the largest output
@@ -26,7 +28,7 @@ _SUFFIX = {"torch-export": ".pt2", "onnx": ".onnx"}  # torch.export warns of any
 _BATCHES = (1, 3)
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
-Run = Callable[[tuple[Tensor, ...]], list[Tensor]]
+Run = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Exported:
 @known_state(own_dice=False)
 def export(
     model: nn.Module,
-    input_size: InputSize,
+    input_size: InputSize | InputForm,
     path: str | os.PathLike[str],
     *,
     form: str | None = None,
@@ -62,7 +64,8 @@ def export(
 
     Args:
         model: the network; it is left in the mode it was in.
-        input_size: (C, H, W) or (C, D, H, W), or a tuple of one for each input.
+        input_size: (C, H, W) or (C, D, H, W), a tuple of one for each input, or the form of any
+            input.
         path: of the file, written only if the comparison holds.
         form: "torch-export" (read by `torch.export.load`) or "onnx"; default: what the file's
             name ends in says, .pt2 or .onnx.
@@ -77,20 +80,21 @@ def export(
     """
     file = check_file(path, overwrite)
     form = format_of(path, form)
+    given = input_size if isinstance(input_size, InputForm) else InputForm.of_size(input_size)
     if form == "onnx":
         _require_onnx()
     was_training = model.training
     model.eval()
     try:
         made = guarded(
-            lambda: _MAKERS[form](model, input_size, dynamic),
+            lambda: _MAKERS[form](model, given, dynamic),
             lambda error: _refusal(error, model, form),
         )
         with new_file(path, overwrite=overwrite, suffix=_SUFFIX[form]) as draft:
             draft.write_bytes(made)
             run = guarded(lambda: _READERS[form](draft), lambda error: _refusal(error, model, form))
             batches = _BATCHES if dynamic else _BATCHES[:1]
-            moved = max(_difference(model, run, input_size, batch) for batch in batches)
+            moved = max(_difference(model, run, given, batch) for batch in batches)
             if not moved <= _TOLERANCE[form]:
                 raise CheckFailed(
                     f"the exported program differs from the network by {moved:.2g} of the largest "
@@ -144,36 +148,51 @@ def _refusal(error: BaseException, model: nn.Module, form: str) -> ModelError:
     )
 
 
-def _program(model: nn.Module, size: InputSize, dynamic: bool) -> bytes:
+def _program(model: nn.Module, given: InputForm, dynamic: bool) -> bytes:
     """The file of a torch.export program, made in memory.
 
     Torch's own writer ends the process where the disk is full.
     """
-    example, shapes = _example(size, dynamic)
-    program = torch.export.export(model, example, dynamic_shapes=shapes)
+    example, shapes = _example(model, given, dynamic)
+    program = torch.export.export(
+        model, example.args, example.kwargs or None, dynamic_shapes=shapes
+    )
     made = io.BytesIO()
     torch.export.save(program, made)
     return made.getvalue()
 
 
-def _onnx(model: nn.Module, size: InputSize, dynamic: bool) -> bytes:
+def _onnx(model: nn.Module, given: InputForm, dynamic: bool) -> bytes:
     """The file of an ONNX program, made in memory."""
-    example, shapes = _example(size, dynamic)
-    program = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    example, shapes = _example(model, given, dynamic)
+    program = torch.onnx.export(
+        model,
+        example.args,
+        kwargs=example.kwargs or None,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        verbose=False,
+    )
     assert program is not None, "the dynamo exporter returns a program"
     return program.model_proto.SerializeToString()
 
 
-def _example(size: InputSize, dynamic: bool) -> tuple[tuple[Tensor, ...], Any]:
-    """Inputs to export with, and which of their axes may change."""
-    example = _images(size, 2 if dynamic else 1)
+def _example(model: nn.Module, given: InputForm, dynamic: bool) -> tuple[Inputs, Any]:
+    """Inputs to export with, and which of their axes may change: the first of what has the batch."""
+    form = given.at_batch(2 if dynamic else 1)
+    example = _images(form)
+    if not dynamic:
+        return example, None
     batch = {0: torch.export.Dim("batch")}
-    return example, tuple(batch for _ in example) if dynamic else None
+    shapes = form.mapped(lambda t: batch if t.shape[:1] == (form.batch,) else None)
+    if not shapes.kwargs:
+        return example, shapes.args
+    return example, inspect.signature(model.forward).bind(*shapes.args, **shapes.kwargs).arguments
 
 
 def _read_program(file: Path) -> Run:
     read = torch.export.load(file).module()
-    return lambda inputs: list(tensors_in(read(*inputs)))
+    return lambda inputs: list(tensors_in(inputs.feed(read)))
 
 
 def _read_onnx(file: Path) -> Run:
@@ -183,7 +202,7 @@ def _read_onnx(file: Path) -> Run:
     names = [given.name for given in session.get_inputs()]
 
     def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        feed = {name: x.numpy() for name, x in zip(names, tensors_in(inputs), strict=True)}
         return [torch.from_numpy(y) for y in session.run(None, feed)]
 
     return run
@@ -193,15 +212,15 @@ _MAKERS = {"torch-export": _program, "onnx": _onnx}
 _READERS = {"torch-export": _read_program, "onnx": _read_onnx}
 
 
-def _images(size: InputSize, batch: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(batch)
-    return tuple(torch.randn(batch, *one, generator=generator) for one in each(size))
+def _images(form: InputForm) -> Inputs:
+    generator = torch.Generator().manual_seed(form.batch)
+    return form.drawn(generator, torch.randn)
 
 
-def _difference(model: nn.Module, run: Run, size: InputSize, batch: int) -> float:
+def _difference(model: nn.Module, run: Run, given: InputForm, batch: int) -> float:
     """The largest difference of any output, over the largest output."""
-    inputs = _images(size, batch)
+    inputs = _images(given.at_batch(batch))
     with torch.no_grad():
-        pairs = list(zip(tensors_in(model(*inputs)), run(inputs), strict=True))
+        pairs = list(zip(tensors_in(inputs.feed(model)), run(inputs), strict=True))
     moved = max(float((a - b).abs().max()) for a, b in pairs)
     return moved / max(float(a.abs().max()) for a, b in pairs) if moved else 0.0

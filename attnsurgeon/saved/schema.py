@@ -27,6 +27,7 @@ from pydantic import (
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.plain import from_plain
+from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.sites.site import LAYOUTS
 from attnsurgeon.sizes import checked
 
@@ -145,6 +146,9 @@ def _spelled(way: tuple[str | int, ...]) -> str:
 
 def _contradiction(record: Record) -> str | None:
     mode, base = record.mode, record.base
+    for at, made in enumerate(record.operations):
+        if made.example is None and not _is_input_size(made.input_size):
+            return f"operations[{at}].input_size is not valid: {str(made.input_size)[:60]!r}"
     if record.weights.file != f"{'model' if mode == 'full' else 'adapter'}.safetensors":
         return f"weights.file is not that of mode {mode!r}"
     if mode == "adapter" and (base.form is None or base.sha256 is None):
@@ -167,6 +171,23 @@ def _is_input_size(value: Any) -> bool:
     """Whether a value is the size of one input, or a list of these."""
     try:
         return isinstance(value, list) and bool(checked(value))
+    except ModelError:
+        return False
+
+
+def _are_sides(value: Any) -> bool:
+    """Whether a value is what is shown of an input that `example` describes: of a number, []."""
+    sizes = value if isinstance(value, list) and any(isinstance(v, list) for v in value) else [value]
+    return all(
+        isinstance(size, list) and all(type(n) is int and 0 <= n < 1 << 31 for n in size)
+        for size in sizes
+    )
+
+
+def _is_example(value: Any) -> bool:
+    """Whether a value is the form of an input, or None, where its size is all of it."""
+    try:
+        return value is None or bool(InputForm.of_record(value).tensors)
     except ModelError:
         return False
 
@@ -230,7 +251,8 @@ Number = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Sides = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=8), FailFast()]
 Texts = Annotated[list[Text], Field(max_length=MAX_SITES), FailFast()]
-InputSize = Annotated[Any, _valid(_is_input_size)]
+Example = Annotated[Any, _valid(_is_example)]
+InputSize = Annotated[Any, _valid(_are_sides)]
 Aliases = Annotated[Any, _valid(_is_map_of(_is_text))]
 Strides = Annotated[Any, _valid(_is_map_of(_is_strides))]
 Dtypes = Annotated[Any, _valid(_is_map_of(_is_dtype))]
@@ -309,6 +331,7 @@ class Operation(_Part):
     init: Text
     rules: Rules
     input_size: InputSize
+    example: Example = None
     sites: Annotated[list[Site], Field(min_length=1, max_length=MAX_SITES), FailFast()]
     refused: Annotated[list[Refused], Field(max_length=MAX_SITES), FailFast()] = []
 

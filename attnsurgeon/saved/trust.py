@@ -17,8 +17,8 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source
 from attnsurgeon.models.bounded import SPARE, out_of_size
 from attnsurgeon.models.vocabulary import objection, reserved, shown
+from attnsurgeon.recording.inputs import recorded_form
 from attnsurgeon.saved.folder import RECORD
-from attnsurgeon.sizes import each
 
 MOST_INPUT = 1 << 25  # numbers of one input: 3 x 3300 x 3300
 
@@ -79,7 +79,7 @@ def refuse_out_of_size(record: Mapping[str, Any], folder: Path, held: int) -> No
             "copy or download the whole folder again",
         )
     for made in record["operations"]:
-        numbers = sum(math.prod(size) for size in each(made["input_size"]))
+        numbers = sum(math.prod(t.shape[1:]) for t in recorded_form(made).tensors)
         if numbers > MOST_INPUT:
             raise ModelError(
                 f"{folder / RECORD} has an input of {numbers:,} numbers; up to {MOST_INPUT:,} are"

@@ -9,9 +9,9 @@ from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import UsageError
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.inputs import recorded_form
 from attnsurgeon.recording.record import MARK, Call
 from attnsurgeon.sites.analysis import record as record_forward
-from attnsurgeon.sizes import each, together
 from attnsurgeon.splicing.history import forget, history, inserted
 
 
@@ -38,7 +38,7 @@ def fold(model: nn.Module) -> tuple[str, ...]:
             "the network has no weight excitation to fold",
             "only attention on the weights of convolutions folds: we",
         )
-    calls = record_forward(model, together(each(history(model)[-1]["input_size"]))).calls
+    calls = record_forward(model, example=recorded_form(history(model)[-1])).calls
     for path, part in found.items():
         _check(path, part, calls.get(path, []))
     for path, part in found.items():

@@ -9,8 +9,8 @@ from torch import nn
 
 from attnsurgeon.errors import MechanismError, ModelError, RuleError
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
+from attnsurgeon.recording.inputs import recorded_form
 from attnsurgeon.sites.analysis import analyse
-from attnsurgeon.sizes import each, together
 from attnsurgeon.splicing.history import remember
 from attnsurgeon.splicing.splice import splice
 
@@ -57,7 +57,7 @@ def replan(network: nn.Module, operation: Record, explain: Explain = not_repeata
     Raises:
         ModelError: as `explain` made it, where the network has no longer what was operated on.
     """
-    survey = analyse(network, together(each(operation["input_size"])))
+    survey = analyse(network, example=recorded_form(operation))
     sites = {site.path: site for site in survey.sites}
     wanted = [(cut, p) for cut in operation["sites"] for p in (cut["path"], *cut["shared"])]
     if gone := [path for _, path in wanted if path not in sites]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models.layering import timm_layers
+from attnsurgeon.recording.inputs import recorded_form
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
-from attnsurgeon.sizes import each, together
 from attnsurgeon.splicing.history import history
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -34,7 +34,7 @@ def layers_of(model: nn.Module) -> dict[str, int]:
 def recorded_layers(model: nn.Module) -> dict[str, int]:
     """Return the layers of a network that does not say itself what they are."""
     records = history(model)
-    survey = analyse(model, together(each(records[-1]["input_size"])) if records else None)
+    survey = analyse(model, example=recorded_form(records[-1]) if records else None)
     units = _Units(survey)
     names: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():

@@ -10,6 +10,8 @@ import timm
 import torch
 from torch import nn
 
+import attnsurgeon
+from attnsurgeon.errors import ModelError
 from attnsurgeon.models import build_on_meta, guess_input_sizes, input_size_of
 
 
@@ -61,11 +63,10 @@ def test_a_transformers_configuration_is_read():
     ("model", "first"),
     [
         (nn.Conv2d(3, 7, 3), (3, 224, 224)),
-        (nn.Sequential(nn.Linear(2, 3), nn.Conv2d(1, 7, 3)), (1, 224, 224)),
+        (nn.Sequential(nn.Linear(2, 3), nn.Conv2d(5, 7, 3)), (5, 224, 224)),
         (nn.Sequential(nn.Conv3d(2, 5, 3), nn.Conv2d(1, 7, 3)), (2, 16, 112, 112)),
         (nn.Conv1d(11, 5, 3), (11, 224)),
         (nn.LazyConv2d(7, 3), (3, 224, 224)),
-        (nn.Linear(5, 7), (3, 224, 224)),
     ],
 )
 def test_channels_and_rank_of_a_guess_are_those_of_the_first_convolution(model, first):
@@ -74,6 +75,60 @@ def test_channels_and_rank_of_a_guess_are_those_of_the_first_convolution(model, 
     assert {len(guess) for guess in guesses} == {len(first)}
     assert {guess[0] for guess in guesses} == {first[0]}
     assert len(guesses) == len(set(guesses))
+
+
+def test_of_one_channel_the_forward_may_make_the_axis_itself():
+    images = guess_input_sizes(nn.Conv2d(1, 7, 3))
+    assert images[0] == (1, 224, 224)
+    assert (28, 28) in images[images.index((1, 1024, 1024)) :]
+    sounds = guess_input_sizes(nn.Conv1d(1, 7, 3))
+    assert {(1, 16000), (16000,)} < set(sounds)
+    assert (16000,) not in guess_input_sizes(nn.Conv1d(2, 7, 3))
+
+
+@pytest.mark.parametrize(
+    ("features", "further"),
+    [
+        (5, [(196, 5), (5,)]),
+        (784, [(1, 28, 28), (196, 784), (784,)]),
+        (3072, [(3, 32, 32), (196, 3072), (3072,)]),
+    ],
+)
+def test_without_a_convolution_the_first_linear_layer_tells(features, further):
+    guesses = guess_input_sizes(nn.Sequential(nn.LayerNorm(features), nn.Linear(features, 7)))
+    assert guesses[0] == (3, 224, 224)
+    assert [g for g in guesses if g[0] != 3 or g == (3, 32, 32)][-len(further) :] == further
+
+
+class Asks(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.ReLU(), layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("of no size")
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.Conv2d(1, 16, 3), "the first layer is stem.1, Conv2d(1, 16): give --input-size 1,H,W"),
+        (nn.Conv1d(12, 8, 3), "the first layer is stem.1, Conv1d(12, 8): give --input-size 12,L "),
+        (nn.Conv3d(2, 8, 3), "Conv3d(2, 8): give --input-size 2,D,H,W (input_size=(2, D, H, W))"),
+        (nn.Linear(10, 5), "stem.1, Linear(10, 5): give"),
+        (nn.Linear(10, 5), "example=torch.randn(2, 10)"),
+        (nn.Embedding(99, 5), "example=torch.randint(99, (2, 16))"),
+        (nn.ReLU(), "--input FILE.pt"),
+    ],
+)
+def test_what_the_first_layer_says_is_in_the_message(layer, said):
+    with pytest.raises(ModelError) as caught:
+        attnsurgeon.find_sites(Asks(layer))
+    assert "of no size" in caught.value.what
+    assert said in (caught.value.hint or "")
+    with pytest.raises(ModelError) as caught:
+        attnsurgeon.find_sites(Asks(layer), input_size=(7, 5, 3))
+    assert said in (caught.value.hint or "")
 
 
 def test_the_native_size_is_guessed_first_and_once():

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+import attnsurgeon
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models import load_model, source_of
+from attnsurgeon.models import build_on_meta, load_model, source_of
+from tests.cli.command import attnsurgeon as run_command
 
 
 def load(spec: str, **arguments: Any) -> Any:
@@ -55,6 +57,29 @@ NETS = """
 
     built = Net(width=7)
 """
+# Refuse what they were not made for, as pretrainedmodels and facenet_pytorch do.
+CHOOSY = """
+    from nets import Net
+
+    class Runs(Net):
+        def forward(self, x):
+            return self.conv(x)
+
+    def strict():
+        return Net()
+
+    def told(pretrained=True):
+        net = Runs()
+        net.asked = pretrained
+        return net
+
+    def by_name(num_classes=3, pretrained=None):
+        net = Runs()
+        net.asked = pretrained
+        if pretrained is not None:
+            {"imagenet": {}}[pretrained]
+        return net
+"""
 
 
 @pytest.fixture
@@ -62,6 +87,7 @@ def nets(tmp_path, monkeypatch):
     """A working folder with nets.py in it."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "nets.py", NETS)
+    write(tmp_path / "choosy.py", CHOOSY)
     yield tmp_path
     # Imported as a module by name too; the next test has another nets.py.
     monkeypatch.delitem(sys.modules, "nets", raising=False)
@@ -103,12 +129,59 @@ def test_a_built_network_is_copied_so_that_surgery_does_not_reach_the_users(nets
         load("nets:built", width=3)
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_factory_with_a_pretrained_argument_is_always_told(nets, asked):
-    # Its own default is True: without a word it would fetch weights that nobody asked for.
+@pytest.mark.parametrize("asked", [True, False, None, "vggface2"])
+def test_a_factory_is_told_what_the_user_says_of_pretrained(nets, asked):
     model = load("nets.py:make", pretrained=asked)
     assert model.asked is asked
     assert weights_of(model) == ("pretrained" if asked else "as built")
+
+
+def test_a_factory_is_told_nothing_that_the_user_did_not_say(nets):
+    assert load("nets.py:make").asked is True  # its own default
+    for factory in ("strict", "by_name"):
+        model = load(f"choosy.py:{factory}")
+        assert weights_of(model) == "as built"
+        built = build_on_meta(f"choosy.py:{factory}")
+        assert built.conv.weight.is_meta
+    assert load("choosy.py:by_name", pretrained=None).asked is None
+    with pytest.raises(ModelError, match="KeyError: False"):  # as pretrainedmodels refuses it
+        load("choosy.py:by_name", pretrained=False)
+    with pytest.raises(ModelError, match="takes no argument 'width'"):
+        load("choosy.py:strict", width=5)
+
+
+def test_pretrained_false_of_what_has_no_such_argument_asks_for_nothing(nets):
+    for what in ("nets.py:Net", "choosy.py:strict", "nets.py:built"):
+        assert isinstance(load(what, pretrained=False), nn.Module)
+    with pytest.raises(ModelError, match="no argument 'pretrained'"):
+        load("nets.py:Net", pretrained="imagenet")
+
+
+def test_a_folder_builds_its_base_as_the_user_did(nets):
+    model = load("choosy.py:by_name", pretrained=None)
+    attnsurgeon.insert(model, "eca", "conv3x3", input_size=(2, 12, 12)).save("out")
+    assert attnsurgeon.load("out", trust=True).asked is None
+    model = load("choosy.py:told", pretrained=True)
+    attnsurgeon.insert(model, "eca", "conv3x3", input_size=(2, 12, 12)).save("told")
+    assert attnsurgeon.load("told", trust=True).asked is False  # its weights are in the folder
+
+
+def test_a_name_of_weights_is_for_factories_of_ones_own():
+    with pytest.raises(ModelError, match=r"pretrained='a1_in1k' names weights.*\n.*resnet50\.a1"):
+        load("resnet18", pretrained="a1_in1k")
+    for nothing in (None, False):
+        assert weights_of(load("test_resnet", pretrained=nothing)) == "random"
+
+
+def test_the_command_hands_on_what_is_said_of_pretrained(nets):
+    words = ("--attn", "eca", "--where", "conv3x3", "--input-size", "2,12,12")
+    plan = run_command("plan", "choosy.py:by_name", "--model-arg", "pretrained=null", *words)
+    assert plan.code == 0, plan.err
+    refused = run_command("plan", "choosy.py:by_name", "--model-arg", "pretrained=true", *words)
+    assert (refused.code, "--pretrained" in refused.err) == (2, True)
+    both = ("--pretrained", "--model-arg", "pretrained=null")
+    refused = run_command("insert", "nets.py:make", *both, *words)
+    assert (refused.code, "contradict" in refused.err) == (2, True)
 
 
 def test_pretrained_weights_of_a_factory_without_the_argument_are_refused(nets):
