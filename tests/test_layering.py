@@ -17,8 +17,8 @@ WINGS: dict[str, str] = {
     "plain": "",
     "sizes": "",
     "attention": "",
-    "recording": "calls randomness garbage caches hooks twin record inputs global_hooks ambient shape_only"
-    " memory trace handed_on",
+    "recording": "calls randomness garbage caches hooks twin record inputs examples input_records"
+    " global_hooks ambient shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts levels tokens residuals rises ending trunk blocks ascent survey "
     "analysis",

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.recording.inputs import recorded_form
+from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import InputSize
@@ -40,9 +40,7 @@ class Audit:
 
 
 @known_state()
-def audit(
-    model: nn.Module, *, input_size: InputSize | None = None, example: Any = None
-) -> Audit:
+def audit(model: nn.Module, *, input_size: InputSize | None = None, example: Any = None) -> Audit:
     """Counts the calls of every inserted module in one forward, and compares it with what it was.
 
     Attention can be lost without an error, by `fuse()`, `switch_to_deploy()`, a SyncBatchNorm

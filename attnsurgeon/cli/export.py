@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
     with step(f"loading {folder}"):
-        from attnsurgeon.recording.inputs import recorded_form
+        from attnsurgeon.recording.input_records import recorded_form
         from attnsurgeon.saved.exporting import export, format_of
         from attnsurgeon.saved.file import check_file
         from attnsurgeon.saved.restore import load, read_folder

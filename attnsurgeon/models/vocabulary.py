@@ -73,8 +73,10 @@ def shown(spec: str) -> str:
 
 def reserved(model_args: Arguments) -> str | None:
     """Return which argument is none of a network but of loading, which is for the caller alone."""
-    asking = {n for n, value in model_args.items() if n != "pretrained" or value not in (None, False)}
-    found = next((name for name in _OURS if name in asking), None)
+    given = dict(model_args)
+    if given.get("pretrained", True) in (None, False):  # which asks for nothing
+        del given["pretrained"]
+    found = next((name for name in _OURS if name in given), None)
     return f"its argument {found} is for the one who loads it to give" if found else None
 
 

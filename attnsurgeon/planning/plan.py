@@ -13,6 +13,7 @@ from attnsurgeon.planning.cut import Cut, Refused, Request
 from attnsurgeon.planning.cutting.graphs import graph_of
 from attnsurgeon.planning.deciding.decider import Decider
 from attnsurgeon.recording.garbage import uncollected
+from attnsurgeon.recording.input_records import form_record
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import to_lists
 
@@ -67,7 +68,7 @@ class Plan:
             "init": self.init,
             "rules": self.rules,
             "input_size": to_lists(self.survey.traced.input_size),
-            "example": self.survey.traced.form.record(),
+            "example": form_record(self.survey.traced.form),
             "sites": [cut.record() for cut in self.cuts],
             "refused": [
                 {"path": r.site.path, "rule": r.rule, "reason": r.reason} for r in self.refused

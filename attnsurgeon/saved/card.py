@@ -87,7 +87,8 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _sites(operation: Mapping[str, Any]) -> str:
-    size = " and ".join(" x ".join(map(str, size)) or "a number" for size in each(operation["input_size"]))
+    sizes = (" x ".join(map(str, size)) or "a number" for size in each(operation["input_size"]))
+    size = " and ".join(sizes)
     rows = [
         (
             f"`{site['path']}`",

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.recording.inputs import InputForm, Inputs
+from attnsurgeon.recording.inputs import InputForm, Inputs, TensorForm
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.saved.file import check_file, new_file
 from attnsurgeon.sizes import InputSize
@@ -178,16 +179,21 @@ def _onnx(model: nn.Module, given: InputForm, dynamic: bool) -> bytes:
 
 
 def _example(model: nn.Module, given: InputForm, dynamic: bool) -> tuple[Inputs, Any]:
-    """Inputs to export with, and which of their axes may change: the first of what has the batch."""
+    """Inputs to export with, and which of their axes may change: those of the batch."""
     form = given.at_batch(2 if dynamic else 1)
     example = _images(form)
     if not dynamic:
         return example, None
     batch = {0: torch.export.Dim("batch")}
-    shapes = form.mapped(lambda t: batch if t.shape[:1] == (form.batch,) else None)
-    if not shapes.kwargs:
-        return example, shapes.args
-    return example, inspect.signature(model.forward).bind(*shapes.args, **shapes.kwargs).arguments
+
+    def changing(part: Any) -> Any:
+        follows = isinstance(part, TensorForm) and part.shape[:1] == (form.batch,)
+        return batch if follows else None
+
+    args, kwargs = tree_map(changing, (form.args, dict(form.kwargs)))
+    if not kwargs:
+        return example, args
+    return example, inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
 
 def _read_program(file: Path) -> Run:
@@ -201,7 +207,7 @@ def _read_onnx(file: Path) -> Run:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
-    def run(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    def run(inputs: Inputs) -> list[Tensor]:
         feed = {name: x.numpy() for name, x in zip(names, tensors_in(inputs), strict=True)}
         return [torch.from_numpy(y) for y in session.run(None, feed)]
 

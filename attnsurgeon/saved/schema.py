@@ -27,7 +27,7 @@ from pydantic import (
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.plain import from_plain
-from attnsurgeon.recording.inputs import InputForm
+from attnsurgeon.recording.input_records import form_of_record
 from attnsurgeon.sites.site import LAYOUTS
 from attnsurgeon.sizes import checked
 
@@ -176,18 +176,18 @@ def _is_input_size(value: Any) -> bool:
 
 
 def _are_sides(value: Any) -> bool:
-    """Whether a value is what is shown of an input that `example` describes: of a number, []."""
-    sizes = value if isinstance(value, list) and any(isinstance(v, list) for v in value) else [value]
+    """Whether a value is what is shown of an input that `example` describes; of a number, []."""
+    several = isinstance(value, list) and any(isinstance(one, list) for one in value)
     return all(
         isinstance(size, list) and all(type(n) is int and 0 <= n < 1 << 31 for n in size)
-        for size in sizes
+        for size in (value if several else [value])
     )
 
 
 def _is_example(value: Any) -> bool:
     """Whether a value is the form of an input, or None, where its size is all of it."""
     try:
-        return value is None or bool(InputForm.of_record(value).tensors)
+        return value is None or bool(form_of_record(value).tensors)
     except ModelError:
         return False
 

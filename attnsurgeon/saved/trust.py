@@ -17,7 +17,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models import Source
 from attnsurgeon.models.bounded import SPARE, out_of_size
 from attnsurgeon.models.vocabulary import objection, reserved, shown
-from attnsurgeon.recording.inputs import recorded_form
+from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.saved.folder import RECORD
 
 MOST_INPUT = 1 << 25  # numbers of one input: 3 x 3300 x 3300

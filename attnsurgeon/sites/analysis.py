@@ -16,6 +16,7 @@ from attnsurgeon.models import (
     load_model,
     size_hint,
 )
+from attnsurgeon.recording.examples import form_of_example
 from attnsurgeon.recording.inputs import BATCH, InputForm
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import Traced
@@ -26,9 +27,7 @@ from attnsurgeon.sizes import InputSize, checked, together
 _LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
 
 
-def analyse(
-    model: nn.Module, input_size: InputSize | None = None, example: Any = None
-) -> Survey:
+def analyse(model: nn.Module, input_size: InputSize | None = None, example: Any = None) -> Survey:
     """Finds every site of `model`, which is not changed.
 
     Args:
@@ -36,7 +35,7 @@ def analyse(
         input_size: (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
             these; None for the network's own, else a guess from its first layer.
         example: in place of a size, the input itself or its form, of any structure, as for
-            `InputForm.of`; only its shapes and the range of its numbers are used.
+            `form_of_example`; only its shapes and the range of its numbers are used.
 
     Raises:
         ModelError: the network cannot be run on the input, or on any that could be guessed.
@@ -83,7 +82,7 @@ def record(model: nn.Module, input_size: InputSize | None = None, example: Any =
             "give one of them",
         )
     if example is not None:
-        return _on_example(model, InputForm.of(example, model))
+        return _on_example(model, form_of_example(example, model))
     if input_size is not None:
         return _on_size(model, checked(input_size))
     errors: list[ModelError] = []

@@ -9,7 +9,7 @@ from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import UsageError
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.recording.inputs import recorded_form
+from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.recording.record import MARK, Call
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.splicing.history import forget, history, inserted

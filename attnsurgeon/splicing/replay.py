@@ -9,7 +9,7 @@ from torch import nn
 
 from attnsurgeon.errors import MechanismError, ModelError, RuleError
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
-from attnsurgeon.recording.inputs import recorded_form
+from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.splicing.history import remember
 from attnsurgeon.splicing.splice import splice

@@ -9,7 +9,7 @@ from torch import nn
 
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models.layering import timm_layers
-from attnsurgeon.recording.inputs import recorded_form
+from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.splicing.history import history

@@ -70,7 +70,7 @@ def test_an_attention_that_is_never_called_fails_the_verification(folder, monkey
     from attnsurgeon.checks.auditing import Audit
 
     lost = Audit({"late.attn": 0}, ("late.attn",), {})
-    monkeypatch.setattr(checkup, "audit", lambda model, input_size: lost)
+    monkeypatch.setattr(checkup, "audit", lambda model, example: lost)
     done = attnsurgeon("verify", folder, "--trust-code")
     assert done.code == 1
     assert "never called: late.attn" in done.err
