@@ -3,6 +3,8 @@
     python -m benchmarks.zoo --out zoo.jsonl            all names, resumable
     python -m benchmarks.zoo --out zoo.jsonl --table    the table of what is there
     python -m benchmarks.zoo --library torchvision --out tv.jsonl    those of torchvision
+    python -m benchmarks.zoo --library pytorchcv --out cv.jsonl      one of each family of pytorchcv,
+                                                        with what its constructor says beside it
     python -m benchmarks.zoo --out zoo.jsonl --table --write docs/zoo.md docs/networks*.md
                                                         puts it between the marks in these files
 
@@ -22,8 +24,12 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.resumable import parser_of, results_of, write
+from benchmarks.zoo_units import constructed, differences, input_of, names_of_pytorchcv
 
 PLACEMENTS = ("residual-branch", "residual-block", "downsample", "stage", "stem", "head", "conv3x3")
+
+
+_PYTORCHCV = "pytorchcv."
 
 
 def plan_one(name: str) -> dict[str, Any]:
@@ -45,6 +51,8 @@ def plan_one(name: str) -> dict[str, Any]:
         survey = _survey(name, analyse, build_on_meta, load_model)
         for placement in PLACEMENTS:
             result["placements"][placement] = _place(survey, placement, plan_rules, rules_for)
+        if name.startswith(_PYTORCHCV):
+            result["constructed"] = constructed(survey)
         result["sites"] = len(survey.sites)
         result["token_sites"] = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
         result["conv_sites"] = sum("conv" in site.roles for site in survey.sites)
@@ -64,8 +72,12 @@ def _survey(name: str, analyse: Any, build_on_meta: Any, load_model: Any) -> Any
     from attnsurgeon.errors import ModelError
 
     try:
-        return analyse(build_on_meta(name))
+        model = build_on_meta(name)
+        return analyse(model, input_of(model) if name.startswith(_PYTORCHCV) else None)
     except ModelError:
+        if name.startswith(_PYTORCHCV):  # it looks at values
+            model = load_model(name)
+            return analyse(model, input_of(model))
         # Detectors look at values, and enlarge every image unless told otherwise.
         if not name.startswith("torchvision:"):
             raise
@@ -79,6 +91,8 @@ def _survey(name: str, analyse: Any, build_on_meta: Any, load_model: Any) -> Any
 
 def names_of(library: str, wanted: str = "*") -> list[str]:
     """Returns the specs of every network of a library, as `load_model` takes them."""
+    if library == "pytorchcv":
+        return names_of_pytorchcv(wanted)
     if library == "torchvision":
         from torchvision.models import list_models
 
@@ -160,7 +174,7 @@ def in_general(reason: str) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__ or "", "zoo.jsonl")
-    parser.add_argument("--library", choices=("timm", "torchvision"), default="timm")
+    parser.add_argument("--library", choices=("timm", "torchvision", "pytorchcv"), default="timm")
     parser.add_argument("--filter", default="*", help="names, as list_models of the library has it")
     options = parser.parse_args()
     results = results_of(
@@ -172,6 +186,8 @@ def main() -> None:
         doing="planning",
     )
     print(table(results))
+    if options.library == "pytorchcv":
+        print("\n" + differences(results))
     for file in options.write:
         write(file, options.library, {"summary": summary(results), "table": table(results)})
     raise SystemExit(int(any(entry["status"] == "failed" for entry in results)))
