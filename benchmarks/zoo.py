@@ -3,8 +3,8 @@
     python -m benchmarks.zoo --out zoo.jsonl            all names, resumable
     python -m benchmarks.zoo --out zoo.jsonl --table    the table of what is there
     python -m benchmarks.zoo --library torchvision --out tv.jsonl    those of torchvision
-    python -m benchmarks.zoo --library pytorchcv --out cv.jsonl      one of each family of pytorchcv,
-                                                        with what its constructor says beside it
+    python -m benchmarks.zoo --library pytorchcv --out cv.jsonl      one of each family of
+                                                        pytorchcv, beside what its constructor says
     python -m benchmarks.zoo --out zoo.jsonl --table --write docs/zoo.md docs/networks*.md
                                                         puts it between the marks in these files
 
@@ -52,7 +52,7 @@ def plan_one(name: str) -> dict[str, Any]:
         for placement in PLACEMENTS:
             result["placements"][placement] = _place(survey, placement, plan_rules, rules_for)
         if name.startswith(_PYTORCHCV):
-            result["constructed"] = constructed(survey)
+            result |= constructed(survey)
         result["sites"] = len(survey.sites)
         result["token_sites"] = sum(site.layout in ("NLC", "NHWC") for site in survey.sites)
         result["conv_sites"] = sum("conv" in site.roles for site in survey.sites)

@@ -35,18 +35,24 @@ def input_of(model: Any) -> tuple[int, ...] | None:
     return (guess_input_sizes(model)[0][0], *sides) if isinstance(sides, tuple) else None
 
 
-def constructed(survey: Any) -> dict[str, Counts]:
-    """Returns `stages` and `additions`, each as `said` by the constructor and as `found`."""
+def constructed(survey: Any) -> dict[str, dict[str, Counts]]:
+    """Returns the entry of a result: `stages` and `additions`, each as `said` and as `found`.
+
+    Of a network that is not built to the scheme there is none.
+    """
     units = _units(survey.traced.calls)
+    if not units:
+        return {}
     stages = {unit.rpartition(".")[0] for unit in units}
     residual = {unit for unit in units if _adds_maps(survey.traced, unit)}
     owners = [r.add.meta["call"].path for r in survey.residuals.values()]
     found = {unit for unit in residual if any(f"{path}.".startswith(f"{unit}.") for path in owners)}
     sites = [site for site in survey.sites if "stage" in site.roles]
-    return {
+    counts = {
         "stages": {"said": len(stages), "found": len(sites)},
         "additions": {"said": len(residual), "found": len(found)},
     }
+    return {"constructed": counts}
 
 
 def _units(paths: Iterable[str]) -> list[str]:
@@ -56,7 +62,7 @@ def _units(paths: Iterable[str]) -> list[str]:
 
 
 def _adds_maps(traced: Any, unit: str) -> bool:
-    """Whether a unit, or a part of it, adds two maps that have one shape and depend on the input."""
+    """Whether a unit, or a part of it, adds two maps of one shape that depend on the input."""
     inside = (calls for path, calls in traced.calls.items() if f"{path}.".startswith(f"{unit}."))
     events = (event for calls in inside for call in calls for event in call.events)
     return any(_is_sum(event) for event in events if getattr(event, "nodes", ()))
