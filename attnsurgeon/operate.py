@@ -269,13 +269,14 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     traced = made.survey.traced
     form = traced.form.at_batch(1)
     copied = copy.deepcopy(traced.twin)
+    notes = () if form.batch == 1 else (f"counted at the batch of {form.batch} that was given",)
     if traced.device != "meta":  # it looks at values, and on meta there are none
         before = weigh(traced.twin, form)
         splice(copied, made)
         return before, weigh(copied, form)
-    before = weigh_twin(copied, form.on_meta())
+    before = weigh_twin(copied, form.on_meta(), notes=notes)
     splice(copied, made)
-    return before, weigh_twin(copied, form.on_meta())
+    return before, weigh_twin(copied, form.on_meta(), notes=notes)
 
 
 def matches_of(survey: Survey, file: RuleFile) -> list[RuleMatches]:

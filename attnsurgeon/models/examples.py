@@ -12,6 +12,7 @@ import torch
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.models.checkpoint import read_checkpoint
+from attnsurgeon.models.files.stand_ins import StandIn
 from attnsurgeon.models.foreign import first_line, guarded
 from attnsurgeon.models.suggestions import nearest_file
 from attnsurgeon.sizes import MAX_ELEMENTS
@@ -32,8 +33,7 @@ def read_example(path: str | os.PathLike[str]) -> Any:
     """
     file = Path(os.path.expanduser(path))
     if "\0" in os.fspath(path) or not file.is_file():
-        found = ModelError(f"there is no file {path} with an input", nearest_file(file))
-        raise found
+        raise ModelError(f"there is no file {path} with an input", nearest_file(file))
     if file.stat().st_size > _MOST_BYTES:
         raise ModelError(f"{path} is too large to be an example input", _HOW)
     read = _READERS.get(file.suffix.lower(), _read_torch)
@@ -42,18 +42,24 @@ def read_example(path: str | os.PathLike[str]) -> Any:
 
 def _read_torch(file: Path) -> Any:
     try:
-        return _tensors_owned(read_checkpoint(file).content)
+        content = read_checkpoint(file).content
     except ModelError as error:
         what = error.what.replace("checkpoint ", "the input ", 1)
         raise ModelError(what, _HOW) from error
+    return _in_plain_containers(content)
 
 
-def _tensors_owned(value: Any) -> Any:
-    """The value in plain containers: of an ordered dict and the like, a dict."""
+def _in_plain_containers(value: Any) -> Any:
+    """The value, with a dict for an ordered one and the like; of other objects nothing is made."""
+    if isinstance(value, StandIn):
+        raise ModelError(
+            f"the input holds {value!r}, and nothing that a file names is made or run",
+            f"save what the forward takes: tensors, in lists, tuples and dicts; {_HOW}",
+        )
     if isinstance(value, Mapping):
-        return {key: _tensors_owned(one) for key, one in value.items()}
+        return {key: _in_plain_containers(one) for key, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_tensors_owned, value))
+        return type(value)(map(_in_plain_containers, value))
     return value
 
 

@@ -101,8 +101,8 @@ def size_hint(model: nn.Module) -> str:
         axes = f"{first.in_channels or 'C'},{_AXES[len(first.kernel_size)]}"
         spaced = axes.replace(",", ", ")
         return (
-            f"{said}give --input-size {axes} (input_size=({spaced})), or an input that is no "
-            "image as it is: --input FILE.pt (example=...)"
+            f"{said}give --input-size {axes} (input_size=({spaced})), or, of what is no image, the "
+            "input itself: --input FILE.pt (example=...)"
         )
     made = "torch.randn(2, 3, 224, 224)"
     if isinstance(first, nn.Linear):
@@ -110,8 +110,8 @@ def size_hint(model: nn.Module) -> str:
     elif isinstance(first, nn.Embedding):
         made = f"torch.randint({first.num_embeddings}, (2, 16))"
     return (
-        f"{said}give an image's size, --input-size 3,224,224 (input_size=(3, 224, 224)), or the "
-        f"input as it is, such as example={made}, or as a file: --input FILE.pt"
+        f"{said}give the size of an image, --input-size 3,224,224 (input_size=(3, 224, 224)), or "
+        f"the input itself: example={made}, or its file, --input FILE.pt"
     )
 
 

@@ -21,6 +21,7 @@ def form_record(form: InputForm) -> dict[str, Any] | None:
     return {
         "args": [_written(value) for value in form.args],
         "kwargs": [[name, _written(value)] for name, value in form.kwargs.items()],
+        "batched": form.batched,
     }
 
 
@@ -30,12 +31,19 @@ def form_of_record(record: Any) -> InputForm:
     Raises:
         ModelError: it is nothing that `form_record` writes.
     """
-    if not isinstance(record, dict) or set(record) != {"args", "kwargs"}:
+    if not isinstance(record, dict) or set(record) != {"args", "kwargs", "batched"}:
         raise _no_form()
     args, kwargs = record["args"], _pairs(record["kwargs"])
-    if not isinstance(args, list) or not all(type(name) is str for name, _ in kwargs):
+    batched = record["batched"]
+    if (
+        not isinstance(args, list)
+        or type(batched) is not bool
+        or not all(type(name) is str for name, _ in kwargs)
+    ):
         raise _no_form()
-    form = InputForm(tuple(map(_read, args)), {name: _read(value) for name, value in kwargs})
+    form = InputForm(
+        tuple(map(_read, args)), {name: _read(value) for name, value in kwargs}, batched
+    )
     refuse_senseless(form)
     return form
 

@@ -131,6 +131,7 @@ FITTING = {
     "--model-arg": ["num_classes=3"], "--base": [NET], "--base-arg": ["num_classes=7"],
     "--save": ["full", "adapter"], "--verify": ["none", "quick"], "--max-params": ["+2%", "9M"],
     "--max-macs": ["+0.1%", "1G"], "--role": ["conv", "stage"], "--explain": ["blocks.0:add"],
+    "--input": ["out/model.safetensors"],
     "--html": ["report.html"], "-o": ["new", "net.pt2"], "--output": ["new", "net.pt2"],
     "--format": ["torch-export"], "--checkpoint": ["out/model.safetensors"],
 }  # fmt: skip

@@ -129,8 +129,8 @@ def test_nothing_in_a_file_is_run_and_what_cannot_be_read_is_said(tmp_path, monk
     np.save("objects.npy", np.array([Harmful()], dtype=object), allow_pickle=True)
     torch.save({"lr": 0.1}, "numbers.pt")
     for file, said in [
-        ("harmful.pt", "example[0][1]"),
-        ("plain.pkl", "example[0]"),
+        ("harmful.pt", f"the input holds <'{os.name}.mkdir'>"),
+        ("plain.pkl", f"the input holds <'{os.name}.mkdir'>"),
         ("text.pt", "is a text file"),
         ("broken.npy", "cannot be read"),
         ("objects.npy", "cannot be read"),
@@ -256,6 +256,29 @@ def test_the_batch_of_an_example_is_free(batch):
     assert [site.path for site in found.survey.sites if "stem" in site.roles] == ["inside"]
 
 
+def test_the_guess_of_a_waveform_is_what_its_first_layer_says():
+    found = attnsurgeon.find_sites(CASES["sound"].build()).survey.traced
+    assert found.input_size == (224,)  # no channels: the forward makes their axis
+
+
+class OfThree(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.block = nn.Conv2d(3, 8, 3, padding=1), Branch(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.inside(x.reshape(3, 3, 8, 8)))
+
+
+def test_the_price_says_at_which_batch_it_was_counted(tmp_path):
+    example = torch.randn(3, 3, 8, 8)
+    operation = attnsurgeon.insert(OfThree().eval(), "se", "residual-branch", example=example)
+    assert "counted at the batch of 3 that was given" in operation.cost.notes
+    operation.save(tmp_path / "out")
+    loaded = attnsurgeon.load(tmp_path / "out", model=OfThree())
+    assert attnsurgeon.audit(loaded).ok
+
+
 class OfOne(nn.Module):
     """Takes one sample, however many are given."""
 
@@ -273,6 +296,7 @@ def test_a_network_of_one_batch_size_is_looked_at_with_that():
     assert operation.plan.survey.traced.batch == 1
     assert operation.cost.delta.macs > 0
     assert operation.verify().ok
+    assert not any("batch" in note for note in operation.cost.notes)
     with pytest.raises(SurgeonError, match="cannot be run on an input"):
         attnsurgeon.find_sites(OfOne(), input_size=(3, 8, 8))
 
@@ -301,26 +325,32 @@ TENSOR: dict[str, Any] = {"tensor": [2, 3], "dtype": "float32"}
         None,
         {},
         {"args": [TENSOR]},
-        {"args": TENSOR, "kwargs": []},
-        {"args": [], "kwargs": []},
-        {"args": [{"value": 3}], "kwargs": []},
-        {"args": [3], "kwargs": []},
-        {"args": [{"tensor": [2, -3], "dtype": "float32"}], "kwargs": []},
-        {"args": [{"tensor": [2, 1.5], "dtype": "float32"}], "kwargs": []},
-        {"args": [{"tensor": [1 << 20, 1 << 20], "dtype": "float32"}], "kwargs": []},
-        {"args": [{"tensor": [2, 3], "dtype": "save"}], "kwargs": []},
-        {"args": [{"tensor": [2, 3]}], "kwargs": []},
-        {"args": [{**TENSOR, "range": [1]}], "kwargs": []},
-        {"args": [{**TENSOR, "range": [2, 1]}], "kwargs": []},
-        {"args": [{**TENSOR, "range": ["a", "b"]}], "kwargs": []},
-        {"args": [{**TENSOR, "range": [0.0, math.inf]}], "kwargs": []},
-        {"args": [TENSOR, {"value": {}}], "kwargs": []},
-        {"args": [TENSOR, {"set_of": []}], "kwargs": []},
-        {"args": [TENSOR, {"list_of": 3}], "kwargs": []},
-        {"args": [TENSOR, {"dict_of": [["a"]]}], "kwargs": []},
-        {"args": [TENSOR, {"dict_of": [[["a"], TENSOR]]}], "kwargs": []},
-        {"args": [], "kwargs": [[3, TENSOR]]},
-        {"args": [], "kwargs": {"x": TENSOR}},
+        {"args": TENSOR, "kwargs": [], "batched": True},
+        {"args": [], "kwargs": [], "batched": True},
+        {"args": [{"value": 3}], "kwargs": [], "batched": True},
+        {"args": [3], "kwargs": [], "batched": True},
+        {"args": [{"tensor": [2, -3], "dtype": "float32"}], "kwargs": [], "batched": True},
+        {"args": [{"tensor": [2, 1.5], "dtype": "float32"}], "kwargs": [], "batched": True},
+        {
+            "args": [{"tensor": [1 << 20, 1 << 20], "dtype": "float32"}],
+            "kwargs": [],
+            "batched": True,
+        },
+        {"args": [{"tensor": [2, 3], "dtype": "save"}], "kwargs": [], "batched": True},
+        {"args": [{"tensor": [2, 3]}], "kwargs": [], "batched": True},
+        {"args": [{**TENSOR, "range": [1]}], "kwargs": [], "batched": True},
+        {"args": [{**TENSOR, "range": [2, 1]}], "kwargs": [], "batched": True},
+        {"args": [{**TENSOR, "range": ["a", "b"]}], "kwargs": [], "batched": True},
+        {"args": [{**TENSOR, "range": [0.0, math.inf]}], "kwargs": [], "batched": True},
+        {"args": [TENSOR, {"value": {}}], "kwargs": [], "batched": True},
+        {"args": [TENSOR, {"set_of": []}], "kwargs": [], "batched": True},
+        {"args": [TENSOR, {"list_of": 3}], "kwargs": [], "batched": True},
+        {"args": [TENSOR, {"dict_of": [["a"]]}], "kwargs": [], "batched": True},
+        {"args": [TENSOR, {"dict_of": [[["a"], TENSOR]]}], "kwargs": [], "batched": True},
+        {"args": [TENSOR], "kwargs": []},
+        {"args": [TENSOR], "kwargs": [], "batched": 1},
+        {"args": [], "kwargs": [[3, TENSOR]], "batched": True},
+        {"args": [], "kwargs": {"x": TENSOR}, "batched": True},
     ],
 )
 def test_a_record_that_nobody_wrote_is_refused(record):
