@@ -18,7 +18,7 @@ from attnsurgeon.models.suggestions import nearest_file
 from attnsurgeon.sizes import MAX_ELEMENTS
 
 _HOW = "torch.save(example, 'input.pt') writes one; .npz, .npy and .safetensors are read as well"
-_MOST_BYTES = 16 * MAX_ELEMENTS
+_MOST_BYTES = 8 * MAX_ELEMENTS
 
 
 def read_example(path: str | os.PathLike[str]) -> Any:

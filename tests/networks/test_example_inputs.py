@@ -25,6 +25,7 @@ from tests.cli.command import attnsurgeon as run_command
 from tests.nets.asking import CASES, Batch, Branch, Diffusion, Keywords, SlowFast, fed
 
 each_case = pytest.mark.parametrize("name", CASES)
+LONGER = ("slowfast", "x3d", "diffusion")
 
 
 def built(name: str) -> Any:
@@ -34,7 +35,9 @@ def built(name: str) -> Any:
     return model
 
 
-@each_case
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONGER else []) for n in CASES]
+)
 def test_it_is_operated_bit_equal_and_a_folder_remembers_the_input(name, tmp_path):
     case, model = CASES[name], built(name)
     example = case.example()
