@@ -31,8 +31,9 @@ def input_of(model: Any) -> tuple[int, ...] | None:
     """Returns the size that a network of pytorchcv is made for: it keeps it as `in_size`."""
     from attnsurgeon.models import guess_input_sizes
 
-    sides = getattr(model, "in_size", None)
-    return (guess_input_sizes(model)[0][0], *sides) if isinstance(sides, tuple) else None
+    sides, first = getattr(model, "in_size", None), guess_input_sizes(model)[0][0]
+    channels = first if first % 3 else 3  # what an image of 3 is folded to, at times
+    return (channels, *sides) if isinstance(sides, tuple) else None
 
 
 def constructed(survey: Any) -> dict[str, dict[str, Counts]]:

@@ -43,8 +43,8 @@ def input_size_of(model: nn.Module) -> tuple[int, ...] | None:
 def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
     """Return sizes worth trying, (C, L), (C, H, W) or (C, D, H, W), likeliest first.
 
-    Channels and rank are those of the first convolution. Of one channel, the forward may put its
-    axis there itself. A network without a convolution is taken for an image network of 3 channels,
+    Channels and rank are those of the first convolution; an image of 3 channels may be folded to
+    more before it, and of one channel the forward may put the axis there itself. A network without a convolution is taken for an image network of 3 channels,
     then for what its first linear layer takes: images laid flat, tokens, vectors.
     """
     channels, rank = _first_convolution(model)
@@ -55,6 +55,8 @@ def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
     guesses += [(channels or 3, *side) for side in sides]
     if channels == 1:
         guesses += sides
+    if rank == 2 and channels > 3 and channels % 3 == 0:  # a stem may fold pixels into channels
+        guesses += [(3, *side) for side in sides]
     _, first = first_layer(model)
     if isinstance(first, nn.Linear):
         guesses += _before_linear(first.in_features)

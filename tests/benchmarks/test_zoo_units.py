@@ -80,6 +80,9 @@ def test_the_table_has_those_that_differ():
 def test_its_size_is_taken_from_the_network():
     assert input_of(Network("added")) == (3, 32, 24)
     assert input_of(nn.Conv2d(3, 8, 3)) is None
+    folding = Network("added")
+    folding.features.init_block = nn.Conv2d(12, 8, 3, 2, 1)
+    assert input_of(folding) == (3, 32, 24)
 
 
 def test_one_network_of_each_family_is_named():

@@ -86,6 +86,23 @@ def test_of_one_channel_the_forward_may_make_the_axis_itself():
     assert (16000,) not in guess_input_sizes(nn.Conv1d(2, 7, 3))
 
 
+class Folding(nn.Module):
+    """Its stem makes 2 x 2 pixels of an image one, of four times the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fold, self.conv = nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.fold(x))
+
+
+def test_an_image_may_be_folded_before_the_first_convolution():
+    found = attnsurgeon.find_sites(Folding()).survey.traced
+    assert found.input_size == (3, 224, 224)
+    assert (3, 224, 224) not in guess_input_sizes(nn.Conv2d(5, 7, 3))
+
+
 @pytest.mark.parametrize(
     ("features", "further"),
     [
