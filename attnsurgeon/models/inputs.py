@@ -44,8 +44,9 @@ def guess_input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
     """Return sizes worth trying, (C, L), (C, H, W) or (C, D, H, W), likeliest first.
 
     Channels and rank are those of the first convolution; an image of 3 channels may be folded to
-    more before it, and of one channel the forward may put the axis there itself. A network without a convolution is taken for an image network of 3 channels,
-    then for what its first linear layer takes: images laid flat, tokens, vectors.
+    more before it, and of one channel the forward may put the axis there itself. A network without
+    a convolution is taken for an image network of 3 channels, then for what its first linear layer
+    takes: images laid flat, tokens, vectors.
     """
     channels, rank = _first_convolution(model)
     sides = _VOLUMES if rank == 3 else tuple((side,) * rank for side in _SIDES)
