@@ -20,7 +20,7 @@ WINGS: dict[str, str] = {
     "recording": "calls randomness garbage caches hooks twin record inputs examples input_records"
     " global_hooks ambient shape_only memory trace handed_on",
     "models": "",
-    "sites": "site flow layouts levels tokens residuals rises ending trunk blocks ascent survey "
+    "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent survey "
     "analysis",
     "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",

@@ -21,6 +21,7 @@ from attnsurgeon.sites.ending import (
     entering_lateral,
     entering_projection,
     is_pointwise,
+    weighted_inside,
     without_image,
 )
 from attnsurgeon.sites.flow import CONVOLUTIONS, SQUASHING, UPSAMPLING, Flow, is_weighted, name_of
@@ -71,19 +72,22 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     if not risen:
         return Ascent()
     encoder = set(flow.before(ending.end))
-    depth = levels.of[ending.end] or 0
+    depth = max(levels.of[ending.end] or 0, *(r.below for r in ending.rises))
     looked_at = _looked_at(outputs, levels)
     skips = tuple(_skips(flow, levels, risen, ending.end))
     if len(looked_at) > 1 and min(looked_at) > 0:
-        neck = [_before_heads(nodes, flow, levels) for nodes in looked_at.values()]
+        neck = [_before_heads(nodes, traced, flow, levels) for nodes in looked_at.values()]
         found = {n for n in neck if n is not None and n not in encoder}
+        found = {n for n in found if not _is_inside_head(n, found - {n})}
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
     rises = [r for r in ending.rises if r.node in needed and not r.pooled]
     raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
     scored = [n for output in outputs for n in _features(output, levels)]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
-    last = [n for n in way_up if not _goes_on(n, way_up, flow, levels)]
+    last = _common(
+        [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen, flow, levels
+    )
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
 
 
@@ -93,8 +97,52 @@ def _goes_on(node: fx.Node, others: set[fx.Node], flow: Flow, levels: Levels) ->
     return any(flow.reaches(node, n) for n in same)
 
 
+def _is_inside_head(node: fx.Node, others: set[fx.Node]) -> bool:
+    """Whether a value is made inside a module that is given the neck's others: prototypes of masks
+    are the head's.
+    """
+    return any(call.parent is not None and not others.isdisjoint(call.inputs)
+               for call in node.meta["call"].chain() if not call.returns(node))  # fmt: skip
+
+
+def _common(nodes: list[fx.Node], risen: set[fx.Node], flow: Flow, levels: Levels) -> set[fx.Node]:
+    """One value for each resolution: of several that heads look at, what they all are made of."""
+    found: set[fx.Node] = set()
+    for level in {levels.of[n] for n in nodes}:
+        here = [n for n in nodes if levels.of[n] == level]
+        common = flow.common_dominator(here)
+        one = common in risen and levels.of[common] == level and levels.is_map(common)
+        found.update([common] if one and common is not None else here)
+    return found
+
+
+def _gated(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> set[fx.Node]:
+    """Values of the encoder behind a gate that what comes up has computed, where they meet it only
+    later: they cross there.
+    """
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        inputs = Flow.inputs(node)
+        if node not in risen or name_of(node) != "mul" or len(inputs) != 2:
+            continue
+        kept = [n for n in inputs if n not in risen and not flow.reaches(end, n)]
+        gates = [n for n in inputs if n in risen and name_of(n) in SQUASHING | _RESIZING]
+        if len(kept) != 1 or len(gates) != 1:
+            continue
+        ahead = node
+        while len(users := list(ahead.users)) == 1 and len(Flow.inputs(users[0])) == 1:
+            ahead = users[0]
+        if any(n in risen and not flow.reaches(node, n) and levels.carried[n] == levels.of[node]
+               for user in ahead.users for n in Flow.inputs(user)):  # fmt: skip
+            found.add(node)
+            found.update(n for n in flow.between(node, ahead))
+    return found
+
+
 def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> Iterable[Skip]:
     depth = levels.of[end] or 0
+    gated = _gated(flow, levels, risen, end)
+    risen = risen - gated
     for node in flow.nodes:
         inputs = Flow.inputs(node)
         if node not in risen or name_of(node) not in _MEETING or len(inputs) < 2:
@@ -102,7 +150,7 @@ def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> Ite
         up = [n for n in inputs if n in risen and levels.carried[n] == levels.of[node]]
         through = any(flow.reaches(end, n) for n in up)
         crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
-                    and (levels.of[n] or 0) < depth and not flow.reaches(end, n)
+                    and (levels.of[n] or 0) < depth and (n in gated or not flow.reaches(end, n))
                     and (through or n not in risen)]  # fmt: skip
         if crossing and set(up) - set(crossing) and not is_gate(node, levels):
             yield from (Skip(value, node) for value in crossing)
@@ -124,8 +172,12 @@ def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node
     return found
 
 
-def _before_heads(nodes: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node | None:
-    """The last value that all heads of one resolution look at."""
+def _before_heads(
+    nodes: list[fx.Node], traced: Traced, flow: Flow, levels: Levels
+) -> fx.Node | None:
+    """The last value that all heads of one resolution look at; what runs at several resolutions is
+    a head, and so is a module that ends with the scores.
+    """
     level = levels.of[nodes[0]]
     seen = [n for node in nodes for n in _features(node, levels, keeping=True)]
     common = flow.common_dominator([n for n in seen if levels.carried[n] == level] or nodes)
@@ -133,12 +185,31 @@ def _before_heads(nodes: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node |
     maps = [n for n in chain if levels.of[n] == level and levels.is_map(n)]
     if not maps:
         return None
-    node = maps[-1]
+    own = [n for n in maps if not _is_shared(n, traced, levels)]
+    node = (own or maps)[-1]
+    for call in node.meta["call"].chain():
+        given = [n for n in call.inputs if levels.of.get(n) == level and levels.is_map(n)]
+        scores = any(node.meta["order"] < n.meta["order"] < call.end for n in nodes)
+        if call.parent is not None and scores and len(given) == 1 and not call.returns(node):
+            node = given[0]
     while (entered := entering_lateral(node)) is not None:
         if levels.of[entered] != level or not levels.is_map(entered):
             break
         node = entered
     return node
+
+
+def _is_shared(node: fx.Node, traced: Traced, levels: Levels) -> bool:
+    """Whether a value is made by weights that work at several resolutions; one activation may
+    stand in every layer of a network.
+    """
+    for call in node.meta["call"].chain():
+        runs = traced.calls[call.path]
+        if call.parent is None or not weighted_inside(call) or len(runs) < 2:
+            continue
+        if len({levels.of.get(n) for run in runs for n in run.outputs}) > 1:
+            return True
+    return False
 
 
 def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
@@ -182,7 +253,7 @@ def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iter
             new = inputs
         elif is_weighted(node):
             new = [n for n in inputs[:1] if _is_sum(n) and _is_score(n)]
-            found += inputs[: 1 - len(new)]
+            found += map(_unpadded, inputs[: 1 - len(new)])
         elif (term := without_image(node, levels)) is not None:
             new = [term]
         elif _is_sum(node) and _is_score(node):
@@ -194,6 +265,12 @@ def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iter
         seen.update(new)
         todo += new
     return found
+
+
+def _unpadded(node: fx.Node) -> fx.Node:
+    while name_of(node) == "pad":
+        node = Flow.inputs(node)[0]
+    return node
 
 
 def _keeps_width(node: fx.Node) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from torch import fx
+from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Event, Traced
 from attnsurgeon.sites.flow import (
@@ -19,6 +20,7 @@ from attnsurgeon.sites.flow import (
     NORMS,
     Flow,
     bends,
+    calls_making,
     convolution_of,
     is_weighted,
     name_of,
@@ -74,23 +76,36 @@ def find_ending(
     aside = pooled_aside(flow) | _attending(flow, residuals)
     needed = ways_back(outputs, set())
     on_way = [n for n in flow.nodes if n in needed and n not in aside and levels.is_map(n)]
-    if vectors and not maps:  # several networks side by side
-        return None
-    if vectors:
+    if vectors and maps:
         depth = levels.of[maps[-1]] or 0
         deeper = [n for n in on_way if (levels.of[n] or 0) > depth]
         if all(flow.reaches(n, maps[-1]) for n in deeper):
-            return Ending(_before_scores(maps[-1], flow, levels), dense=False)
+            end = _before_asked(_before_idle(maps[-1], flow, levels), flow, asked)
+            return Ending(_before_scores(end, flow, levels), dense=False)
     if not on_way:
         return None
-    return _dense(traced, flow, levels, outputs, on_way)
+    late = set() if maps else descendants(flow, _iterated(traced, flow))
+    on_way = [n for n in on_way if n not in late]
+    if not on_way:
+        return None
+    ending = _dense(traced, flow, levels, residuals, outputs, on_way, late)
+    one = all(len(n.meta["shape"]) == 2 for n in outputs) and not maps
+    if one and len(traced.calls[ending.end.meta["call"].path]) == 1:
+        return None  # several networks side by side, and not one that runs several times
+    return ending
 
 
 def _dense(
-    traced: Traced, flow: Flow, levels: Levels, outputs: list[fx.Node], on_way: list[fx.Node]
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    residuals: Sequence[Residual],
+    outputs: list[fx.Node],
+    on_way: list[fx.Node],
+    late: set[fx.Node],
 ) -> Ending:
-    rises = find_rises(flow, levels)
-    outer = [r for r in rises if not r.inner and not _is_followed(r, flow, levels)]
+    rises = [r for r in find_rises(flow, levels) if r.node not in late]
+    outer = _outer(rises, flow, levels)
     risen = descendants(flow, [r.node for r in outer])
     sources = [r for r in outer if r.source not in risen]
     if sources:
@@ -98,28 +113,53 @@ def _dense(
         end = _encoder_output(traced, flow, levels, sources, risen)
         if end is None:
             raised = [r.source for r in sources if not r.pooled]
-            end = _common_end(outputs, flow, levels, depth, risen, raised)
+            end = _common_end(traced, outputs, flow, levels, depth, risen, raised)
             end = _without_projections(end, flow, levels, risen)
+            end = _before_neck(traced, end, flow, levels, residuals)
     else:
-        private = _private([r for r in rises if r not in outer], flow, levels)
+        private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
         depth = max((levels.of[n] or 0 for n in candidates), default=0)
-        end = _common_end(outputs, flow, levels, depth, private)
+        end = _common_end(traced, outputs, flow, levels, depth, private)
         end = _without_projections(end, flow, levels, set())
-    late = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
+    end = _before_idle(end, flow, levels)
+    behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip
-    return Ending(end, dense=True, rises=tuple(late), exchanged=exchanged)
+    return Ending(end, dense=True, rises=tuple(behind), exchanged=exchanged)
 
 
-def _is_followed(rise: Rise, flow: Flow, levels: Levels) -> bool:
-    """Whether a block around the rise is done with it, and the network goes as deep again."""
-    for call in rise.blocks:
-        (made,) = call.outputs[:1]
-        for node in flow.nodes[flow.rank[made] + 1 :]:
-            if (levels.of[node] or 0) >= rise.below and flow.reaches(made, node):
-                return True
-    return False
+def _iterated(traced: Traced, flow: Flow) -> list[fx.Node]:
+    """What modules give that are given again what they have made: an iteration (RAFT) behind the
+    encoders.
+    """
+    found: list[fx.Node] = []
+    for runs in traced.calls.values():
+        made = [next((n for n in run.outputs if n in flow.rank), None) for run in runs]
+        if len(runs) > 2 and None not in made:
+            known = [n for n in made if n is not None]
+            if all(flow.reaches(a, b) for a, b in pairwise(known)):
+                found += known
+    return found
+
+
+def _outer(rises: list[Rise], flow: Flow, levels: Levels) -> list[Rise]:
+    """The rises that are the network's own, and not those of a block: one of which the network
+    goes as deep again, or another of the same class.
+    """
+    outer = [r for r in rises if not r.inner]
+    around = {(call, r.below) for r in outer for call in r.blocks}
+    followed = {call for call, below in around if _is_followed(call, below, flow, levels)}
+    classes = {type(call.module) for call in followed} - {nn.Sequential}
+    return [r for r in outer if followed.isdisjoint(r.blocks)
+            and classes.isdisjoint(type(call.module) for call in r.blocks)]  # fmt: skip
+
+
+def _is_followed(call: Call, below: int, flow: Flow, levels: Levels) -> bool:
+    """Whether a block is done with its rise, and the network goes as deep again."""
+    (made,) = call.outputs[:1]
+    later = flow.nodes[flow.rank[made] + 1 :]
+    return any((levels.of[n] or 0) >= below and flow.reaches(made, n) for n in later)
 
 
 def _encloses(call: Call, node: fx.Node) -> bool:
@@ -138,6 +178,7 @@ def _private(rises: list[Rise], flow: Flow, levels: Levels) -> set[fx.Node]:
 
 
 def _common_end(
+    traced: Traced,
     outputs: list[fx.Node],
     flow: Flow,
     levels: Levels,
@@ -155,8 +196,8 @@ def _common_end(
         met = [n for n in flow.nodes if n in stops and levels.of[n] == depth][-1:]
     work = levels.work
     later = [n for n in met if not any(
-        n in raised and work[s] > work[n] + BESIDE and flow.reaches(parting(n, levels), s)
-        for s in raised)]  # fmt: skip
+        work[s] > work[n] + BESIDE and flow.reaches(parting(n, levels), s)
+        for s in (raised if n in raised else met))]  # fmt: skip
     met = later or met
     common = flow.common_dominator(met)
     if common is not None and levels.of.get(common) == depth and levels.is_map(common):
@@ -165,7 +206,8 @@ def _common_end(
         chain = [n for n in flow.dominators(common) if levels.of[n] == depth]
         if chain and levels.is_map(chain[-1]):
             return chain[-1]
-    return max(met, key=lambda n: (levels.work[n], flow.rank[n]))
+    twice = any(len(traced.calls[n.meta["call"].path]) > 1 for n in met)
+    return max(met, key=lambda n: (levels.work[n], -flow.rank[n] if twice else flow.rank[n]))
 
 
 def _encoder_output(
@@ -222,11 +264,50 @@ def _without_projections(node: fx.Node, flow: Flow, levels: Levels, risen: set[f
         )
         if entered is None and risen:
             entered = entering_lateral(node)
+        if entered is None:
+            entered = _whole_of(node)
         if entered is None or levels.of.get(entered) != depth or not levels.is_map(entered):
             return node
         if not levels.work[entered]:
             return node
         node = entered
+
+
+def _before_neck(
+    traced: Traced, node: fx.Node, flow: Flow, levels: Levels, residuals: Sequence[Residual]
+) -> fx.Node:
+    """The backbone's last value where a neck begins at the deepest resolution with a module of its
+    own kind that makes the value narrower (YOLOv7), or with convolutions that do so behind the last
+    residual sum (YOLOv3, bridges of a U).
+    """
+    depth = levels.of[node]
+    for call in calls_making(node):
+        given = [n for n in call.inputs if levels.of.get(n) == depth and levels.is_map(n)]
+        alike = [c for c in _outermost_first(traced.root) if type(c.module) is type(call.module)]
+        if call.parent is None or len(given) != 1 or len(alike) > 1 or weighted_inside(call) < 2:
+            continue
+        worked = [n for n in flow.before(given[0]) if is_weighted(n) and levels.of[n] == depth]
+        if worked and _channels(node) < _channels(given[0]):
+            node = given[0]
+            break
+    sums = {r.add for r in residuals if levels.of[r.add] == depth}
+    chain = flow.dominators(node)
+    last = next((n for n in reversed(chain) if n in sums), None)
+    if last is None or last is node:
+        return node
+    after = [n for n in flow.between(last, node) if is_weighted(n)]
+    if not after or _channels(after[0]) >= _channels(last):
+        return node
+    passed = [n for n in chain[chain.index(last) :] if n in (last, *last.users)]
+    return [n for n in passed if n is last or name_of(n) in ACTIVATIONS][-1]
+
+
+def _whole_of(node: fx.Node) -> fx.Node | None:
+    """What was split into parts of which this is one, with its activation or without."""
+    while name_of(node) in ACTIVATIONS | _ASIDE and len(inputs := Flow.inputs(node)) == 1:
+        node = inputs[0]
+    split = _main_input(node) if name_of(node) == "part" else None
+    return _main_input(split) if split is not None else None
 
 
 def entering_projection(node: fx.Node, levels: Levels, *, to_output: bool) -> fx.Node | None:
@@ -316,6 +397,32 @@ def weighted_inside(call: Call) -> int:
         else:
             total += weighted_inside(event)
     return total
+
+
+def _before_idle(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
+    """The last map of a resolution at which weights work: a pooling that only a classifier follows
+    (VGG's last) is the classifier's.
+    """
+    way = flow.before(node)
+    chain = [n for n in flow.dominators(node) if levels.is_map(n)]
+    worked = {levels.carried[n] for n in way if is_weighted(n)}
+    kept = [n for n in chain if levels.of[n] in worked]
+    return kept[-1] if kept else node
+
+
+def _before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
+    """What enters the keys and values of a learned query that asks the last map, else the map."""
+    if not is_weighted(node) or not is_pointwise(node):
+        return node
+    todo = list(node.users)
+    while todo:
+        user = todo.pop()
+        if user in asked:
+            continue
+        if is_weighted(user) or not user.users:
+            return node
+        todo += user.users
+    return (_main_input(node) or node) if asked else node
 
 
 def _before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:

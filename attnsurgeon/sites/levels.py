@@ -14,6 +14,7 @@ from attnsurgeon.recording.record import Traced
 from attnsurgeon.sites.flow import Flow, is_weighted, name_of
 from attnsurgeon.sites.layouts import AXIS_LAST, AXIS_ONE, layout_of
 from attnsurgeon.sites.site import size_in
+from attnsurgeon.sites.tokens import takes_beside
 
 # Products in which positions are paired with positions, and such that do it and undo it at once.
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
@@ -104,15 +105,18 @@ class Levels:
         self.of: dict[fx.Node, int | None] = {}
         self.carried: dict[fx.Node, int | None] = {}
         self.work: dict[fx.Node, int] = {}
-        lost, lists = _Lost(traced), set[fx.Node]()
+        lost, lists, beside = _Lost(traced), set[fx.Node](), set[fx.Node]()
         for node in flow.nodes:
             inputs = Flow.inputs(node)
             again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
             if self._joins_rows(node, inputs) or not (again or lists.isdisjoint(inputs)):
                 lists.add(node)
+            if takes_beside(node) or (inputs and beside.issuperset(inputs) and not again):
+                beside.add(node)  # class tokens, of which there may be several
             hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
-            self.of[node] = level = None if hidden else level_of(node, traced)
-            if level is None and (name_of(node) in _SELECTING or not is_vector(node)):
+            self.of[node] = level = None if hidden or node in beside else level_of(node, traced)
+            vector = is_vector(node) or node in beside
+            if level is None and (name_of(node) in _SELECTING or not vector):
                 level = min(self._known(inputs), default=None)
             self.carried[node] = level
             self.work[node] = max((self.work[n] for n in inputs), default=0) + is_weighted(node)
@@ -120,14 +124,18 @@ class Levels:
     def _joins_rows(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
         """Whether rows of several maps are laid one behind the other, as detectors do."""
         rows = name_of(node) == "cat" and len(node.meta["shape"]) == 3
-        return rows and len(set(self._known(inputs))) > 1
+        several = [n for n in inputs if not is_vector(n)]  # class tokens stand beside any map
+        return rows and len(set(self._known(several))) > 1
 
     def _known(self, nodes: list[fx.Node]) -> list[int]:
         return [level for n in nodes if (level := self.carried[n]) is not None]
 
     def is_map(self, node: fx.Node) -> bool:
-        """Whether a value made in the network is a map of known resolution."""
-        return node.op != "placeholder" and self.of.get(node) is not None
+        """Whether a value made in the network is a map of known resolution; one with a border put
+        around it is not another.
+        """
+        made = node.op != "placeholder" and name_of(node) != "pad"
+        return made and self.of.get(node) is not None
 
 
 class _Lost:

@@ -103,7 +103,7 @@ def map_is_used(node: fx.Node, traced: Traced) -> bool:
         for user in value.users:
             if user.meta["places"] == value.meta["places"] and _is_pointwise(user):
                 todo.append(user)
-            elif not _takes_beside(user, value) and _leads_out(user, traced):
+            elif not takes_beside(user) and _leads_out(user, traced):
                 return True
     return False
 
@@ -254,10 +254,13 @@ def _bounds(node: fx.Node, name: str, shape: tuple[int, ...]) -> dict[int, tuple
     return dict(enumerate(ends))
 
 
-def _takes_beside(user: fx.Node, value: fx.Node) -> bool:
+def takes_beside(user: fx.Node) -> bool:
     """Whether an operation takes nothing but tokens of no position out of a value."""
+    if user.meta.get("name") not in ("getitem", "select", "narrow"):
+        return False
+    value = user.all_input_nodes[0]
     tokens = tokens_at(value, "NLC")
-    if tokens is None or user.meta.get("name") not in ("getitem", "select", "narrow"):
+    if tokens is None:
         return False
     start, stop = _taken(user, value.meta["shape"])
     first, last = tokens.before, tokens.before + math.prod(tokens.sides)

@@ -9,19 +9,26 @@ stages where convolutions are dilated in place of a step down.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from torch import fx, nn
+from torch import fx
 
 from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.ending import Ending, find_ending, weighted_inside
-from attnsurgeon.sites.flow import ACTIVATIONS, Flow, convolution_of, is_weighted, name_of
+from attnsurgeon.sites.flow import (
+    ACTIVATIONS,
+    Flow,
+    calls_making,
+    convolution_of,
+    is_weighted,
+    name_of,
+)
 from attnsurgeon.sites.levels import NO_MAP, Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
-from attnsurgeon.sites.rises import BESIDE
+from attnsurgeon.sites.rises import BESIDE, descendants
+from attnsurgeon.sites.stem import calls_in, find_stem, last_before
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,14 @@ def find_trunk(
     values = _without_insides(descent, flow, levels)
     if not values:
         return Trunk()
-    stem = _stem(traced, levels, values, set(descent.nodes))
-    start = 0 if stem is None else values.index(stem)
-    if stem is not None and _holds_nothing_else(values, stem, levels):
+    stem = find_stem(traced, flow, levels, values, set(descent.nodes), residuals)
+    if stem is not None and (
+        2 * levels.work[stem] > levels.work[values[-1]]  # it would be most of the network
+        or _is_crossed(stem, values, ending, flow, levels)
+    ):
+        stem = None
+    start = sum(n.meta["order"] < stem.meta["order"] for n in values) if stem is not None else 0
+    if stem in values and _holds_nothing_else(values, stem, levels):
         start += 1
     ends: list[fx.Node] = []
     stages: list[int] = []
@@ -256,46 +268,37 @@ class _Descent:
         return node
 
 
-def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, levels: Levels) -> bool:
-    """Whether the stem's output is alone at its resolution, so that no stage is there."""
-    there = [n for n in values if levels.of[n] == levels.of[stem]]
-    units = sum(name_of(n) in ACTIVATIONS for n in there)
-    return there[-1] is stem and units < 2 and stem is not values[-1]
-
-
-def _stem(
-    traced: Traced, levels: Levels, values: list[fx.Node], way: set[fx.Node]
-) -> fx.Node | None:
-    """The value that enters the outermost module around the first block that comes back.
-
-    Where no block comes back (VGG), the last trunk value of the first resolution; None where a
-    block of several layers is given the image itself.
+def _is_crossed(
+    stem: fx.Node, values: list[fx.Node], ending: Ending, flow: Flow, levels: Levels
+) -> bool:
+    """Whether values of several resolutions above a stem cross to a decoder, or such of two layers
+    at the image's own: then these are stages (a plain U around residual blocks).
     """
-    calls = [c for c in _calls(traced.root) if c.parent]
-    blocks = [c for c in calls if _is_block(c, values)]
-    kinds = Counter(type(c.module) for c in blocks)
-    if max(kinds.values(), default=0) < 2:  # they are all inside one long shortcut
-        blocks = [c for c in calls if _is_block(c, way)]
-        kinds = Counter(type(c.module) for c in blocks)
-    for call in blocks:
-        if kinds[type(call.module)] < 2:
-            continue
-        for outer in call.chain():  # a gate that comes back stands inside a block that does not
-            if outer in blocks and _last_before(outer.start, values) is not None:
-                call = outer
-        entrance = _last_before(call.start, values)
-        if entrance is None and levels.work[call.outputs[0]] > 1:
-            return None
-        if entrance is None:
-            break
-        for outer in call.chain():
-            before = _last_before(outer.start, values)
-            if before is None or levels.of[before] != levels.of[entrance]:
-                break
-            entrance = before
-        return entrance
-    first = levels.of[values[0]]
-    return [n for n in values if levels.of[n] == first][-1]
+    risen = descendants(flow, [r.node for r in ending.rises])
+    above = {at: [n for n in values if levels.of[n] == at] for n in values
+             if (at := levels.of[n]) is not None and at < (levels.of[stem] or 0)}  # fmt: skip
+    crossed = set()
+    for node in risen:
+        for given in Flow.inputs(node):
+            at = levels.of[given]
+            if at in above and given not in risen and any(
+                flow.reaches(n, given) for n in above[at]
+            ):  # fmt: skip
+                crossed.add(at)
+    return len(crossed) > 1 or any(not at and _units(above[at]) > 1 for at in crossed)
+
+
+def _units(values: list[fx.Node]) -> int:
+    return sum(name_of(n) in ACTIVATIONS for n in values)
+
+
+def _holds_nothing_else(values: list[fx.Node], stem: fx.Node, levels: Levels) -> bool:
+    """Whether the stem's output is alone at its resolution, so that no stage is there; at the
+    image's own resolution two units are one.
+    """
+    there = [n for n in values if levels.of[n] == levels.of[stem]]
+    short = _units(there) < 2 or bool(levels.of[stem])
+    return there[-1] is stem and short and stem is not values[-1]
 
 
 def _entrance(
@@ -311,7 +314,7 @@ def _entrance(
     working = [n.meta["order"] for n in flow.nodes
                if levels.carried[n] == level and is_weighted(n)]  # fmt: skip
     for call in step.meta["call"].chain():
-        before = _last_before(call.start, values)
+        before = last_before(call.start, values)
         inside = [n for n in values if call.start <= n.meta["order"] < call.end]
         if before is None or levels.of[before] != level:
             break
@@ -343,8 +346,8 @@ def _with_dilated(
                if (spread := _dilation(n)) and levels.of[n] is not None]  # fmt: skip
     if all(spread == 1 for _, spread in spatial):
         return ends, stages
-    for call in _calls(traced.root):
-        before = _last_before(call.start, values)
+    for call in calls_in(traced.root):
+        before = last_before(call.start, values)
         made = [n for n in values if call.start <= n.meta["order"] < call.end]
         if before is None or not made or call.parent is None or not call.returns(made[-1]):
             continue
@@ -356,11 +359,27 @@ def _with_dilated(
         outside = [s for order, s in here if order < call.start]
         if max(inside, default=1) < 2 * max(outside, default=1):
             continue
+        before = _before_undilated(before, call, values, levels)
         near = any(levels.work[n] == levels.work[before] for n in found if n is not values[-1])
         if _width(before) != _width(made[-1]) and not near:
             found[before] = level
     order = sorted(found, key=lambda n: n.meta["order"])
     return order, [found[n] for n in order]
+
+
+def _before_undilated(
+    before: fx.Node, call: Call, values: list[fx.Node], levels: Levels
+) -> fx.Node:
+    """What enters the unit ahead of a dilated one, in the same list, where that changes the width:
+    the stride that was taken away stood in it.
+    """
+    for unit in calls_making(before):
+        entered = last_before(unit.start, values)
+        if entered is None or unit.parent is not call.parent or weighted_inside(unit) < 2:
+            continue
+        if levels.of[entered] == levels.of[before] and _width(entered) != _width(before):
+            return entered
+    return before
 
 
 def _dilation(node: fx.Node) -> int:
@@ -372,23 +391,3 @@ def _dilation(node: fx.Node) -> int:
 def _width(node: fx.Node) -> int:
     (axis,) = node.meta["axes"]
     return node.meta["shape"][axis]
-
-
-def _last_before(order: int, values: list[fx.Node]) -> fx.Node | None:
-    earlier = [n for n in values if n.meta["order"] < order]
-    return earlier[-1] if earlier else None
-
-
-def _calls(call: Call) -> list[Call]:
-    found = [call]
-    for event in call.events:
-        if isinstance(event, Call):
-            found += _calls(event)
-    return found
-
-
-def _is_block(call: Call, values: Container[fx.Node]) -> bool:
-    """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
-    if isinstance(call.module, nn.Sequential) or not call.outputs:
-        return False
-    return call.outputs[0] in values and weighted_inside(call) >= 2

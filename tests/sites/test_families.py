@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from torch import nn
 
-from attnsurgeon.sites.survey import Survey
-from tests.surgery import paths, surveyed
+from attnsurgeon.recording.trace import trace
+from attnsurgeon.sites.survey import Survey, survey
+from tests.surgery import paths
 
 EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "nets" / "expected.yaml").read_text(encoding="utf-8")
@@ -19,6 +21,7 @@ EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load(
 STRUCTURE = ("stem", "stage", "downsample", "head", "decoder", "skip", "neck")
 BRANCHES = ("residual-branch", "residual-block", "residual-add")
 SIZE = (3, 128, 128)
+SLOW = frozenset(name for name, entry in EXPECTED.items() if entry.get("slow"))
 
 
 def build(entry: dict[str, Any]) -> nn.Module:
@@ -39,25 +42,32 @@ def found(survey: Survey, entry: dict[str, Any]) -> dict[str, list[str]]:
     return {role: paths(survey, role) for role in wanted(entry)}
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+def recorded(entry: dict[str, Any]) -> Survey:
+    images = (torch.empty(2, *SIZE, device="meta"),) * entry.get("inputs", 1)
+    return survey(trace(build(entry), images))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in EXPECTED]
+)
 def test_the_sites_of_a_family_are_those_that_people_name(name):
     entry = EXPECTED[name]
-    assert found(surveyed(build(entry), SIZE), entry) == wanted(entry)
+    assert found(recorded(entry), entry) == wanted(entry)
 
 
 def test_the_corpus_is_large_and_says_only_what_it_may():
-    assert len(EXPECTED) >= 35
-    known = {"build", "args", "why", *STRUCTURE, *BRANCHES}
+    assert len(EXPECTED) >= 60
+    known = {"build", "args", "why", "slow", "inputs", *STRUCTURE, *BRANCHES}
     assert {key for entry in EXPECTED.values() for key in entry} <= known
 
 
 def test_a_wrong_expectation_is_told_from_a_right_one():
     entry = {**EXPECTED["unet-bilinear"], "decoder": ["up3.1.2"]}
-    assert found(surveyed(build(entry), SIZE), entry) != wanted(entry)
+    assert found(recorded(entry), entry) != wanted(entry)
 
 
 def stages(name: str) -> dict[str, int | None]:
-    return {s.path: s.stage for s in surveyed(build(EXPECTED[name]), SIZE).sites}
+    return {s.path: s.stage for s in recorded(EXPECTED[name]).sites}
 
 
 def test_stages_that_keep_their_resolution_by_dilation_are_numbered_like_those_that_lower_it():
@@ -74,8 +84,8 @@ def test_a_value_of_a_decoder_has_the_stage_of_its_resolution():
 
 
 def test_a_value_of_an_inner_resolution_that_is_no_stage_says_why():
-    sites = {s.path: s for s in surveyed(build(EXPECTED["fpn-with-p6"]), SIZE).sites}
+    sites = {s.path: s for s in recorded(EXPECTED["fpn-with-p6"]).sites}
     assert (sites["p6"].stage, sites["p6"].no_stage) == (None, "no stage has its resolution")
     assert sites["smooth.2"].no_stage == ""
-    pooled = {s.path: s for s in surveyed(build(EXPECTED["bisenet"]), SIZE).sites}
+    pooled = {s.path: s for s in recorded(EXPECTED["bisenet"]).sites}
     assert pooled["pooled.0"].no_stage == "it has no positions"

@@ -3,8 +3,11 @@
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
+from attnsurgeon.recording.trace import trace
+from attnsurgeon.sites.survey import survey
 from tests.nets.blocks import C, Net, Plain
 from tests.nets.tokens import Token, Tokens
 from tests.nets.whole import AdditiveUNet, Detector, Line, Volume
@@ -83,8 +86,8 @@ def test_tokens_have_one_stage_behind_the_position():
 def test_the_head_of_a_network_that_returns_maps_is_the_deepest_map():
     found = trunk(AdditiveUNet(), (3, 16, 24))
     assert found["head"] == ["middle:relu#2"]
-    assert found["stem"] == [":relu"]  # one unit alone at its resolution is a stem, no stage
-    assert found["downsample"] == [":relu#2"]
+    assert found["stem"] == []  # plain convolutions: each resolution is a stage, also the first
+    assert found["downsample"] == [":relu", ":relu#2"]
 
 
 def test_a_network_without_maps_has_no_trunk():
@@ -104,12 +107,24 @@ def test_a_network_without_maps_has_no_trunk():
             },
         ),
         (
-            "vgg11_bn",  # conv-norm-act threes between pools; the last pool is alone at 7 x 7
+            "vgg11_bn",  # five stages, as in the paper's table; the last pool is the classifier's
             {
-                "stem": ["features.2"],
-                "stage": [f"features.{i}" for i in (6, 13, 20, 27, 28)],
-                "downsample": [f"features.{i}" for i in (6, 13, 20, 27)],
-                "head": ["features.28"],
+                "stem": [],
+                "stage": [f"features.{i}" for i in (2, 6, 13, 20, 27)],
+                "downsample": [f"features.{i}" for i in (2, 6, 13, 20)],
+                "head": ["features.27"],
+            },
+        ),
+        (
+            "pit_xs_distilled_224",  # the second token is no map of two positions
+            {
+                "stem": [":add"],
+                "stage": [
+                    *(f"transformers.{i}:reshape" for i in (0, 1)),
+                    "transformers.2.blocks.3:add#2",
+                ],
+                "downsample": [f"transformers.{i}:reshape" for i in (0, 1)],
+                "head": ["transformers.2.blocks.3:add#2"],
             },
         ),
         (
@@ -126,15 +141,25 @@ def test_networks_that_everyone_knows(name, expected):
 
 def test_a_detectors_trunk_is_its_backbone_and_a_list_of_boxes_is_no_map():
     assert trunk(Detector(), (3, 64, 48)) == {
-        "stem": ["down1.act"],
-        "stage": ["down2.act", "down3.act"],
-        "downsample": ["down2.act"],
+        "stem": [],
+        "stage": ["down1.act", "down2.act", "down3.act"],
+        "downsample": ["down1.act", "down2.act"],
         "head": ["down3.act"],
     }
     found = surveyed(Detector(), (3, 64, 48))
     boxes = next(s for s in found.sites if s.path == "weigh")
     assert boxes.resolution == (4, 240)
     assert boxes.stage is None
+
+
+@pytest.mark.slow
+def test_an_iteration_behind_the_encoders_is_no_stage_and_no_decoder():
+    with torch.device("meta"):
+        net = torchvision.models.optical_flow.raft_small(weights=None)
+    found = survey(trace(net, (torch.empty(2, 3, 128, 128, device="meta"),) * 2))
+    ends = [f"context_encoder.layer{i}.1.relu" for i in (1, 2, 3)]
+    assert (paths(found, "stage"), paths(found, "head")) == (ends, ends[2:])
+    assert paths(found, "decoder") == []
 
 
 class Reduced(nn.Module):

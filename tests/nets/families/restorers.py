@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -105,3 +106,55 @@ class WrappedU(nn.Module):
         y = self.d(self.up2(self.c(self.down2(two))) + two)
         y = self.e(self.up1(y) + one)
         return self.last(F.relu(y + first))
+
+
+class SrResNet(nn.Module):
+    """Ledig et al.: one long shortcut over the blocks, two shuffles to four times the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 9, padding=4), nn.PReLU())
+        self.body = nn.Sequential(Block(8, 8), Block(8, 8))
+        self.conv = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.upscale = nn.Sequential(*(
+            nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
+            for _ in range(2)
+        ))  # fmt: skip
+        self.last = nn.Conv2d(8, 3, 9, padding=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.upscale(x + self.conv(self.body(x))))
+
+
+class DenseBlock(nn.Module):
+    """RDN's: dense convolutions, made narrow again and added to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.narrow = nn.Conv2d(24, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([x, F.relu(self.one(x))], 1)
+        return x + self.narrow(torch.cat([y, F.relu(self.two(y))], 1))
+
+
+class Rdn(nn.Module):
+    """Zhang et al.: what all dense blocks give is laid side by side, then the long shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.blocks = nn.ModuleList([DenseBlock(), DenseBlock(), DenseBlock()])
+        self.fuse = nn.Sequential(nn.Conv2d(24, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
+        self.upscale = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.PixelShuffle(2))
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        y, made = self.second(first), []
+        for block in self.blocks:
+            y = block(y)
+            made.append(y)
+        return self.last(self.upscale(self.fuse(torch.cat(made, 1)) + first))

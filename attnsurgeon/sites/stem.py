@@ -1,0 +1,130 @@
+"""Trunk values -> the stem: what enters the first stage.
+
+The first stage begins with the outermost module around the first block that comes back, as long as
+the resolution stays; where no module comes back, with the first residual sum. A network that goes
+down by plain convolutions alone has no stem: each of its resolutions is a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Hashable, Sequence
+
+from torch import fx, nn
+
+from attnsurgeon.recording.record import Call, Traced
+from attnsurgeon.sites.ending import weighted_inside
+from attnsurgeon.sites.flow import Flow, calls_making
+from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.residuals import Residual
+
+
+def find_stem(
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    values: list[fx.Node],
+    way: set[fx.Node],
+    residuals: Sequence[Residual],
+) -> fx.Node | None:
+    """Returns the value that enters the first stage; None where a block of several layers, or the
+    first of plain stages, is given the image itself.
+
+    Args:
+        traced, flow, levels, residuals: of the network.
+        values: of the trunk, in order.
+        way: all that the trunk's last value is made of.
+    """
+    calls = [call for call in calls_in(traced.root) if call.parent]
+    blocks = [call for call in calls if _is_block(call, values)]
+    back = _coming_back(blocks)
+    inside_shortcut = not back
+    if inside_shortcut:  # they are all inside one long shortcut
+        blocks = [call for call in calls if _is_block(call, way)]
+        back = _coming_back(blocks)
+    for call in back:
+        for outer in call.chain():  # a gate that comes back stands inside a block that does not
+            if outer in blocks and last_before(outer.start, values) is not None:
+                call = outer
+        seen = values
+        if inside_shortcut:
+            seen = [n for n in flow.dominators(call.outputs[0]) if levels.is_map(n)]
+        entrance = last_before(call.start, seen)
+        if entrance is None and levels.work[call.outputs[0]] > 1:
+            return None
+        if entrance is None:  # one layer
+            return call.outputs[0] if call.outputs[0] in values else None
+        for outer in call.chain():
+            before = last_before(outer.start, seen)
+            if before is None or levels.of[before] != levels.of[entrance]:
+                break
+            entrance = before
+        return _before_step(entrance, values, levels)
+    entering = [r.source for r in residuals if r.source in values and r.add in values]
+    return _before_step(entering[0], values, levels) if len(entering) > 1 else None
+
+
+def _before_step(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:
+    """The value before a strided convolution that is like those which begin the later stages, and
+    stands in one list with them: it begins the first stage.
+    """
+    for unit in calls_making(stem):
+        before = last_before(unit.start, values)
+        if before is None or unit.parent is None or weighted_inside(unit) != 1:
+            continue
+        if (levels.of[before] or 0) >= (levels.of[stem] or 0):
+            continue
+        kind = _kind(unit.module)
+        later = [c for c in unit.parent.events if isinstance(c, Call) and c.start >= unit.end]
+        if any(_are_alike(_kind(c.module), kind) for c in later if _steps(c, values, levels)):
+            return before
+    return stem
+
+
+def _steps(call: Call, values: list[fx.Node], levels: Levels) -> bool:
+    """Whether a call is given a trunk value and makes one of a lower resolution."""
+    before = last_before(call.start, values)
+    made = [n for n in call.outputs if n in values]
+    return before is not None and any((levels.of[n] or 0) > (levels.of[before] or 0) for n in made)
+
+
+def _coming_back(blocks: list[Call]) -> list[Call]:
+    """The blocks of which there are several: of one class, or one derived from the other."""
+    kinds = [_kind(call.module) for call in blocks]
+    return [call for call, kind in zip(blocks, kinds, strict=True)
+            if sum(_are_alike(kind, other) for other in kinds) > 1]  # fmt: skip
+
+
+def _kind(module: nn.Module) -> Hashable:
+    """What a module is: its class, of a plain list what stands in it, runs of equals as one."""
+    if type(module) is not nn.Sequential:
+        return type(module)
+    inside = [_kind(child) for child in module]
+    return tuple(kind for i, kind in enumerate(inside) if i == 0 or kind != inside[i - 1])
+
+
+def _are_alike(one: Hashable, other: Hashable) -> bool:
+    if isinstance(one, type) and isinstance(other, type):
+        return issubclass(one, other) or issubclass(other, one)
+    return one == other
+
+
+def _is_block(call: Call, values: Container[fx.Node]) -> bool:
+    """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
+    if isinstance(call.module, nn.Sequential) and type(call.module) is not nn.Sequential:
+        return False  # a convolution with its norm, written as a list of its own class
+    return bool(call.outputs) and call.outputs[0] in values and weighted_inside(call) >= 2
+
+
+def calls_in(call: Call) -> list[Call]:
+    """Returns a call and all inside of it, outermost first, in the order in which they begin."""
+    found = [call]
+    for event in call.events:
+        if isinstance(event, Call):
+            found += calls_in(event)
+    return found
+
+
+def last_before(order: int, values: list[fx.Node]) -> fx.Node | None:
+    """Returns the last of some values, given in order, that was made before a moment."""
+    earlier = [n for n in values if n.meta["order"] < order]
+    return earlier[-1] if earlier else None
