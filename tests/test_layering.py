@@ -20,8 +20,8 @@ WINGS: dict[str, str] = {
     "recording": "calls randomness garbage caches hooks twin record inputs examples input_records"
     " global_hooks ambient shape_only memory trace handed_on",
     "models": "",
-    "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent survey "
-    "analysis",
+    "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
+    " survey analysis",
     "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",

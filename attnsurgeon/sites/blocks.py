@@ -71,7 +71,8 @@ def _fellows(
 
 def _repeated(units: list[Call], flow: Flow, trunk: Trunk) -> list[Block]:
     """The blocks of a network that adds nothing anywhere."""
-    rows = [c for c in units if c.outputs[0] in trunk.values or _is_dense(c, flow)]
+    on_trunk = trunk.values  # which the last pooling, the classifier's, is not of
+    rows = [c for c in units if _unpooled(c.outputs[0], flow) in on_trunk or _is_dense(c, flow)]
     # In one plain row of layers all of the first resolution may count as the stem.
     chosen = _repeating([c for c in rows if _is_behind_stem(c, trunk)]) or _repeating(rows)
     kinds = {_kind(call.module) for call in chosen}
