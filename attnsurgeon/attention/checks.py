@@ -25,9 +25,14 @@ def odd_kernel(size: int) -> int:
     return size
 
 
+def are_tokens(size: tuple[int, ...], rank: int) -> bool:
+    """Says whether the sizes are those of a row of tokens, (L,), instead of a map of that rank."""
+    return len(size) != rank
+
+
 def map_size(size: tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
     """Returns the spatial sizes that a layer with a weight for every position is built for."""
-    form = "(H, W)" if rank == 2 else "(D, H, W)"
+    form = {1: "(L,)", 2: "(H, W)", 3: "(D, H, W)"}[rank]
     if size is None:
         raise MechanismError(
             "size is missing, and there is a weight for every position",

@@ -6,5 +6,7 @@ FRAMES = 3
 
 
 def kernel_along(kernel_size: int, rank: int) -> tuple[int, ...]:
-    """Returns (k, k), or (3, k, k) for clips and volumes; never more than k along any axis."""
-    return (kernel_size,) * 2 if rank == 2 else (min(FRAMES, kernel_size), kernel_size, kernel_size)
+    """Returns (k,), (k, k), or (3, k, k) for clips and volumes; never more than k an axis."""
+    if rank < 3:
+        return (kernel_size,) * rank
+    return (min(FRAMES, kernel_size), kernel_size, kernel_size)

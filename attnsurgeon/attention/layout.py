@@ -8,6 +8,16 @@ from torch import Tensor
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def channels_last(z: Tensor) -> Tensor:
+    """Returns `z` (N, C, ...) with the channels of a position side by side in memory.
+
+    torch has no memory format of that name for signals.
+    """
+    if z.dim() in LAST:
+        return z.contiguous(memory_format=LAST[z.dim()])
+    return z.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def tokens(x: Tensor) -> Tensor:
     """Returns `x` (N, C, ...) as a view (N, ..., C)."""
     return x.movedim(1, -1)
@@ -19,5 +29,4 @@ def untoken(z: Tensor, like: Tensor) -> Tensor:
     A copy is made for a network in the ordinary layout, whose views would not take another one.
     """
     z = z.movedim(-1, 1)
-    last = like.stride(1) == 1 and like.shape[1] > 1
-    return z.contiguous(memory_format=LAST[z.dim()] if last else torch.contiguous_format)
+    return channels_last(z) if like.stride(1) == 1 and like.shape[1] > 1 else z.contiguous()

@@ -15,6 +15,7 @@ from torch import nn
 
 from attnsurgeon.attention.arguments import complete, defaults, takes
 from attnsurgeon.attention.identity import Identity, Start, Within, pair
+from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.attention.weights.each import Excited
 from attnsurgeon.errors import MechanismError, nearest
 
@@ -47,7 +48,7 @@ class Mechanism:
         title: the name in words.
         kind: one of `KINDS`; it decides what the mechanism does to a network.
         build: the class; takes `channels` (or `conv`) and keywords.
-        ranks: the spatial ranks it can be built for: 2 for (H, W), 3 for (D, H, W).
+        ranks: the spatial ranks it can be built for: 1 for (L,), 2 for (H, W), 3 for (D, H, W).
         paper: address of the publication.
         venue: where and when it was published.
         equation: the function, as text.
@@ -69,13 +70,13 @@ class Mechanism:
             they are few; of a start as identity they come in pairs of opposite sign.
         lighter: where the default would more than double a network: which arguments or placement
             cost less, in one sentence.
-        rank_reason: why it is not defined for both ranks, where it is not.
+        rank_reason: why it is not defined for all three ranks, where it is not.
         resolution_free: the same instance may see inputs of several resolutions.
         spatial: it matters where a position lies, so it needs H and W; False where shuffling
             the positions only shuffles the output, so that it may also be used on tokens.
         site_args: the arguments that follow from where the mechanism is put, as a function of
             `size`, the site's spatial sizes, and of any of the arguments and further facts of the
-            site: `conv`; `source_channels` and `source_size` where it takes the source;
+            site: `rank`; `conv`; `source_channels` and `source_size` where it takes the source;
             `classes` of a head; a fact that may be unknown has a default. None where none do.
         takes: which values `forward` is handed, in order, where it is not what its kind says:
             names as in `ACTIONS`, or a function of the arguments.
@@ -143,7 +144,7 @@ class Mechanism:
 
         Args:
             channels: C, or the convolution for a mechanism that replaces one.
-            rank: 2 or 3.
+            rank: 1, 2 or 3.
             **args: arguments that differ from the defaults.
         """
         known = complete(self.build, args) | {"channels": channels, "conv": channels, "rank": rank}
@@ -156,16 +157,17 @@ class Mechanism:
         """Returns the given arguments, and those that follow from the site where they are missing.
 
         Args:
-            size: the site's (H, W) or (D, H, W), or (L,) for tokens.
+            size: the site's (L,), (H, W) or (D, H, W), or (L,) for tokens.
             given: what the user gave; it is never replaced, and checked only when it is used.
-            **facts: what else is known of the site; see `site_args`.
+            **facts: what else is known of the site; see `site_args`. A row of tokens has rank 2,
+                which is the default for (L,), as it is operated on as a map of one column.
 
         Raises:
             MechanismError: with these arguments it is not for a site of that size.
         """
         if self.site_args is None:
             return dict(given)
-        known = {**self.args, **facts, **given, "size": size}
+        known = {"rank": max(len(size), 2), **self.args, **facts, **given, "size": size}
         wanted = inspect.signature(self.site_args).parameters.values()
         try:
             follow = self.site_args(
@@ -273,7 +275,7 @@ def create_attention(
         name: one of `mechanisms()`.
         channels: C, for everything that does not replace a convolution.
         conv: the convolution that a "conv" or "weight" mechanism replaces; it gives the rank too.
-        rank: 2 for (N, C, H, W), 3 for (N, C, D, H, W).
+        rank: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
         init: "paper" for the authors' own start and function, "identity" for the same mechanism
             changed so that it starts as the identity, exactly.
         **args: the mechanism's own arguments; the card lists them with their defaults.
@@ -353,7 +355,7 @@ def _source(
     """Returns what the mechanism is built from, checked, and the rank that goes with it."""
     source: int | nn.Module
     if card.kind in REPLACES_A_CONV:
-        if not isinstance(conv, (nn.Conv2d, nn.Conv3d)):
+        if not isinstance(conv, CONVOLUTIONS):
             raise MechanismError(
                 f"it replaces a convolution, not {type(conv).__name__}", "give conv=nn.Conv2d(...)"
             )
@@ -370,6 +372,6 @@ def _source(
     if rank not in card.ranks:
         raise MechanismError(
             f"it is not defined for rank {rank!r}",
-            f"it is for rank {' and '.join(map(str, card.ranks))} {card.rank_reason}".rstrip(),
+            f"it is for rank {', '.join(map(str, card.ranks))} {card.rank_reason}".rstrip(),
         )
     return source, rank

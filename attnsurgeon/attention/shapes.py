@@ -1,12 +1,15 @@
-"""rank (2 for images, 3 for clips and volumes) -> axes, layers and broadcast views."""
+"""rank (1 for signals, 2 for images, 3 for clips and volumes) -> axes, layers, broadcast views."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def positions(rank: int) -> tuple[int, ...]:
@@ -24,4 +27,4 @@ def extent(x: Tensor, axes: tuple[int, ...]) -> int:
 
 def per_channel(z: Tensor, rank: int) -> Tensor:
     """Returns `z` (N, C) as a view that broadcasts over the positions of an (N, C, ...) tensor."""
-    return z[:, :, None, None] if rank == 2 else z[:, :, None, None, None]
+    return z[(slice(None), slice(None), *[None] * rank)]

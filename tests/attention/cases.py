@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import Mechanism, create_attention, mechanisms
 
-SIZES = {2: (7, 5), 3: (3, 7, 5)}
+SIZES = {1: (11,), 2: (7, 5), 3: (3, 7, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 # Mechanisms that their authors too start as the identity.
@@ -20,6 +20,15 @@ IDENTITY_BY_ITS_AUTHORS = ("crisscross",)
 IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism has to hold in half precision, if not 1000.
 LARGE = {"gam": 100.0}  # its output grows with the square of its input: 1000 would itself overflow
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Returns `x` with the channels of a position side by side in memory."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return x.movedim(1, -1).is_contiguous()
 
 
 def make(name: str, channels: int | None = None, **args: Any) -> Any:
@@ -33,7 +42,7 @@ class Case:
 
     Attributes:
         card: the mechanism.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         args: the arguments that are not the defaults, as (name, value).
         channels: C of the usual input.
         widths: the C at which parameters are counted.
@@ -82,12 +91,14 @@ class Case:
         return self.card.spatial
 
     def keeps_layout(self, x: Tensor) -> bool:
-        """Says whether the output has to be channels-last where `x` is."""
-        return True
+        """Says whether the output has to be channels-last where `x` is: torch's convolutions of
+        signals make none.
+        """
+        return self.rank > 1
 
     def free_axes(self) -> tuple[int, ...]:
         """Returns the axes whose size an exported program leaves open."""
-        return (0, 2, 3) if self.card.resolution_free else (0,)
+        return (0, 2, 3)[: self.rank + 1] if self.card.resolution_free else (0,)
 
     def steady(self, module: Any) -> Any:
         """Returns `module` in eval mode, or in the only mode in which it does something."""

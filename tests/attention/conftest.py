@@ -21,7 +21,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items):
-    """Marks as slow the cases that seldom fail alone: rank 3, and the contract's paper start.
+    """Marks as slow the cases that seldom fail alone: ranks 1 and 3, and the contract's paper start.
 
     What the paper start computes is held by the golden vectors and the loops, which stay. An ONNX
     file takes seconds each to make, and has the same operators whatever the start and the
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         contract = item.path.name == "test_contract.py"
-        rare = getattr(params.get("case"), "rank", 2) == 3 or (
+        rare = getattr(params.get("case"), "rank", 2) != 2 or (
             contract and params.get("init") == "paper"
         )
         if rare or item.path.name in SLOW_FILES:

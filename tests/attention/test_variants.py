@@ -19,7 +19,7 @@ class Variant(Case):
     """A mechanism at one rank, with what follows from where it is put."""
 
     def given(self) -> dict[str, Any]:
-        return self.card.args_at(SIZES[self.rank], dict(self.args))
+        return self.card.args_at(SIZES[self.rank], dict(self.args), rank=self.rank)
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [

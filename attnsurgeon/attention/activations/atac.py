@@ -27,7 +27,7 @@ def count(channels: int, reduction: int) -> int:
 @mechanism(
     "atac",
     kind="activation",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="late-activation",
     formula="2C(C//r) + 2(C//r) + 2C",
     count=count,
@@ -41,7 +41,8 @@ def count(channels: int, reduction: int) -> int:
         "reduction is 2, as in the authors' ImageNet network; their scripts have 4 by default",
         "no biases, a batch norm after both layers and no pooling, as in the authors' code; a "
         "copy in circulation has no norms and a reduction of 16",
-        "rank 3 is not the authors': the two layers see the channels of one position there too",
+        "ranks 1 and 3 are not the authors': the two layers see the channels of one position there "
+        "too",
         ONE_VALUE,
     ),
     spatial=False,
@@ -51,7 +52,7 @@ class ATAC(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer is narrower.
 
     Shape:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from torch import nn
 
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, CONVOLUTIONS, Conv
 from attnsurgeon.errors import MechanismError
-
-Conv: TypeAlias = nn.Conv2d | nn.Conv3d
 
 
 def alike(
@@ -108,5 +104,5 @@ def _pads_in_its_forward(conv: Conv) -> bool:
     Such padding depends on the input's size and makes the output ceil(size / stride), which is
     also what half the kernel on each side makes.
     """
-    ours = type(conv).forward not in (nn.Conv2d.forward, nn.Conv3d.forward)
+    ours = type(conv).forward not in [kind.forward for kind in CONVOLUTIONS]
     return ours and not any(conv.padding) and getattr(conv, "same_pad", True)

@@ -64,10 +64,11 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
 @mechanism(
     "psa",
     kind="conv",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-conv3x3",
-    formula="sum of k_i^2 C_in c / groups_i + 2c(c//r) + c//r + c, c = C/4",
+    formula="sum of k_i^2 C_in c / groups_i + 2c(c//r) + c//r + c, c = C/4; "
+    "k_i for k_i^2 at rank 1",
     count=count,
     identity=replacing(),
     constraints=(
@@ -80,7 +81,7 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
         "last comes first in the output",
         "every convolution has the stride and the dilation of the replaced one, and biases where "
         "it has them",
-        "rank 3 is not the authors': at most three frames are covered by a kernel",
+        "ranks 1 and 3 are not the authors': kernels are k long, or cover three frames at most",
     ),
 )
 class PSA(nn.Module):

@@ -11,7 +11,7 @@ https://github.com/MCG-NKU/SCNet
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,12 +26,13 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import spread_to
 from attnsurgeon.errors import MechanismError
 
+_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d}
+
 
 @torch.fx.wrap
 def pooled(x: Tensor, pooling: int) -> Tensor:
     """Returns means over windows side by side; an axis shorter than a window is one."""
-    height, width = x.shape[2:]
-    return F.avg_pool2d(x, (min(pooling, height), min(pooling, width)))
+    return _POOL[x.dim() - 2](x, [min(pooling, side) for side in x.shape[2:]])
 
 
 @torch.fx.wrap
@@ -79,7 +80,7 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
 @mechanism(
     "sc",
     kind="conv",
-    ranks=(2,),
+    ranks=(1, 2),
     placement="block-conv3x3",
     formula="2(k^2 c^2 / groups + 2c) + 2(k^2 c c' / groups + 2c'), c = C_in/2, c' = C/2; "
     "2(k^2 C_in^2 / groups + 2C_in) + k^2 C_in C / groups + 2C without the split",
@@ -92,9 +93,10 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
         "convolution serves both halves",
         "an axis shorter than the pooling is one window, where the authors' code raises",
         "the last convolution alone changes the number of channels; the authors never change it",
+        "rank 1 is not the authors': kernels and windows run along the signal",
         ONE_VALUE,
     ),
-    rank_reason="(its pooling windows and its networks are those of images)",
+    rank_reason="(windows of four would leave nothing of the few frames of a clip)",
     site_args=at_site,
     swallows_norm=True,
 )
@@ -108,7 +110,7 @@ class SC(nn.Module):
         split: the first half of the channels has a plain convolution; a plan splits where it can.
 
     Shape:
-        x (N, C_in, H, W) -> (N, C, H, W), of the size that `conv` makes
+        x (N, C_in, ...) -> (N, C, ...), of the size that `conv` makes
     """
 
     def __init__(self, conv: Conv, *, pooling: int = 4, split: bool = False) -> None:

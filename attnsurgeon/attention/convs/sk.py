@@ -64,7 +64,7 @@ def adopt(module: nn.Module, conv: Any) -> None:
 @mechanism(
     "sk",
     kind="conv",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-conv",
     formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, d = max(C//r, minimum)",
     count=count,
@@ -81,7 +81,7 @@ def adopt(module: nn.Module, conv: Any) -> None:
         "beside a depthwise convolution, which a plan knows, branch two is depthwise as well, as "
         "in DCANet's MobileNetV2",
         "the dilation of branch two multiplies the convolution's own",
-        "rank 3 is not the authors': kernels and means run over the clip",
+        "ranks 1 and 3 are not the authors': kernels and means run over signal or clip",
         ONE_VALUE,
     ),
     swallows_norm=True,

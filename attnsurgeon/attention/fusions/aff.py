@@ -26,7 +26,7 @@ class Context(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layers are narrower.
 
     Shape:
@@ -66,7 +66,7 @@ DEVIATIONS = (
     "reduction is 16, as in the authors' ImageNet networks; their class has 4 by default",
     "the biases straight before a batch norm are kept to have the authors' parameters; they "
     "cannot learn while it uses batch statistics",
-    "rank 3 is not the authors': the mean runs over all positions of the clip",
+    "ranks 1 and 3 are not the authors': the mean runs over all positions",
     ONE_VALUE,
 )
 
@@ -74,7 +74,7 @@ DEVIATIONS = (
 @mechanism(
     "aff",
     kind="fusion",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="late-residual-add",
     formula="2 [Cm + m + 2m + mC + C + 2C], m = C//r",
     count=count,
@@ -97,7 +97,7 @@ class AFF(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layers are narrower.
 
     Shape:

@@ -123,7 +123,7 @@ def count(channels: int, squeeze: Squeeze, reduction: int, maps: int | None) -> 
 @mechanism(
     "cmpe-se",
     kind="fusion",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("squeeze.branch", "squeeze.shortcut", "squeeze.fc1"),
     placement="residual-add",
     formula="double-fc 4Cm; pair-2x1 (2 + 2)k + 2Cm; pair-1x1 (1 + 2)k + 3Cm; folded-3x3 "
@@ -140,7 +140,7 @@ def count(channels: int, squeeze: Squeeze, reduction: int, maps: int | None) -> 
         "each value",
         "the authors' networks are for small images and normalise before each convolution; the "
         "placement is that of these: the addition",
-        "rank 3 is not the authors': the means run over all positions of the clip",
+        "ranks 1 and 3 are not the authors': the means run over all positions",
         ONE_VALUE,
     ),
     spatial=False,
@@ -150,7 +150,7 @@ class CMPESE(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         squeeze: "double-fc", "pair-2x1", "pair-1x1" or "folded-3x3".
         reduction: r, by which the hidden layer is narrower.
         maps: k, the maps that the convolution makes of the image; None for C // 64, at least 1.

@@ -27,7 +27,7 @@ def count(channels: int, reduction: int) -> int:
 @mechanism(
     "iaff",
     kind="fusion",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="late-residual-add",
     formula="4 [Cm + m + 2m + mC + C + 2C], m = C//r",
     count=count,
@@ -54,7 +54,7 @@ class IAFF(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layers are narrower.
 
     Shape:

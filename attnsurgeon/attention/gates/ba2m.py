@@ -106,9 +106,10 @@ def count(channels: int, rank: int, reduction: int) -> int:
 @mechanism(
     "ba2m",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="residual-branch",
-    formula="[2Cm + m + 2C] + [Cm + 9m^2 + 3m + 2] + 3Cm, m = C//r; 27m^2 for 9m^2 at rank 3",
+    formula="[2Cm + m + 2C] + [Cm + 9m^2 + 3m + 2] + 3Cm, m = C//r; 9m^2 is 3m^2 at rank 1, 27m^2 "
+    "at rank 3",
     count=count,
     identity=native(
         "score.channel_norm",
@@ -132,7 +133,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
         "scores, softmax and weights are computed in float32 also for half-precision values",
         "the local map's last bias is kept as part of its norm; it adds the same to all samples' "
         "scores, so it cannot learn",
-        "rank 3 is not the authors': the 3x3 kernel becomes 3x3x3, and all positions of the clip "
+        "ranks 1 and 3 are not the authors': the 3x3 kernel becomes 3 or 3x3x3, and all positions "
         "see each other",
         ONE_VALUE,
     ),
@@ -143,7 +144,7 @@ class BA2M(nn.Module):
 
     Args:
         channels: C; also that of logits given as (N, C, 1, 1).
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the layers are narrower.
 
     Shape:

@@ -20,7 +20,7 @@ from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV, per_channel
+from attnsurgeon.attention.shapes import CONV, CONVOLUTIONS, per_channel
 
 
 class _Added(torch.autograd.Function):
@@ -60,10 +60,10 @@ def count(channels: int, rank: int, reduction: int) -> int:
 @mechanism(
     "bam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="downsample",
     formula="[2Cm + m + C + 2m] + [Cm + m + 2m + 2(9m^2 + m + 2m) + m + 1], m = C//r; "
-    "27m^2 for 9m^2 at rank 3",
+    "3m^2 for 9m^2 at rank 1, 27m^2 at rank 3",
     count=count,
     identity=blend(),
     constraints=("C >= reduction",),
@@ -73,7 +73,8 @@ def count(channels: int, rank: int, reduction: int) -> int:
         "pools squares of side H",
         "the biases straight before a batch norm are kept to have the authors' parameters; they "
         "cannot learn while it uses batch statistics",
-        "rank 3 is not the authors': the 3x3 kernels become 3x3x3, dilated along every axis",
+        "ranks 1 and 3 are not the authors': the 3x3 kernels become 3 or 3x3x3, dilated along "
+        "every axis",
         ONE_VALUE,
     ),
     unmoved=("fc1.bias", "reduce.0.bias", "dilate.0.bias", "dilate.3.bias"),
@@ -83,7 +84,7 @@ class BAM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which both maps are computed with fewer channels.
         dilation: of the two 3x3 convolutions.
 
@@ -114,7 +115,7 @@ class BAM(nn.Module):
     def reset_parameters(self) -> None:
         """Starts as the authors' networks do."""
         for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            if isinstance(module, CONVOLUTIONS):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):

@@ -11,37 +11,35 @@ https://arxiv.org/abs/1807.06521
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Max, Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
 
 
-def kernel(kernel_size: int, rank: int) -> tuple[int, ...]:
-    """Returns (k, k), or (3, k, k) for clips: along the first axis a site sees few frames."""
-    return (kernel_size,) * 2 if rank == 2 else (min(3, kernel_size), kernel_size, kernel_size)
-
-
 def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
     """Returns the number of parameters."""
     m = hidden_width(channels, reduction)
-    taps = kernel_size**2 * (1 if rank == 2 else min(3, kernel_size))
+    taps = math.prod(kernel_along(kernel_size, rank))
     return 2 * channels * m + m + channels + 2 * taps + 2
 
 
 @mechanism(
     "cbam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
-    formula="2C(C//r) + C//r + C + 2k^2 + 2; 6k^2 for 2k^2 at rank 3",
+    formula="2C(C//r) + C//r + C + 2k^2 + 2; 2k for 2k^2 at rank 1, 6k^2 at rank 3",
     count=count,
     identity=native(
         "fc2", "norm", how="the last layers of both gates start at zero, both are 2 * sigmoid"
@@ -52,7 +50,8 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
         "the order [max, mean], as in the authors' code; copies differ in each of these",
         "the batch norm's weight starts at zero as in the authors' ResNets, so the spatial gate "
         "starts at 1/2 everywhere",
-        "rank 3 is not the authors': the kernel is (3, k, k), as clips have few frames",
+        "ranks 1 and 3 are not the authors': the kernel is k long, or (3, k, k), as clips have few "
+        "frames",
         ONE_VALUE,
     ),
 )
@@ -61,7 +60,7 @@ class CBAM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer of the channel gate is narrower.
         kernel_size: k of the spatial gate, odd.
 
@@ -74,7 +73,7 @@ class CBAM(nn.Module):
     ) -> None:
         super().__init__()
         m = hidden_width(channels, reduction)
-        k = kernel(odd_kernel(kernel_size), rank)
+        k = kernel_along(odd_kernel(kernel_size), rank)
         self.rank = rank
         self.pools = nn.ModuleList((Mean(rank=rank), Max(rank=rank)))
         self.fc1 = nn.Linear(channels, m)

@@ -41,6 +41,8 @@ def count(channels: int, rank: int, reduction: int) -> int:
     "coord",
     kind="gate",
     ranks=(2, 3),
+    rank_reason="(the gate of an axis is made from the means over the others, and a signal has no "
+    "other)",
     placement="depthwise-act",
     formula="Cm + m + 2m + 2(mC + C), m = max(8, C//r); 3(mC + C) at rank 3",
     count=count,

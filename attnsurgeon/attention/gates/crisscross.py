@@ -65,6 +65,8 @@ def count(channels: int, reduction: int) -> int:
     "crisscross",
     kind="gate",
     ranks=(2, 3),
+    rank_reason="(a position attends to its row and its column; along a single axis that is "
+    "attention to all)",
     placement="head",
     formula="2(C(C//8) + C//8) + C^2 + C + 1",
     count=count,

@@ -35,7 +35,7 @@ def count(channels: int, kernel_size: int | None) -> int:
 @mechanism(
     "eca",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
     formula="k",
     count=count,
@@ -53,7 +53,7 @@ class ECA(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         kernel_size: k, odd; None for the paper's function of C.
 
     Shape:

@@ -103,7 +103,8 @@ def count(channels: int, reduction: int) -> int:
     "fca",
     kind="gate",
     ranks=(2,),
-    rank_reason="(its frequencies were chosen by the accuracy that each brings on images)",
+    rank_reason="(its frequencies are pairs, one an axis, chosen by the accuracy that each brings "
+    "on images)",
     bottleneck=("fc1",),
     placement="block-branch",
     formula="2C(C//r)",

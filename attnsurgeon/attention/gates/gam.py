@@ -53,10 +53,11 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "gam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
-    formula="2Cm + m + C + 2(k^2 Cm / g) + m + C + 2m + 2C, m = C//r; 3k^2 for k^2 at rank 3",
+    formula="2Cm + m + C + 2(k^2 Cm / g) + m + C + 2m + 2C, m = C//r; k for k^2 at rank 1, 3k^2 at "
+    "rank 3",
     count=count,
     identity=Identity(
         "native", "fc2 starts as a constant 1, norm2 at zero, and the gate is 2 * sigmoid", start
@@ -69,7 +70,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "convolutions, so that a gate sees other groups too; copies shuffle the finished gates",
         "the biases straight before a batch norm are kept to have the copies' parameters; they "
         "cannot learn while it uses batch statistics",
-        "rank 3 is not the authors': the kernels are (3, k, k), as clips have few frames",
+        "ranks 1 and 3 are not the authors': the kernels are k long, or (3, k, k), as clips have "
+        "few frames",
         ONE_VALUE,
     ),
     unmoved=("conv1.bias", "conv2.bias"),
@@ -81,7 +83,7 @@ class GAM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which both gates are computed with fewer channels.
         groups: of the convolutions; more than 1 makes it lighter.
         kernel_size: k of the convolutions, odd.

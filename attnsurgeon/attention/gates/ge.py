@@ -18,7 +18,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from attnsurgeon.attention.checks import hidden_width, map_size
+from attnsurgeon.attention.checks import are_tokens, hidden_width, map_size
 from attnsurgeon.attention.identity import Blend, Gate, Identity, open_gates, zero
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Mean
@@ -143,10 +143,10 @@ def count(
 
 
 def site_args(
-    size: tuple[int, ...], gather: Gather, extent: int | None
+    size: tuple[int, ...], rank: int, gather: Gather, extent: int | None
 ) -> dict[str, tuple[int, ...]]:
     """Returns the size of the map where there is a weight for every position of it."""
-    if len(size) == 1 and (gather != "theta-minus" or extent is not None):
+    if are_tokens(size, rank) and (gather != "theta-minus" or extent is not None):
         raise MechanismError(
             "here are tokens, and it needs a map of positions", "use gather='theta-minus'"
         )
@@ -166,10 +166,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "ge",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
     formula="theta-minus 0; theta CHW + 2C, or log2(extent) (9C + 2C); theta-plus + "
-    "2C(C//r) + C//r + C; at rank 3 DHW for HW and 27 for 9",
+    "2C(C//r) + C//r + C; at rank 1 L for HW and 3 for 9, at rank 3 DHW and 27",
     count=count,
     identity=Identity(
         "blend",
@@ -189,7 +189,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "windows at the border average the positions inside the map",
         "a map of another size than theta was built for is pooled to that size; the authors' "
         "networks take one size only",
-        "rank 3 is not the authors': all windows and kernels reach as far along the depth",
+        "ranks 1 and 3 are not the authors': windows and kernels reach as far along every axis",
         ONE_VALUE,
     ),
     spatial=False,
@@ -200,7 +200,7 @@ class GE(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         gather: "theta-minus" for means, "theta" for learned weights, "theta-plus" for these and
             two layers that let channels exchange what they gathered.
         extent: how far the context reaches, a power of two; None for the whole map.

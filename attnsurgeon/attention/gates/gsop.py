@@ -47,7 +47,7 @@ def count(channels: int, hidden: int) -> int:
 @mechanism(
     "gsop",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="stage-branch",
     formula="Cd + d + 2d + 2d + 4d^2 + 4d + 4dC + C",
     count=count,
@@ -63,7 +63,7 @@ def count(channels: int, hidden: int) -> int:
         "the authors' spatial branch and its fusions are not built; their networks do without",
         "the bias straight before the batch norm is kept to have the authors' parameters; it "
         "cannot learn while the norm uses batch statistics",
-        "rank 3 is not the authors': the covariance runs over all positions of the clip",
+        "ranks 1 and 3 are not the authors': the covariance runs over all positions",
         ONE_VALUE,
     ),
     unmoved=("reduce.bias",),
@@ -73,7 +73,7 @@ class GSoP(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         hidden: d, the number of channels whose covariances are taken.
         stride: every how many positions; None for the authors' choice by C.
 

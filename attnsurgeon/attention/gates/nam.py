@@ -63,9 +63,9 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
 @mechanism(
     "nam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
-    formula="2C; 2C + 2HW with spatial=True, 2C + 2DHW at rank 3",
+    formula="2C; 2C + 2HW with spatial=True, 2C + 2L at rank 1, 2C + 2DHW at rank 3",
     count=count,
     identity=blend(),
     constraints=("spatial=True needs size=(H, W), which a plan takes from the site",),
@@ -77,7 +77,7 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
         "where gamma is zero throughout, w is zero; the authors' code divides by zero",
         "the authors add a penalty on |gamma| to the loss of their training, which is not part of "
         "the network",
-        "rank 3 is not the authors'",
+        "ranks 1 and 3 are not the authors'",
         ONE_VALUE,
     ),
     spatial=False,
@@ -88,7 +88,7 @@ class NAM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         spatial: whether to do the same once more with positions in the place of channels.
         size: the map's (H, W), for the weights of the positions.
 

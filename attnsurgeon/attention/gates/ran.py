@@ -20,7 +20,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.checks import are_tokens, hidden_width
 from attnsurgeon.attention.identity import blend_pair
 from attnsurgeon.attention.maxima import halved_max
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
@@ -42,7 +42,7 @@ class Unit(nn.Module):
     Args:
         inner: channels of the input.
         outer: channels of the output.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: by which the 3x3 convolution is narrower than the output.
         stride: of the 3x3 convolution.
 
@@ -106,10 +106,13 @@ def count(
 
 
 def site_args(
-    size: tuple[int, ...], source_channels: int | None, source_size: tuple[int, ...]
+    size: tuple[int, ...],
+    rank: int,
+    source_channels: int | None,
+    source_size: tuple[int, ...],
 ) -> Mapping[str, Any]:
     """Returns how often to pool a map of that size, and how the block's input differs from it."""
-    if len(size) == 1:
+    if are_tokens(size, rank):
         raise MechanismError(
             "here are tokens, and it pools a map of positions", "choose feature maps"
         )
@@ -125,10 +128,10 @@ def site_args(
 @mechanism(
     "ran",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="early-stage-block",
     formula="(3d - 1) u + 2 (2C + C^2), u = 2C + 2Cw + 4w + 9w^2, w = C//r, d = depth; no u for "
-    "d = 0; 27w^2 for 9w^2 at rank 3; another unit where the source projects",
+    "d = 0; 3w^2 for 9w^2 at rank 1, 27w^2 at rank 3; another unit where the source projects",
     count=count,
     identity=blend_pair(),
     constraints=("C >= reduction",),
@@ -144,7 +147,7 @@ def site_args(
         "begin at the border",
         "a unit goes first where the block's input has other channels or another size than its "
         "output; the size of no map is fixed",
-        "rank 3 is not the authors': pooling, units and interpolation run along every axis",
+        "ranks 1 and 3 are not the authors': pooling, units and interpolation run along every axis",
         ONE_VALUE,
     ),
     site_args=site_args,
@@ -155,7 +158,7 @@ class RAN(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         depth: d, how often the source is pooled; a plan takes it from the size of the site.
         reduction: by which the units' 3x3 convolutions are narrower than C.
         source_channels: channels of the block's input; None for C.

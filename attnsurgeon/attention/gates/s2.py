@@ -125,20 +125,21 @@ def count(channels: int, rank: int) -> int:
 @mechanism(
     "s2",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="residual-branch",
-    formula="[3C^2 + 3C] + [C^2 + 3C^2] + [C^2 + C]; 4 for 3 at rank 3",
+    formula="[3C^2 + 3C] + [C^2 + 3C^2] + [C^2 + C]; 2 for 3 at rank 1, 4 at rank 3",
     count=count,
     identity=blend(),
-    constraints=("C >= 4, or 6 at rank 3",),
+    constraints=("C >= 4; 2 at rank 1, 6 at rank 3",),
     deviations=(
         "there is no code of the authors; a copy that circulates shifts in place over itself, "
         "which smears the first row or column over the whole map, and is fixed to C = 512",
         "it is the mixing layer of the authors' blocks, without the norm before it and the layers "
         "behind it",
         "the shares are computed in float32 also for half-precision values",
-        "rank 3 is not the authors': three shifted copies, which begin with D, H and W, and a "
-        "plain one; sixths of the channels for quarters",
+        "ranks 1 and 3 are not the authors': one shifted copy, whose halves move forth and back, "
+        "and a plain one; or three shifted copies, which begin with D, H and W, and a plain "
+        "one; sixths of the channels for quarters",
     ),
     lighter="with 8C^2 parameters a site it is meant for narrow networks; at the last feature map "
     "alone (--where head) a ResNet-50 gets one instead of sixteen",
@@ -148,7 +149,7 @@ class S2(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
 
     Shape:
         x (N, C, ...) -> (N, C, ...)

@@ -128,7 +128,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "sa",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
     formula="6C/(2G)",
     count=count,
@@ -152,7 +152,7 @@ class SA(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         groups: G, each of 2 halves; None for 64, or the most below that C allows.
 
     Shape:

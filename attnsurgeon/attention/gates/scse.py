@@ -40,7 +40,7 @@ def count(channels: int, reduction: int) -> int:
 @mechanism(
     "scse",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block",
     formula="2C(C//r) + C//r + C + C + 1",
@@ -62,7 +62,7 @@ class SCSE(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer of the channel gate is narrower.
 
     Shape:

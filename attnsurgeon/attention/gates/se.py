@@ -53,7 +53,7 @@ class Excitation(nn.Module):
 @mechanism(
     "se",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
     formula=FORMULA,
@@ -71,7 +71,7 @@ class SE(Excitation):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer is narrower.
         bias: whether the two layers have biases.
         hidden: the hidden width itself, instead of C // reduction.

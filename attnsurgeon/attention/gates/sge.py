@@ -83,7 +83,7 @@ def count(channels: int, groups: int | None) -> int:
 @mechanism(
     "sge",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
     formula="2G",
     count=count,
@@ -94,7 +94,7 @@ def count(channels: int, groups: int | None) -> int:
         "that divides both",
         "a map of one position has no deviation, where the unbiased deviation is undefined",
         "t is computed in float32 also for half-precision values",
-        "rank 3 is not the authors'",
+        "ranks 1 and 3 are not the authors'",
     ),
     spatial=False,
 )
@@ -103,7 +103,7 @@ class SGE(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         groups: G; None for 64, or the largest number that divides 64 and C.
 
     Shape:

@@ -32,7 +32,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
 @mechanism(
     "simam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-conv",
     formula="0",
     count=lambda channels: 0,
@@ -50,7 +50,7 @@ class SimAM(nn.Module):
 
     Args:
         channels: C; there is no parameter, so it only has to be given.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         e_lambda: lambda, which bounds the gate of a channel that hardly varies.
 
     Shape:

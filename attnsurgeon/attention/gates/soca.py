@@ -67,7 +67,7 @@ def count(channels: int, reduction: int) -> int:
 @mechanism(
     "soca",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="residual-branch",
     formula="2C(C//r) + C//r + C",
@@ -90,7 +90,7 @@ class SOCA(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer is narrower.
         iterations: steps of Newton and Schulz towards the square root.
 

@@ -108,11 +108,11 @@ def site_args(variant: Variant, source_channels: int | None) -> dict[str, int | 
 @mechanism(
     "spa",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
-    formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); (1 + 1^3 + 2^3 + 4^3) C(C//r) at rank 3; where the "
-    "block's input has S channels: B (21S + C)(S//r), C SC + 2C more",
+    formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); 1^3 + 2^3 + 4^3 at rank 3, 1 + 2 + 4 at rank 1; where "
+    "the block's input has S channels: B (21S + C)(S//r), C SC + 2C more",
     count=count,
     identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),
     constraints=("C >= reduction",),
@@ -122,7 +122,7 @@ def site_args(variant: Variant, source_channels: int | None) -> dict[str, int | 
         "projection to C channels where S is not C, as in the authors' code",
         "it is heavy: 27.7 million parameters in a ResNet-50, more than the network itself has",
         "the authors' networks are for small images only; the placement is that of these",
-        "rank 3 is not the authors': windows are boxes",
+        "ranks 1 and 3 are not the authors': windows are spans, or boxes",
         ONE_VALUE,
     ),
     lighter="reduction=64 needs a quarter of the parameters, and pools=(1, 2) a quarter as well",
@@ -134,7 +134,7 @@ class SPA(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer is narrower than C.
         pools: into how many windows each axis is cut, one number for each scale.
         variant: "A", or "B" or "C" for a gate computed from the block's input.

@@ -22,7 +22,7 @@ from attnsurgeon.attention.shapes import per_channel
 @mechanism(
     "srm",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block-branch",
     formula="4C",
     count=lambda channels: 4 * channels,
@@ -40,7 +40,7 @@ class SRM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
 
     Shape:
         x (N, C, ...) -> (N, C, ...)

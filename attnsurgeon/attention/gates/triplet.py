@@ -43,6 +43,8 @@ def count(rank: int, kernel_size: int) -> int:
     "triplet",
     kind="gate",
     ranks=(2, 3),
+    rank_reason="(each of its gates is blind to one axis and sees a pair; along a single axis "
+    "there is one pair, and nothing to be blind to)",
     placement="block-branch",
     formula="3(2k^2 + 2); 3(2 * 3k^2 + 2) + 2k^3 + 2 at rank 3",
     count=count,

@@ -22,10 +22,16 @@ Tile = tuple[int | None, ...]
 
 
 def per_axis(tile: Tile, rank: int) -> Tile:
-    """Returns the tile's side on every axis; the first axes are whole where fewer are given."""
+    """Returns the tile's side on every axis; the first axes are whole where fewer are given.
+
+    Rows are as wide as the map: a signal has no width, and 7 rows of it are 7 positions.
+    """
+    if rank == 1 and len(tile) == 2 and tile[1] is None:
+        return tile[:1]
     if len(tile) > rank:
         raise MechanismError(
-            f"tile={tile} has {len(tile)} sides and the map {rank} axes", "give tile=(7, None)"
+            f"tile={tile} has {len(tile)} sides and the map {rank} axes",
+            f"give tile={(7, None)[:rank]}",
         )
     return (None,) * (rank - len(tile)) + tile
 
@@ -58,7 +64,7 @@ def repeat(z: Tensor, tile: Tile, like: Tensor) -> Tensor:
 @mechanism(
     "tse",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
     formula=se.FORMULA,
@@ -71,7 +77,8 @@ def repeat(z: Tensor, tile: Tile, like: Tensor) -> Tensor:
         "a tile that reaches beyond the border is averaged over the positions inside the map, as "
         "in the paper's listing",
         "a copy in circulation has a batch norm after the first layer, the paper's listing none",
-        "rank 3 is not the authors': a tile covers the full depth unless it has three sides",
+        "ranks 1 and 3 are not the authors': 7 rows are 7 positions of a signal, and a tile covers "
+        "the full depth unless it has three sides",
     ),
 )
 class TSE(se.Excitation):
@@ -79,7 +86,7 @@ class TSE(se.Excitation):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layer is narrower.
         bias: whether the two layers have biases.
         hidden: the hidden width itself, instead of C // reduction.

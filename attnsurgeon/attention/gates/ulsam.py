@@ -46,7 +46,7 @@ def count(channels: int, groups: int) -> int:
 @mechanism(
     "ulsam",
     kind="gate",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="block",
     formula="5C + 3g",
     count=count,
@@ -58,7 +58,7 @@ def count(channels: int, groups: int) -> int:
         "groups is 4, one of the numbers that the paper compares; the authors' code has no default",
         "the biases straight before a batch norm are kept to have the authors' parameters; they "
         "cannot learn while it uses batch statistics",
-        "rank 3 is not the authors': the window of the maximum is 3x3x3",
+        "ranks 1 and 3 are not the authors': the window of the maximum is 3 long, or 3x3x3",
         ONE_VALUE,
     ),
     unmoved=("bias", "point_bias"),
@@ -68,7 +68,7 @@ class ULSAM(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         groups: g, each of C / g channels, with a map of its own.
 
     Shape:

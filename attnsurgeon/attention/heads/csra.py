@@ -33,7 +33,7 @@ TEMPERATURES: dict[int, tuple[int, ...]] = {
     8: (1, 2, 3, 4, 5, 6, 7, MAXIMUM),
 }
 SMALLEST = 1e-7  # norm of a weight that is divided by it
-_CONVOLVE: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @torch.fx.wrap
@@ -91,7 +91,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "csra",
     kind="head",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="classifier",
     formula="heads * C * classes",
     count=count,
@@ -108,7 +108,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "theirs from scratch",
         "a weight of norm zero gives the score zero instead of NaN",
         "lam is 0.1 as the authors have it for VOC 2007; for COCO it is 0.5",
-        "rank 3 is not the authors': the positions are those of the clip",
+        "ranks 1 and 3 are not the authors': the positions are those of the signal or clip",
     ),
     spatial=False,
     site_args=site_args,
@@ -119,7 +119,7 @@ class CSRA(nn.Module):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         classes: how many scores there are.
         heads: how many classifiers with temperatures of their own are added up.
         lam: how much the attended score counts beside the mean.

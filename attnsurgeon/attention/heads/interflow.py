@@ -76,7 +76,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "interflow",
     kind="head",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="classifier",
     formula="sum over the earlier stages of (C_i + 1) classes, + the number of all stages",
     count=count,
@@ -105,7 +105,7 @@ class Interflow(nn.Module):
 
     Args:
         channels: of the last map, which the network's own classifier sees; nothing depends on it.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         classes: how many scores there are.
         stages: channels of the maps of the earlier stages, oldest first.
         mode: "soft" for weights that are learned, "hard" for fixed ones.

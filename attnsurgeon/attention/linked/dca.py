@@ -26,9 +26,9 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnsurgeon.attention.checks import hidden_width
-from attnsurgeon.attention.gates.cbam import kernel
+from attnsurgeon.attention.checks import are_tokens, hidden_width
 from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
+from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.linked.chain import Linked
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pooling import Max, Mean
@@ -150,7 +150,7 @@ class Maps(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
         over_channels: dict[str, Any] = {"axes": (1,), "keepdim": True}
         self.over_channels = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))
-        self.conv = CONV[rank](2, 1, kernel(KERNEL_SIZE, rank), padding="same", bias=False)
+        self.conv = CONV[rank](2, 1, kernel_along(KERNEL_SIZE, rank), padding="same", bias=False)
         self.norm = BatchNorm(1, momentum=0.01)
         self.gate = Gate()
         self.reset_parameters()
@@ -226,12 +226,13 @@ def count(
     if inner == "ge":
         return links
     m = hidden_width(channels, reduction)
-    by_position = 2 * math.prod(kernel(KERNEL_SIZE, rank)) + 2 if inner == "cbam" else 0
+    by_position = 2 * math.prod(kernel_along(KERNEL_SIZE, rank)) + 2 if inner == "cbam" else 0
     return links + 2 * channels * m + m + channels + by_position
 
 
 def site_args(
     size: tuple[int, ...],
+    rank: int,
     inner: Inner,
     previous_channels: int | None,
     source_channels: int | None = None,
@@ -239,12 +240,12 @@ def site_args(
     """Returns the channels of the place before, or at the first place those of the block's input.
 
     Args:
-        size: of the site.
+        size, rank: of the site.
         inner: the attention itself.
         previous_channels: C of the place before; None at the first place.
         source_channels: C of the value that the site's block starts from, where that is known.
     """
-    if len(size) == 1 and inner == "cbam":
+    if are_tokens(size, rank) and inner == "cbam":
         raise MechanismError(
             "here are tokens, and cbam needs a map of positions", "use inner='se' or inner='ge'"
         )
@@ -268,7 +269,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "dca",
     kind="linked",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("attend.fc1",),
     placement="block-branch",
     formula="that of the inner SE or CBAM, 0 for GE; + 2C + 3 (CBAM 2C + 8) for a link, "
@@ -298,7 +299,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "authors' code where the one divides the other, and also where it does not",
         "with inner='cbam' a full map is handed on, which activation checkpointing keeps",
         "reduction is 16 as in the authors' ResNets; in their MobileNets it is 8",
-        "rank 3 is not the authors': the kernel is (3, 7, 7), as clips have few frames",
+        "ranks 1 and 3 are not the authors': the kernel is 7 long, or (3, 7, 7), as clips have few "
+        "frames",
         ONE_VALUE,
     ),
     unmoved=("attend.link.translate.0.bias",),
@@ -312,7 +314,7 @@ class DCA(Linked):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         inner: the attention itself: "se", "cbam", or "ge" for a gate from the channel's own mean.
         reduction: r, by which the hidden layer is narrower; not for "ge".
         previous_channels: C of the place before; None where there is none, so that there are no

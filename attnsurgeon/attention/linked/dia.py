@@ -47,7 +47,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "dia",
     kind="linked",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("of_input.0", "of_hidden.0"),
     placement="residual-branch",
     formula="2(5C(C//r) + C//r + 4C) for each stage",
@@ -75,7 +75,7 @@ class DIA(Linked):
 
     Args:
         channels: C.
-        rank: 2 or 3.
+        rank: 1, 2 or 3.
         reduction: r, by which the hidden layers are narrower.
 
     Shape:

@@ -61,7 +61,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "aw",
     kind="weight",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     placement="conv3x3",
     formula="C_in m + 2m + m C s + 2 C s, m = C_in//r, s = C_in / groups / shared, or 1",
     count=count,
@@ -80,7 +80,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "as other descriptions have it, without the kernel itself, K * A: residual=False",
         "each image has a weight of its own in memory, and none can be folded",
         "the identity start takes two convolutions, so that what is added is zero to the bit",
-        "rank 3 is not the authors': the map has the kernel's three axes",
+        "ranks 1 and 3 are not the authors': the map has the kernel's axes",
         ONE_VALUE,
     ),
     takes=("weight", "value"),

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.layout import LAST
+from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.errors import MechanismError
 
-_CONVOLVE = {2: F.conv2d, 3: F.conv3d}
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @torch.fx.wrap
@@ -27,7 +28,7 @@ def convolve_each(
     """Returns the convolution of image n with weight n, as one grouped convolution.
 
     Args:
-        input: (N, C, ...), two or three spatial axes.
+        input: (N, C, ...), one to three spatial axes.
         weight: (N, out, C / groups, ...); or a pair, the weight (out, C / groups, ...) that all
             images share, convolved as it would be alone, and what each image adds to it.
         bias, stride, padding, dilation, groups: as of torch.nn.functional.conv2d.
@@ -41,7 +42,7 @@ def convolve_each(
     folded = input.reshape(1, images * channels, *input.shape[2:])
     made = convolve(folded, weight.flatten(0, 1), None, stride, padding, dilation, images * groups)
     made = made.reshape(images, weight.shape[1], *made.shape[2:])
-    if input.is_contiguous(memory_format=LAST[input.dim()]):
+    if rank > 1 and input.is_contiguous(memory_format=LAST[input.dim()]):
         made = made.contiguous(memory_format=LAST[input.dim()])
     return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
 
@@ -60,7 +61,7 @@ class Excited(nn.Module):
 
     def __init__(self, conv: nn.Module, excitation: nn.Module, *, per_sample: bool) -> None:
         super().__init__()
-        if type(conv).forward not in (nn.Conv2d.forward, nn.Conv3d.forward):
+        if type(conv).forward not in [kind.forward for kind in CONVOLUTIONS]:
             raise MechanismError(
                 f"{type(conv).__name__} has a forward of its own, so its weight cannot be excited "
                 "outside of a network",

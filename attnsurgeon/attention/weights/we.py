@@ -98,7 +98,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
 @mechanism(
     "we",
     kind="weight",
-    ranks=(2, 3),
+    ranks=(1, 2, 3),
     bottleneck=("local.fc1",),
     placement="conv",
     formula="2 I m + m + I, I = C_in / groups, m = max(C_in//r, 1); 0 with form=mwe",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.registry import Mechanism, create_attention, create_part
 from attnsurgeon.attention.shapes import CONV
-from tests.attention.cases import FORMATS, SIZES, Case, of_kind, params, stir
+from tests.attention.cases import SIZES, Case, is_channels_last, of_kind, params, stir
 
 PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
 # What a convolution may be like otherwise than a 3x3 one that keeps channels and size.
@@ -95,8 +95,8 @@ class InConv(Case):
         return self.conv().to(x.device, x.dtype)(x)
 
     def keeps_layout(self, x: Tensor) -> bool:
-        # On a CPU, in three dimensions, a convolution does not.
-        return self.before(x).is_contiguous(memory_format=FORMATS[self.rank])
+        # On a CPU, but in two dimensions, a convolution does not.
+        return is_channels_last(self.before(x))
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ def forms(
 ) -> Iterator[tuple[Mechanism, int, Any, str]]:
     """Yields what a case of each mechanism is made of; `args` are by mechanism and form.
 
-    The first form is a case at every rank, the others at the lowest.
+    The first form is a case at every rank, the others at that of images.
     """
     for card in of_kind(kind):
         first, *others = args.get(card.name, {"": {}}).items()
         for form, given in (first, *others):
-            for rank in card.ranks if form == first[0] else (min(card.ranks),):
+            for rank in card.ranks if form == first[0] else (2,):
                 yield card, rank, tuple(given.items()), form

@@ -52,7 +52,7 @@ class Head(Part):
     def given(self) -> dict[str, Any]:
         """Returns the arguments, as a plan finds them."""
         facts = {"classes": CLASSES, "stages": STAGES}
-        return self.card.args_at(SIZES[self.rank], dict(self.args), **facts)
+        return self.card.args_at(SIZES[self.rank], dict(self.args), rank=self.rank, **facts)
 
     def build(self, init: str = "paper", *, channels: int | None = None) -> Any:
         channels = channels or self.channels

@@ -23,7 +23,8 @@ class Places(Part):
     def at(self, place: int, channels: int) -> dict[str, Any]:
         """Returns the arguments at a place, as a plan finds them."""
         before = channels if place else None
-        return self.card.args_at(SIZES[self.rank], dict(self.args), previous_channels=before)
+        facts = {"rank": self.rank, "previous_channels": before}
+        return self.card.args_at(SIZES[self.rank], dict(self.args), **facts)
 
     def part(self, place: int, init: str = "paper", *, channels: int | None = None) -> Linked:
         """Returns the mechanism as it is at a place."""

@@ -15,12 +15,14 @@ FORMS = {
     "spa": [
         (2, {"reduction": 4, "variant": "B"}),
         (3, {"reduction": 4, "variant": "B", "source_channels": SOURCE, "pools": (1, 2)}),
+        (1, {"reduction": 4, "variant": "B", "source_channels": SOURCE}),
         (2, {"reduction": 4, "variant": "C", "source_channels": SOURCE}),
     ],
     "ran": [
         (2, {"depth": 0, "source_channels": SOURCE}),
         (2, {"depth": 2}),
         (3, {"depth": 1}),
+        (1, {"depth": 1}),
     ],
 }
 
