@@ -12,8 +12,10 @@ from attnsurgeon.planning.place import Place
 from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.tokens import Tokens
 
-# How a value gets to an attention: by its layout; or of tokens that are brought into their map,
+# How a value gets to an attention: by its layout, where "NCL" is a row of tokens, made a map of one
+# column, and LINE a map of rank 1, left as it is; or of tokens that are brought into their map,
 # by its sides and the numbers of tokens before it and after it.
+LINE = "line"
 Way = Union[str, tuple[tuple[int, ...], int, int]]  # noqa: UP007 -- evaluated by Python 3.10
 
 
@@ -28,6 +30,7 @@ class Request:
         action: what is done there, or "" for what the mechanism's kind asks for.
         scope: of linked attention, what forms a chain: "stage", "network", or "" for its card's.
         again: it repeats a recorded cut, with the arguments that were decided then.
+        lines: maps of rank 1 are taken for such; in records of earlier versions they are tokens.
     """
 
     rule: str
@@ -38,13 +41,16 @@ class Request:
     init: str
     scope: str = ""
     again: bool = False
+    lines: bool = True
 
     @classmethod
     def repeating(cls, record: Mapping[str, Any], site: Site) -> Request:
         """Returns the request that a recorded cut (`Cut.record`) was made for."""
         kept = {name: record[name] for name in ("rule", "attn", "action", "init")}
-        scope = record.get("scope", "")
-        return cls(site=site, attn_args=record["args"], scope=scope, again=True, **kept)
+        scope, lines = record.get("scope", ""), bool(record.get("rank"))
+        return cls(
+            site=site, attn_args=record["args"], scope=scope, again=True, lines=lines, **kept
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Cut:
     def way(self) -> Way:
         """How the value gets to the attention and back."""
         if self.tokens is None or not self.as_map:
-            return self.layout
+            return LINE if (self.layout, self.rank) == ("NCL", 1) else self.layout
         return self.tokens.sides, self.tokens.before, self.tokens.after
 
     def record(self) -> dict[str, Any]:
@@ -131,6 +137,7 @@ class Cut:
             "channels": self.channels,
             "resolution": list(self.site.resolution or ()),
             "layout": self.layout,
+            "rank": self.rank,
             "beside": self.tokens.beside if self.tokens else 0,
             "module_path": self.module_path,
             "params": self.params,

@@ -300,6 +300,7 @@ class Site(_Part):
     channels: Count
     resolution: Sides = []
     layout: Layout
+    rank: Count = 0
     beside: Count = 0
     module_path: Text
     technique: Text

@@ -116,7 +116,7 @@ def _axes(node: fx.Node) -> Axes:
         return _NONE
     source = _source(node)
     known = source is not None and len(source.meta["shape"]) == ndim and source.meta["axes"]
-    if known and (name in NORMS or name == "linear"):
+    if known and (name in NORMS or name == "linear" or _keeps_its_rows(node, name)):
         return known  # these move nothing; and where they say otherwise they mix tokens (MLP-Mixer)
     if name in AXIS_ONE:
         return frozenset({1}) if ndim > 1 else _NONE
@@ -140,6 +140,19 @@ def _axes(node: fx.Node) -> Axes:
     if name in ("cat", "part", "getitem", "narrow", "index_select", "pad") and len(old) == ndim:
         return axes  # more or fewer channels, on the same axis
     return _NONE
+
+
+def _keeps_its_rows(node: fx.Node, name: str) -> bool:
+    """Whether a convolution works on rows of channels (N, L, C): with a kernel of 1 it mixes the
+    rows, as a linear layer would; and a single row it slides along (ECA).
+    """
+    source = _source(node)
+    weight: Any = _given(node, 1, "weight")
+    if name != "conv1d" or source is None or source.meta["axes"] != {2}:
+        return False
+    outputs, _, kernel = weight.meta["shape"]
+    rows = source.meta["shape"][1]
+    return outputs == 1 if rows == 1 else kernel == 1
 
 
 def _source(node: fx.Node) -> fx.Node | None:

@@ -1,8 +1,9 @@
 """Traced -> how the positions of each value stand: as axes, or in a row of tokens.
 
-A convolution makes the axes behind the channels positions. Permutations and reshapes carry them
-along; flattened in their order they are a row of tokens, to which others (class, registers) are
-joined. Nothing is guessed from a number of tokens: 196 may be 14 x 14, and may be not.
+A convolution makes the axes behind the channels positions: a value (N, C, L) that one makes, or
+reads, is a map of rank 1. Permutations and reshapes carry them along; flattened in their order they
+are a row of tokens, to which others (class, registers) are joined. Nothing is guessed from a number
+of tokens: 196 may be 14 x 14, and may be not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from attnsurgeon.recording.record import Traced
-from attnsurgeon.sites.flow import ACTIVATIONS, NORMS, POOLS, UPSAMPLING
+from attnsurgeon.sites.flow import ACTIVATIONS, CONVOLUTIONS, NORMS, POOLS, UPSAMPLING
 from attnsurgeon.sites.layouts import AXIS_ONE, permuted, runs
 
 _POINTWISE = (
@@ -23,6 +24,7 @@ _POINTWISE = (
     | frozenset(["linear", "add", "sub", "rsub", "mul", "div", "dropout", "contiguous", "clone"])
     | frozenset(["to", "float", "type_as", "detach", "sigmoid", "tanh", "attention"])
 )
+_SPLITTING = frozenset(["split", "split_with_sizes", "chunk", "tensor_split"])
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Tokens:
     """A row of tokens.
 
     Attributes:
-        sides: of the map that stands in it row by row: (H, W) or (D, H, W).
+        sides: of the map that stands in it row by row: (L,), (H, W) or (D, H, W).
         before, after: the numbers of tokens of no position ahead of the map and behind it.
     """
 
@@ -52,6 +54,9 @@ class _Places:
     tokens: Tokens | None = None
 
 
+_LINE = _Places((2,))  # of a value (N, C, L)
+
+
 def find_tokens(traced: Traced) -> None:
     """Sets `node.meta["places"]` on every node; `tokens_at` reads it."""
     nodes = list(traced.graph.nodes)
@@ -60,6 +65,10 @@ def find_tokens(traced: Traced) -> None:
             _places(node, traced.batch) if node.meta["shape"] is not None else None
         )
     for node in reversed(nodes):  # what is added to a map stands as the map does
+        if _is_line_convolution(node):
+            read = node.all_input_nodes[0]
+            if read.meta["places"] is None and read.meta["data"] and read.meta["axes"] == {1}:
+                read.meta["places"] = _LINE
         if node.meta["places"] is not None and _is_pointwise(node):
             for term in node.all_input_nodes:
                 if term.meta["data"] and term.meta["places"] is None and _same(term, node):
@@ -71,7 +80,12 @@ def tokens_at(node: fx.Node, layout: str | None) -> Tokens | None:
     places: _Places | None = node.meta.get("places")
     if layout != "NLC" or places is None or places.axes != (1,):
         return None
-    return places.tokens
+    return places.tokens or Tokens((node.meta["shape"][1],))
+
+
+def is_line(node: fx.Node, layout: str | None) -> bool:
+    """Whether a value (N, C, L) is a map of rank 1, instead of tokens with the channels first."""
+    return layout == "NCL" and node.meta.get("places") == _LINE
 
 
 def row_of(node: fx.Node, traced: Traced) -> fx.Node | None:
@@ -142,6 +156,27 @@ def _is_pointwise(node: fx.Node) -> bool:
     return node.meta.get("name") in _POINTWISE
 
 
+def _is_line_convolution(node: fx.Node) -> bool:
+    """Whether a convolution makes a map of rank 1, and reads one."""
+    made_of = node.meta.get("name") in CONVOLUTIONS and node.meta["data"]
+    return made_of and len(node.meta["shape"]) == 3 and node.meta["axes"] == {1}
+
+
+def _of_line(node: fx.Node, known: list[fx.Node]) -> _Places:
+    """Positions of what a convolution makes; tokens that it does not mix stay what they are."""
+    weight: Any = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
+    source, shape = node.all_input_nodes[0], node.meta["shape"]
+    alone = weight.meta["shape"][2] == 1 and source.meta["shape"][2] == shape[2]
+    kept = alone and source in known and source.meta["places"].axes == (2,)
+    return source.meta["places"] if kept else _LINE
+
+
+def _made_of(node: fx.Node) -> list[fx.Node]:
+    """What an operation works on; of one part of what it makes, what the whole is made of."""
+    origin = node.args[0] if node.meta["name"] == "part" else node
+    return origin.all_input_nodes if isinstance(origin, fx.Node) else []
+
+
 def _places(node: fx.Node, batch: int) -> _Places | None:
     name, shape = node.meta.get("name"), node.meta["shape"]
     ndim = len(shape)
@@ -149,7 +184,9 @@ def _places(node: fx.Node, batch: int) -> _Places | None:
         return None
     if (name in AXIS_ONE or name in POOLS or name in UPSAMPLING) and ndim >= 4:
         return _Places(tuple(range(2, ndim)))
-    known = [n for n in node.all_input_nodes if n.meta.get("places") is not None]
+    known = [n for n in _made_of(node) if n.meta.get("places") is not None]
+    if _is_line_convolution(node):
+        return _of_line(node, known)
     if name == "cat":
         return _joined(node, known)
     found = [(n, places) for n in node.all_input_nodes if (places := _as_map(n, batch))]
@@ -164,9 +201,20 @@ def _places(node: fx.Node, batch: int) -> _Places | None:
         return _regrouped(old, shape, places)
     if name in ("getitem", "narrow") and len(old) == ndim:
         return _cut(node, name, places)
+    if name in ("pad", *POOLS, *UPSAMPLING) and len(old) == ndim:
+        return places if places.tokens is None else None
+    if name == "glu" or (name == "part" and _is_split(node)):
+        beside = len(old) == ndim and all(old[a] == shape[a] for a in places.axes)
+        return places if beside else None
     if _is_pointwise(node) and any(_same(n, node) for n in known):
         return next(n for n in known if _same(n, node)).meta["places"]
     return places if old == shape and _is_pointwise(node) else None
+
+
+def _is_split(part: fx.Node) -> bool:
+    """Whether a part is one of those that a value was split into."""
+    origin = part.args[0]
+    return isinstance(origin, fx.Node) and origin.meta.get("name") in _SPLITTING
 
 
 def _regrouped(old: tuple[int, ...], new: tuple[int, ...], places: _Places) -> _Places | None:
@@ -207,11 +255,15 @@ def _joined(node: fx.Node, known: list[fx.Node]) -> _Places | None:
     if dim not in places.axes:
         agree = all(n.meta["places"] == places for n in known)
         return places if agree and len(known) == len(set(parts)) else None
-    if len(known) != 1 or places.tokens is None:
+    tokens = places.tokens
+    if tokens is None and len(node.meta["shape"]) == 3:
+        if len(known) == len(parts):
+            return places  # lines, one behind the other
+        tokens = tokens_at(known[0], "NLC")
+    if len(known) != 1 or tokens is None:
         return None
     at = list(parts).index(known[0])
     sizes = [part.meta["shape"][dim] for part in parts]
-    tokens = places.tokens
     before, after = tokens.before + sum(sizes[:at]), tokens.after + sum(sizes[at + 1 :])
     return replace(places, tokens=Tokens(tokens.sides, before, after))
 
@@ -220,9 +272,11 @@ def _cut(node: fx.Node, name: str, places: _Places) -> _Places | None:
     """Positions of a slice: tokens of no position may be cut off, the map may not be cut."""
     source = node.all_input_nodes[0]
     bounds = _bounds(node, name, source.meta["shape"])
+    tokens = places.tokens
+    if tokens is None and bounds is not None and source.meta["axes"] == {1}:
+        return places  # a part of a map is a map
     if bounds is None:
         return None
-    tokens = places.tokens
     for axis in places.axes:
         start, stop = bounds.get(axis, (0, source.meta["shape"][axis]))
         if (start, stop) == (0, source.meta["shape"][axis]):

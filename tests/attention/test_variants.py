@@ -46,6 +46,7 @@ CASES = [
     Variant(lookup(name), rank, tuple(args.items()))
     for name, args in FORMS
     for rank in lookup(name).ranks
+    if rank >= len(args.get("tile", ()))
 ]
 INITS = ("paper", "identity")
 

@@ -43,7 +43,7 @@ def found(survey: Survey, entry: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def recorded(entry: dict[str, Any]) -> Survey:
-    images = (torch.empty(2, *SIZE, device="meta"),) * entry.get("inputs", 1)
+    images = (torch.empty(2, *entry.get("size", SIZE), device="meta"),) * entry.get("inputs", 1)
     return survey(trace(build(entry), images))
 
 
@@ -57,7 +57,7 @@ def test_the_sites_of_a_family_are_those_that_people_name(name):
 
 def test_the_corpus_is_large_and_says_only_what_it_may():
     assert len(EXPECTED) >= 60
-    known = {"build", "args", "why", "slow", "inputs", *STRUCTURE, *BRANCHES}
+    known = {"build", "args", "why", "slow", "inputs", "size", *STRUCTURE, *BRANCHES}
     assert {key for entry in EXPECTED.values() for key in entry} <= known
 
 

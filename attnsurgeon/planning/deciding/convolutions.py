@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import fx, nn
 
-from attnsurgeon.attention.convs.geometry import output_size
+from attnsurgeon.attention.convs.geometry import Conv, output_size
+from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.planning.cutting.takeover import takeover
 from attnsurgeon.planning.deciding.asked import Asked, Draft, check_own, possible
 from attnsurgeon.planning.deciding.operand import Impossible, Value
@@ -42,20 +43,20 @@ def decide(asked: Asked) -> Draft:
     )  # fmt: skip
 
 
-def _plain(module: nn.Module) -> nn.Conv2d | nn.Conv3d:
+def _plain(module: nn.Module) -> Conv:
     """The convolution that a module is.
 
     Raises:
         Impossible: it is none with a weight of its own.
     """
-    if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+    if not isinstance(module, CONVOLUTIONS):
         raise Impossible(f"it is a {type(module).__name__}, not a convolution module")
     if module.__dict__.get("parametrizations") or "weight" not in module._parameters:
         raise Impossible("its weight is computed from other parameters")
     return module
 
 
-def _check_padding(conv: nn.Conv2d | nn.Conv3d, made: Value, call: Call) -> None:
+def _check_padding(conv: Conv, made: Value, call: Call) -> None:
     """Refuses a convolution whose forward makes a map of another size than it states."""
     given = call.inputs[0].meta["shape"][2:]
     if made.size != output_size(conv, given):

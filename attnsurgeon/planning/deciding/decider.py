@@ -108,7 +108,7 @@ class Decider:
     def _finish(self, asked: Asked, draft: Draft) -> None:
         """Adds the cut, or joins it to one that serves another run of the same host."""
         request, card, place, value = asked.request, asked.card, draft.place, draft.value
-        args = card.args_at(value.size, request.attn_args, **draft.facts)
+        args = card.args_at(value.size, request.attn_args, rank=value.rank, **draft.facts)
         source = draft.conv or value.channels
         build = functools.partial(self._part, card, source, value.rank, request.init)
         args, note = (args, "") if request.again else widened(request, card, args, build)

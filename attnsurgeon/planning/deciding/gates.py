@@ -35,7 +35,7 @@ def decide(asked: Asked) -> Draft:
         source = asked.value(source_of(asked))
         place = possible(place_beside(survey, node, [source.node]))
         facts = {"source_channels": source.channels, "source_size": source.size}
-        if source.layout != value.layout:
+        if (source.layout, source.line) != (value.layout, value.line):
             raise Impossible("the block's input has another layout than the value")
         if value.as_map and source.tokens != value.tokens:
             raise Impossible("the tokens of the block's input stand otherwise than the value's")

@@ -27,7 +27,7 @@ def decide(asked: Asked) -> Draft:
         )
     inputs = card.inputs(asked.request.attn_args)
     maps = [asked.value(node) for node in _maps(survey, "stages" in inputs)]
-    flat = [value.layout for value in maps if value.layout not in _MAPS]
+    flat = [v.layout for v in maps if v.layout not in _MAPS and not v.line]
     if flat:
         raise Impossible(f"{card.name} needs maps of positions, and here is {flat[0]}")
     taps = tuple(possible(tap(survey, value.node)) for value in maps)

@@ -11,7 +11,7 @@ from attnsurgeon.attention.registry import Mechanism
 from attnsurgeon.recording.record import Traced
 from attnsurgeon.sites.layouts import layout_of
 from attnsurgeon.sites.site import size_in
-from attnsurgeon.sites.tokens import Tokens, map_is_used, tokens_at
+from attnsurgeon.sites.tokens import Tokens, is_line, map_is_used, tokens_at
 
 _SPATIAL_RANK = {"NCHW": 2, "NHWC": 2, "NCDHW": 3, "NDHWC": 3, "NLC": 2, "NCL": 2}
 
@@ -29,12 +29,14 @@ class Value:
         layout: its axes, as "NCHW" or "NLC".
         tokens: how tokens stand in a map, where it is known.
         as_map: tokens are brought into that map.
+        line: a value (N, C, L) is a map of rank 1, and no row of tokens.
     """
 
     node: fx.Node
     layout: str
     tokens: Tokens | None = None
     as_map: bool = False
+    line: bool = False
 
     @property
     def channels(self) -> int:
@@ -53,11 +55,18 @@ class Value:
         """How many sides a map of it has."""
         if self.as_map and self.tokens is not None:
             return len(self.tokens.sides)
-        return _SPATIAL_RANK[self.layout]
+        return 1 if self.line else _SPATIAL_RANK[self.layout]
 
 
-def value_at(node: fx.Node, card: Mechanism | None, traced: Traced) -> Value:
+def value_at(node: fx.Node, card: Mechanism | None, traced: Traced, *, lines: bool = True) -> Value:
     """Returns the value that a mechanism, or any (None), would work on at a node.
+
+    Args:
+        node: of the record.
+        card: of the mechanism, or None.
+        traced: the record.
+        lines: maps of rank 1 are taken for such; False as earlier versions had it, to which
+            they were tokens.
 
     Raises:
         Impossible: it has no known layout, or none that the mechanism works on.
@@ -65,7 +74,11 @@ def value_at(node: fx.Node, card: Mechanism | None, traced: Traced) -> Value:
     layout, why = layout_of(node, traced.batch)
     if layout is None:
         raise Impossible(why)
+    if lines and is_line(node, layout):
+        return _line(node, layout, card)
     tokens = tokens_at(node, layout)
+    if tokens is not None and len(tokens.sides) == 1 and not lines:
+        tokens = None
     if layout not in ("NC", "NLC", "NCL"):
         return Value(node, layout)
     name = card.name if card is not None else "it"
@@ -79,8 +92,16 @@ def value_at(node: fx.Node, card: Mechanism | None, traced: Traced) -> Value:
             "is not known"
         )
     if len(tokens.sides) not in card.ranks:
-        raise Impossible(f"{name} is not for maps of rank {len(tokens.sides)}")
+        why = f" {card.rank_reason}" if card.rank_reason else ""
+        raise Impossible(f"{name} is not for maps of rank {len(tokens.sides)}{why}")
     return Value(node, layout, tokens, as_map=True)
+
+
+def _line(node: fx.Node, layout: str, card: Mechanism | None) -> Value:
+    """Returns the map of rank 1 that a mechanism is to work on."""
+    if card is not None and 1 not in card.ranks:
+        raise Impossible(f"{card.name} is not for signals (N, C, L) {card.rank_reason}".rstrip())
+    return Value(node, layout, line=True)
 
 
 def beside_tokens(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from attnsurgeon.attention.shapes import CONVOLUTIONS as KINDS
 from attnsurgeon.planning.cutting.retyping import place_of_operation
 from attnsurgeon.planning.deciding.asked import Asked, Draft, possible
 from attnsurgeon.planning.deciding.operand import Impossible
@@ -16,7 +15,7 @@ def decide(asked: Asked) -> Draft:
     """Decides whether the forward of a convolution can hand its weight through the attention."""
     call: Call = asked.target.meta["call"]
     events = [e for e in call.events if isinstance(e, Event) and e.name in CONVOLUTIONS]
-    if not isinstance(call.module, (nn.Conv2d, nn.Conv3d)) or len(events) != 1:
+    if not isinstance(call.module, KINDS) or len(events) != 1:
         raise Impossible(
             f"it is made by a {class_name(call.module)}, not by one convolution module"
         )
