@@ -21,7 +21,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items):
-    """Marks as slow the cases that seldom fail alone: ranks 1 and 3, and the contract's paper start.
+    """Marks as slow what seldom fails alone: ranks 1 and 3, and the contract's paper start.
 
     What the paper start computes is held by the golden vectors and the loops, which stay. An ONNX
     file takes seconds each to make, and has the same operators whatever the start and the

@@ -1,4 +1,4 @@
-"""Networks of signals (N, C, L), some with twins of images, in which each layer has one axis more."""
+"""Networks of signals (N, C, L), some with twins of images, whose layers have one axis more."""
 
 from __future__ import annotations
 
