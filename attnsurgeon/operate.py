@@ -93,7 +93,7 @@ def find_sites(
 
     Args:
         model: any network, on any device, the meta device included.
-        input_size: (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
+        input_size: (C, L), (C, H, W) or (C, D, H, W); of a network with several inputs a tuple of
             these; default: the network's own, or a guess.
         example: in place of a size, what the forward is called with: a tensor, a tuple of
             positional arguments, a list or dict that is one argument, or a dict with the names of

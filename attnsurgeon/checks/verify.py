@@ -312,7 +312,8 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
 
 
 def _forms(plan: Plan) -> Iterator[InputForm]:
-    """Two small sizes of all images, where these have one size; then the network's own input.
+    """Two small sizes of all images, or of signals, where these have one size; then the network's
+    own input.
 
     They are uneven, but for attention that works on tokens as on a map of known proportions.
     """
@@ -323,6 +324,11 @@ def _forms(plan: Plan) -> Iterator[InputForm]:
         for height, width in [(h // 2, w // 2)] if as_map else [(96, 64), (64, 128)]:
             if height <= h and width <= w:
                 yield own.at_sides(height, width, (h, w))
+    lengths = {form.shape[2] for form in own.tensors if len(form.shape) == 3}
+    if not images and len(lengths) == 1 and any(cut.rank == 1 for cut in plan.cuts):
+        (length,) = lengths
+        for shorter in (3 * length // 4, length // 2):
+            yield own.at_length(shorter, length)
     yield own
 
 

@@ -152,6 +152,15 @@ class InputForm:
 
         return self.mapped(changed)
 
+    def at_length(self, length: int, own: int) -> InputForm:
+        """Returns the form with signals (N, C, L) of the length `own` at another length."""
+
+        def changed(t: TensorForm) -> TensorForm:
+            signal = len(t.shape) == 3 and t.shape[2] == own
+            return replace(t, shape=(*t.shape[:2], length)) if signal else t
+
+        return self.mapped(changed)
+
     def on_meta(self) -> Inputs:
         """Returns arguments without numbers."""
         return self._made(TensorForm.on_meta)

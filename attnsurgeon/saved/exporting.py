@@ -65,8 +65,8 @@ def export(
 
     Args:
         model: the network; it is left in the mode it was in.
-        input_size: (C, H, W) or (C, D, H, W), a tuple of one for each input, or the form of any
-            input.
+        input_size: (C, L), (C, H, W) or (C, D, H, W), a tuple of one for each input, or the form
+            of any input.
         path: of the file, written only if the comparison holds.
         form: "torch-export" (read by `torch.export.load`) or "onnx"; default: what the file's
             name ends in says, .pt2 or .onnx.
