@@ -11,6 +11,7 @@ from torch import nn
 
 from attnsurgeon.cost.weighing import weigh
 from attnsurgeon.recording.twin import meta_twin
+from tests.nets.families import signals
 
 
 def timm_model(name, **args):
@@ -76,6 +77,7 @@ QUICK = {
     "vit": (timm_model("vit_tiny_patch16_224", img_size=(48, 80), depth=3), (3, 48, 80)),
     "swin": (timm_model("swin_tiny_patch4_window7_224", img_size=64, depths=(2, 2)), (3, 64, 64)),
     "3d": (lambda: torchvision.models.video.r3d_18(), (3, 5, 32, 48)),
+    "1d": (signals.ResNet, (3, 96)),
 }
 SLOW = {
     "resnet50": (timm_model("resnet50"), (3, 64, 96)),
