@@ -187,8 +187,9 @@ def test_every_mechanism_is_in_the_table_of_mechanisms(name):
 def test_a_row_of_the_table_says_what_the_card_says(name, card):
     (row,) = re.findall(rf"^\| `{card.name}` \|.*", read(name), re.MULTILINE)
     cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-    assert cells[2] == f"[{card.title}]({card.paper}), {card.venue}"
-    assert cells[3:] == [f"`{card.placement}`", card.identity, f"`{card.formula}`"]
+    assert cells[2] == ", ".join(map(str, card.ranks))
+    assert cells[3] == f"[{card.title}]({card.paper}), {card.venue}"
+    assert cells[4:] == [f"`{card.placement}`", card.identity, f"`{card.formula}`"]
     if name == "docs/mechanisms.md":
         assert cells[1] == card.kind
 

@@ -32,8 +32,8 @@ def analyse(model: nn.Module, input_size: InputSize | None = None, example: Any 
 
     Args:
         model: the network, on any device.
-        input_size: (C, L), (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple of
-            these; None for the network's own, else a guess from its first layer.
+        input_size: (C, L), (C, H, W) or (C, D, H, W), or of a network with several inputs a tuple
+            of these; None for the network's own, else a guess from its first layer.
         example: in place of a size, the input itself or its form, of any structure, as for
             `form_of_example`; only its shapes and the range of its numbers are used.
 
