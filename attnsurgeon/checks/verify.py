@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from attnsurgeon.checks.finite import outputs_not_finite, weights_not_finite
 from attnsurgeon.checks.learning import copies_agree, still_modules, stuck_parameters
 from attnsurgeon.errors import CheckFailed
+from attnsurgeon.planning.cut import Cut
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.inputs import InputForm, Inputs
@@ -325,11 +326,16 @@ def _forms(plan: Plan) -> Iterator[InputForm]:
             if height <= h and width <= w:
                 yield own.at_sides(height, width, (h, w))
     lengths = {form.shape[2] for form in own.tensors if len(form.shape) == 3}
-    if not images and len(lengths) == 1 and any(cut.rank == 1 for cut in plan.cuts):
+    if not images and len(lengths) == 1 and any(map(_is_on_signal, plan.cuts)):
         (length,) = lengths
         for shorter in (3 * length // 4, length // 2):
             yield own.at_length(shorter, length)
     yield own
+
+
+def _is_on_signal(cut: Cut) -> bool:
+    """Whether a cut is on a map of rank 1, or on tokens that stand in one."""
+    return cut.rank == 1 or (cut.tokens is not None and len(cut.tokens.sides) == 1)
 
 
 def _compare(after: _Run, before: _Run) -> _Comparison:

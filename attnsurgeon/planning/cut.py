@@ -30,7 +30,6 @@ class Request:
         action: what is done there, or "" for what the mechanism's kind asks for.
         scope: of linked attention, what forms a chain: "stage", "network", or "" for its card's.
         again: it repeats a recorded cut, with the arguments that were decided then.
-        lines: maps of rank 1 are taken for such; in records of earlier versions they are tokens.
     """
 
     rule: str
@@ -41,16 +40,13 @@ class Request:
     init: str
     scope: str = ""
     again: bool = False
-    lines: bool = True
 
     @classmethod
     def repeating(cls, record: Mapping[str, Any], site: Site) -> Request:
         """Returns the request that a recorded cut (`Cut.record`) was made for."""
         kept = {name: record[name] for name in ("rule", "attn", "action", "init")}
-        scope, lines = record.get("scope", ""), bool(record.get("rank"))
-        return cls(
-            site=site, attn_args=record["args"], scope=scope, again=True, lines=lines, **kept
-        )
+        scope = record.get("scope", "")
+        return cls(site=site, attn_args=record["args"], scope=scope, again=True, **kept)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,13 @@ from attnsurgeon.sizes import InputSize, checked, together
 _LARGE = 500_000_000  # parameters; beyond, values in place of shapes would take more than 2 GB
 
 
-def analyse(model: nn.Module, input_size: InputSize | None = None, example: Any = None) -> Survey:
+def analyse(
+    model: nn.Module,
+    input_size: InputSize | None = None,
+    example: Any = None,
+    *,
+    lines: bool = True,
+) -> Survey:
     """Finds every site of `model`, which is not changed.
 
     Args:
@@ -36,12 +42,13 @@ def analyse(model: nn.Module, input_size: InputSize | None = None, example: Any 
             of these; None for the network's own, else a guess from its first layer.
         example: in place of a size, the input itself or its form, of any structure, as for
             `form_of_example`; only its shapes and the range of its numbers are used.
+        lines: see `survey`.
 
     Raises:
         ModelError: the network cannot be run on the input, or on any that could be guessed.
         UsageError: both a size and an example were given.
     """
-    return survey(record(model, input_size, example))
+    return survey(record(model, input_size, example), lines=lines)
 
 
 def sketch(

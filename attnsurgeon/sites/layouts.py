@@ -49,13 +49,17 @@ Axes = frozenset[int]
 _NONE: Axes = frozenset()
 
 
-def find_axes(traced: Traced) -> None:
+def find_axes(traced: Traced, *, lines: bool = True) -> None:
     """Sets what follows from the operations on every node: `node.meta["axes"]`, the set of axes
     that make up the channels, `node.meta["samples"]`, how many samples there are, and
     `node.meta["stacked"]`, whether an axis of values that were stacked comes before them.
+
+    Args:
+        traced: the record.
+        lines: see `survey`.
     """
     for node in traced.graph.nodes:
-        node.meta["axes"] = _axes(node) if node.meta["shape"] is not None else _NONE
+        node.meta["axes"] = _axes(node, lines) if node.meta["shape"] is not None else _NONE
         node.meta["stacked"] = bool(node.meta["shape"]) and _is_stacked(node)
         node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
 
@@ -107,7 +111,7 @@ def _is_stacked(node: fx.Node) -> bool:
     return 0 not in _removed(node, node.meta["name"], len(source.meta["shape"]))
 
 
-def _axes(node: fx.Node) -> Axes:
+def _axes(node: fx.Node, lines: bool) -> Axes:
     name, shape = node.meta.get("name"), node.meta["shape"]
     ndim = len(shape)
     if node.op == "placeholder":
@@ -116,7 +120,7 @@ def _axes(node: fx.Node) -> Axes:
         return _NONE
     source = _source(node)
     known = source is not None and len(source.meta["shape"]) == ndim and source.meta["axes"]
-    if known and (name in NORMS or name == "linear" or _keeps_its_rows(node, name)):
+    if known and (name in NORMS or name == "linear" or (lines and _keeps_its_rows(node, name))):
         return known  # these move nothing; and where they say otherwise they mix tokens (MLP-Mixer)
     if name in AXIS_ONE:
         return frozenset({1}) if ndim > 1 else _NONE

@@ -93,10 +93,16 @@ class Survey:
 
 
 @uncollected()
-def survey(traced: Traced) -> Survey:
-    """Finds all sites of a recorded network."""
-    find_axes(traced)
-    find_tokens(traced)
+def survey(traced: Traced, *, lines: bool = True) -> Survey:
+    """Finds all sites of a recorded network.
+
+    Args:
+        traced: the record.
+        lines: what convolutions of signals make and read are maps of rank 1; without, they are
+            rows of tokens, as they were to the versions that did not write ranks down.
+    """
+    find_axes(traced, lines=lines)
+    find_tokens(traced, lines=lines)
     flow = Flow(traced)
     roles = _roles(traced, flow)
     paths = {node: value_path(node) for node in roles.of}

@@ -57,15 +57,20 @@ class _Places:
 _LINE = _Places((2,))  # of a value (N, C, L)
 
 
-def find_tokens(traced: Traced) -> None:
-    """Sets `node.meta["places"]` on every node; `tokens_at` reads it."""
+def find_tokens(traced: Traced, *, lines: bool = True) -> None:
+    """Sets `node.meta["places"]` on every node; `tokens_at` and `is_line` read it.
+
+    Args:
+        traced: the record, with its axes.
+        lines: see `survey`.
+    """
     nodes = list(traced.graph.nodes)
     for node in nodes:
         node.meta["places"] = (
-            _places(node, traced.batch) if node.meta["shape"] is not None else None
+            _places(node, traced.batch, lines) if node.meta["shape"] is not None else None
         )
     for node in reversed(nodes):  # what is added to a map stands as the map does
-        if _is_line_convolution(node):
+        if lines and _is_line_convolution(node):
             read = node.all_input_nodes[0]
             if read.meta["places"] is None and read.meta["data"] and read.meta["axes"] == {1}:
                 read.meta["places"] = _LINE
@@ -177,15 +182,16 @@ def _made_of(node: fx.Node) -> list[fx.Node]:
     return origin.all_input_nodes if isinstance(origin, fx.Node) else []
 
 
-def _places(node: fx.Node, batch: int) -> _Places | None:
+def _places(node: fx.Node, batch: int, lines: bool) -> _Places | None:
     name, shape = node.meta.get("name"), node.meta["shape"]
     ndim = len(shape)
     if name is None or not node.meta["data"]:
         return None
     if (name in AXIS_ONE or name in POOLS or name in UPSAMPLING) and ndim >= 4:
         return _Places(tuple(range(2, ndim)))
-    known = [n for n in _made_of(node) if n.meta.get("places") is not None]
-    if _is_line_convolution(node):
+    made_of = _made_of(node) if lines else node.all_input_nodes
+    known = [n for n in made_of if n.meta.get("places") is not None]
+    if lines and _is_line_convolution(node):
         return _of_line(node, known)
     if name == "cat":
         return _joined(node, known)
@@ -201,9 +207,9 @@ def _places(node: fx.Node, batch: int) -> _Places | None:
         return _regrouped(old, shape, places)
     if name in ("getitem", "narrow") and len(old) == ndim:
         return _cut(node, name, places)
-    if name in ("pad", *POOLS, *UPSAMPLING) and len(old) == ndim:
+    if lines and name in ("pad", *POOLS, *UPSAMPLING) and len(old) == ndim:
         return places if places.tokens is None else None
-    if name == "glu" or (name == "part" and _is_split(node)):
+    if lines and (name == "glu" or (name == "part" and _is_split(node))):
         beside = len(old) == ndim and all(old[a] == shape[a] for a in places.axes)
         return places if beside else None
     if _is_pointwise(node) and any(_same(n, node) for n in known):

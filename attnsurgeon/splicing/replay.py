@@ -57,7 +57,8 @@ def replan(network: nn.Module, operation: Record, explain: Explain = not_repeata
     Raises:
         ModelError: as `explain` made it, where the network has no longer what was operated on.
     """
-    survey = analyse(network, example=recorded_form(operation))
+    lines = all(cut.get("rank") for cut in operation["sites"])  # earlier versions wrote none
+    survey = analyse(network, example=recorded_form(operation), lines=lines)
     sites = {site.path: site for site in survey.sites}
     wanted = [(cut, p) for cut in operation["sites"] for p in (cut["path"], *cut["shared"])]
     if gone := [path for _, path in wanted if path not in sites]:

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from attnsurgeon.recording.trace import trace
 from attnsurgeon.rules.match import match_rules
 from attnsurgeon.rules.placements import shipped
+from attnsurgeon.sites.site import Site
+from attnsurgeon.sites.survey import survey
 from attnsurgeon.sites.tokens import is_line
 from tests.nets.families import signals
 from tests.surgery import paths, surveyed
@@ -115,3 +118,15 @@ def test_conv_takes_every_kernel_and_conv3x3_those_of_three():
     assert taken("conv3x3", signals.Tcn(), (3, 50)) == [
         f"blocks.{i}.conv{j}" for i in range(3) for j in (1, 2)
     ]
+
+
+def test_records_without_ranks_are_repeated_on_what_was_read_then():
+    def old(net: nn.Module, *size: int) -> dict[str, Site]:
+        found = survey(trace(net, (torch.empty(2, *size, device="meta"),)), lines=False)
+        assert not any(is_line(found.nodes[site.path], site.layout) for site in found.sites)
+        return {site.path: site for site in found.sites}
+
+    block = old(signals.Transformer(), 3, 400)["layers.0.fc2"]
+    assert (block.layout, block.grid, block.beside) == ("NLC", None, (0, 0))
+    assert old(signals.Efficient(), 3, 32, 32)["along"].layout == "NCL"
+    assert old(signals.ResNet(), 3, 256)["stem.0"].layout == "NCL"

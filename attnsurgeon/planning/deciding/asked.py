@@ -42,7 +42,7 @@ class Asked:
 
     def value(self, node: fx.Node) -> Value:
         """The value that the mechanism would work on at a node."""
-        return value_at(node, self.card, self.survey.traced, lines=self.request.lines)
+        return value_at(node, self.card, self.survey.traced)
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,8 @@ class Value:
         return 1 if self.line else _SPATIAL_RANK[self.layout]
 
 
-def value_at(node: fx.Node, card: Mechanism | None, traced: Traced, *, lines: bool = True) -> Value:
+def value_at(node: fx.Node, card: Mechanism | None, traced: Traced) -> Value:
     """Returns the value that a mechanism, or any (None), would work on at a node.
-
-    Args:
-        node: of the record.
-        card: of the mechanism, or None.
-        traced: the record.
-        lines: maps of rank 1 are taken for such; False as earlier versions had it, to which
-            they were tokens.
 
     Raises:
         Impossible: it has no known layout, or none that the mechanism works on.
@@ -74,11 +67,9 @@ def value_at(node: fx.Node, card: Mechanism | None, traced: Traced, *, lines: bo
     layout, why = layout_of(node, traced.batch)
     if layout is None:
         raise Impossible(why)
-    if lines and is_line(node, layout):
+    if is_line(node, layout):
         return _line(node, layout, card)
     tokens = tokens_at(node, layout)
-    if tokens is not None and len(tokens.sides) == 1 and not lines:
-        tokens = None
     if layout not in ("NC", "NLC", "NCL"):
         return Value(node, layout)
     name = card.name if card is not None else "it"
