@@ -9,6 +9,7 @@ from torch import Tensor, nn
 CONV = {1: nn.Conv1d, 2: nn.Conv2d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d}
+AXES = {1: (2,), 2: (2, 3)}
 
 
 def conv(rank: int, inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Module:
@@ -18,10 +19,6 @@ def conv(rank: int, inside: int, outside: int, kernel: int = 3, stride: int = 1)
 def cbr(rank: int, inside: int, outside: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     made = conv(rank, inside, outside, kernel, stride)
     return nn.Sequential(made, NORM[rank](outside), nn.ReLU())
-
-
-def pooled(x: Tensor) -> Tensor:
-    return x.mean(tuple(range(2, x.dim())))
 
 
 class Block(nn.Module):
@@ -45,6 +42,7 @@ class ResNet(nn.Module):
 
     def __init__(self, rank: int = 1, width: int = 8) -> None:
         super().__init__()
+        self.axes = AXES[rank]
         self.stem = nn.Sequential(*cbr(rank, 3, width, 15, 2), POOL[rank](3, 2, 1))
         self.layer1 = nn.Sequential(Block(rank, width, width), Block(rank, width, width))
         self.layer2 = nn.Sequential(
@@ -57,7 +55,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.stem(x))))
-        return self.fc(pooled(x))
+        return self.fc(x.mean(self.axes))
 
 
 class M5(nn.Module):
@@ -65,6 +63,7 @@ class M5(nn.Module):
 
     def __init__(self, rank: int = 1, width: int = 8) -> None:
         super().__init__()
+        self.axes = AXES[rank]
         self.conv1, self.bn1 = conv(rank, 3, width, 80, 4), NORM[rank](width)
         self.conv2, self.bn2 = conv(rank, width, width), NORM[rank](width)
         self.conv3, self.bn3 = conv(rank, width, 2 * width), NORM[rank](2 * width)
@@ -75,7 +74,7 @@ class M5(nn.Module):
         x = self.pool1(F.relu(self.bn1(self.conv1(x))))
         x = self.pool2(F.relu(self.bn2(self.conv2(x))))
         x = F.relu(self.bn3(self.conv3(x)))
-        return self.fc(pooled(x))
+        return self.fc(x.mean(self.axes))
 
 
 class Gate(nn.Module):
