@@ -150,10 +150,10 @@ def _keeps_its_rows(node: fx.Node, name: str) -> bool:
     """Whether a convolution works on rows of channels (N, L, C): with a kernel of 1 it mixes the
     rows, as a linear layer would; and a single row it slides along (ECA).
     """
-    source = _source(node)
-    weight: Any = _given(node, 1, "weight")
-    if name != "conv1d" or source is None or source.meta["axes"] != {2}:
+    source = _source(node) if name == "conv1d" else None
+    if source is None or source.meta["axes"] != {2}:
         return False
+    weight: Any = _given(node, 1, "weight")
     outputs, _, kernel = weight.meta["shape"]
     rows = source.meta["shape"][1]
     return outputs == 1 if rows == 1 else kernel == 1

@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from attnsurgeon.recording.record import Traced
-from attnsurgeon.sites.flow import ACTIVATIONS, CONVOLUTIONS, NORMS, POOLS, UPSAMPLING
+from attnsurgeon.sites.flow import ACTIVATIONS, NORMS, POOLS, UPSAMPLING
 from attnsurgeon.sites.layouts import AXIS_ONE, permuted, runs
 
 _POINTWISE = (
@@ -163,8 +163,8 @@ def _is_pointwise(node: fx.Node) -> bool:
 
 def _is_line_convolution(node: fx.Node) -> bool:
     """Whether a convolution makes a map of rank 1, and reads one."""
-    made_of = node.meta.get("name") in CONVOLUTIONS and node.meta["data"]
-    return made_of and len(node.meta["shape"]) == 3 and node.meta["axes"] == {1}
+    named = node.meta.get("name") in ("conv1d", "conv_transpose1d")
+    return named and node.meta["data"] and len(node.meta["shape"]) == 3 and node.meta["axes"] == {1}
 
 
 def _of_line(node: fx.Node, known: list[fx.Node]) -> _Places:
