@@ -19,21 +19,25 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("case", cases, ids=str)
 
 
+COMPILERS = ("test_an_onnx_runtime", "test_it_exports", "test_it_compiles")  # take seconds each
+
+
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items):
-    """Marks as slow what seldom fails alone: ranks 1 and 3, and the contract's paper start.
+    """Marks what seldom fails alone: ranks 1 and 3, and the contract's paper start, as slow.
 
-    What the paper start computes is held by the golden vectors and the loops, which stay. An ONNX
-    file takes seconds each to make, and has the same operators whatever the start and the
-    arguments: those of the rarer cases are looked at in the night.
+    What the paper start computes is held by the golden vectors and the loops, which stay. Both at
+    once, and what compilers make of either, is looked at in the night: it has the same operators
+    whatever the start and the arguments.
     """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        contract = item.path.name == "test_contract.py"
-        rare = getattr(params.get("case"), "rank", 2) != 2 or (
-            contract and params.get("init") == "paper"
-        )
-        if rare or item.path.name in SLOW_FILES:
+        other_rank = getattr(params.get("case"), "rank", 2) != 2
+        paper = item.path.name == "test_contract.py" and params.get("init") == "paper"
+        variant = item.path.name in SLOW_FILES
+        if other_rank or paper or variant:
             item.add_marker(pytest.mark.slow)
-            if item.originalname.startswith("test_an_onnx_runtime"):
-                item.add_marker(pytest.mark.nightly)
+        compiled = item.originalname.startswith(COMPILERS)
+        onnx = item.originalname.startswith(COMPILERS[0])
+        if (other_rank and (paper or compiled)) or (onnx and (paper or variant)):
+            item.add_marker(pytest.mark.nightly)
