@@ -13,10 +13,6 @@ from typing import Any
 
 Counts = dict[str, int]
 
-# Its autograd.Function ends the process, in torch, when it is called with what torch.fx traces
-# with; a pool would wait for that process forever. `--filter isqrtcovresnet18` shows it.
-_ENDS_THE_PROCESS = ("isqrtcovresnet",)
-
 
 def names_of_pytorchcv(wanted: str = "*") -> list[str]:
     """Returns specs of pytorchcv: the first network of each family, or all that a pattern names."""
@@ -28,7 +24,7 @@ def names_of_pytorchcv(wanted: str = "*") -> list[str]:
     if wanted != "*":
         return [spec for name, spec in named.items() if fnmatch(name, wanted)]
     first = {spec.partition(":")[0]: spec for spec in reversed(named.values())}
-    return sorted(s for family, s in first.items() if not family.endswith(_ENDS_THE_PROCESS))
+    return sorted(first.values())
 
 
 def input_of(model: Any) -> tuple[int, ...] | None:

@@ -3,7 +3,8 @@
 fx replaces `nn.Module.__call__` and `__getattr__` while it traces, for every network in every
 thread. Here each module of the traced one gets what stands in for its own call and its own
 tensors, and gives it back. What remains are functions that libraries have asked fx to wrap
-(`torch.fx.wrap`) and those of `math`: their wrappers hand on whatever is no proxy, in any thread.
+(`torch.fx.wrap`), those of `math`, and `autograd.Function.apply`: their wrappers hand on whatever
+is no proxy, in any thread.
 """
 
 from __future__ import annotations
@@ -17,9 +18,40 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as _fx
 
+from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.recording.calls import answered
 
 _WRAPPING = threading.RLock()  # fx keeps its patches of other modules' names in one place
+
+
+AN_AUTOGRAD_FUNCTION = "its forward calls an autograd function, with its own gradient"
+
+
+@contextlib.contextmanager
+def _no_autograd_function_applied() -> Iterator[None]:
+    """Ends a trace that comes to an autograd function.
+
+    Not only would the trace run through it and lose its gradient: it is C that is given the proxy,
+    takes what says that it is a tensor for one, and reads its memory.
+    """
+    kind: Any = torch.autograd.Function
+    own = vars(kind).get("apply")  # of C in newer versions of torch, and then inherited
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(issubclass(type(a), fx.Proxy) for a in (*args, *kwargs.values())):
+            raise Untraceable(AN_AUTOGRAD_FUNCTION)
+        if own is not None:
+            return own.__get__(None, cls)(*args, **kwargs)
+        return super(kind, cls).apply(*args, **kwargs)
+
+    kind.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        if own is not None:
+            kind.apply = own
+        else:
+            del kind.apply
 
 
 class PrivateTracer(fx.Tracer):
@@ -48,7 +80,8 @@ class PrivateTracer(fx.Tracer):
             _fx._patch_wrapped_functions(patcher)
             for names in (scope, *(vars(module) for module in self._autowrap_search)):
                 _fx._autowrap_check(patcher, names, self._autowrap_function_ids)
-            yield
+            with _no_autograd_function_applied():
+                yield
 
     def _children_watched(self) -> contextlib.AbstractContextManager[None]:
         """Tells `call_module` of the calls of these modules."""

@@ -11,20 +11,48 @@ import math
 import operator
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.forwards.decisions import in_text
 from attnsurgeon.forwards.whereabouts import is_foreign
 
+_FUNCTIONS = torch.autograd.function.__file__
 _OWN = (fx.__path__[0], __file__.rpartition("forwards")[0])
 
 
 def _asked_here(depth: int) -> bool:
     """Whether torch.fx or this package asks, who want to know of the proxy, not of its value."""
     return sys._getframe(depth).f_code.co_filename.startswith(_OWN)
+
+
+@lru_cache(maxsize=1000)
+def _python_asks(code: CodeType, at: int) -> bool:
+    """Whether the instruction that is carried out asks for a class itself, by `isinstance`.
+
+    A call of anything else is one of C (an `autograd.Function.apply` that was kept under a name),
+    which takes what says that it is a tensor for one, and reads its memory.
+    """
+    instructions = list(dis.get_instructions(code))
+    now = next((one for one in instructions if one.offset == at), None)
+    if now is None or not now.opname.startswith(("CALL", "PRECALL")):
+        return True
+    asking = [one for one in instructions if one.argval == "isinstance"]
+    start = _start_of(now)
+    return bool(asking) if start is None else any(_start_of(one) == start for one in asking)
+
+
+def _start_of(instruction: dis.Instruction) -> tuple[int, int] | None:
+    """Line and column where its expression begins: that of a call where what is called does."""
+    positions = getattr(instruction, "positions", None)  # not before Python 3.11
+    if positions is None or positions.lineno is None or positions.col_offset is None:
+        return None
+    return positions.lineno, positions.col_offset
 
 
 class Proxy(fx.Proxy):
@@ -39,7 +67,12 @@ class Proxy(fx.Proxy):
             return Proxy
         value = self._value
         if isinstance(value, Tensor):
-            if not is_foreign(sys._getframe(1).f_code.co_filename):
+            frame = sys._getframe(1)
+            file = frame.f_code.co_filename
+            of_user = not is_foreign(file)
+            if (of_user or file == _FUNCTIONS) and not _python_asks(frame.f_code, frame.f_lasti):
+                return Proxy
+            if of_user:
                 self.tracer.asked_for_a_tensor(self.node)  # type: ignore[attr-defined]
             return Tensor
         return int if type(value) is int else Proxy

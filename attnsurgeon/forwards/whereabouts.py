@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from attnsurgeon.forwards.alignment import Untraceable
-from attnsurgeon.forwards.privately import PrivateTracer
+from attnsurgeon.forwards.privately import AN_AUTOGRAD_FUNCTION, PrivateTracer
 
 Point = tuple[tuple[CodeType, int], ...]  # where in the code: each frame's code and instruction
 
@@ -38,7 +38,7 @@ def stands_at(root: nn.Module) -> tuple[Point, str]:
         code = frame.f_code
         own = frame.f_locals.get("self") is root
         if code.co_name == "forward" and not own and code in _codes_of_autograd():
-            raise Untraceable("its forward calls an autograd function, with its own gradient")
+            raise Untraceable(AN_AUTOGRAD_FUNCTION)
         if code.co_filename == _CHECKPOINT:
             raise Untraceable("its forward runs a part of itself under a checkpoint")
         if not method and own:

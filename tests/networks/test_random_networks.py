@@ -476,7 +476,8 @@ def check_share(tally: Tally) -> None:
 
 
 def test_a_slice_of_random_networks():
-    check_share(explore(0, 12, check))
+    tally = explore(0, 12, check)
+    assert tally.operated.total() >= 6  # so few say nothing of the share; the many below do
 
 
 @pytest.mark.slow

@@ -231,9 +231,9 @@ def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_hook_that_collects_is_given_what_attention_made_of_the_value(stacked):
     model, x = looked_at(Collect()), image()
-    operated = attnsurgeon.insert(model, "eca", "stage", input_size=SIZE).model
+    operated = attnsurgeon.insert(model, "eca", "pool", input_size=SIZE).model
     if stacked:
-        operated = attnsurgeon.insert(operated, "eca", "stage", input_size=SIZE).model
+        operated = attnsurgeon.insert(operated, "eca", "pool", input_size=SIZE).model
     operated: Any = active(operated)
     (collector,) = [h for h in operated[1]._forward_hooks.values() if type(h) is Collect]
     (made,) = answers(operated, x)
@@ -243,7 +243,7 @@ def test_a_hook_that_collects_is_given_what_attention_made_of_the_value(stacked)
 
 def test_attention_is_given_what_a_hook_made_that_changes_the_value():
     model, x = looked_at(double), image()
-    operation = attnsurgeon.insert(model, "eca", "stage", input_size=SIZE)
+    operation = attnsurgeon.insert(model, "eca", "pool", input_size=SIZE)
     operated: Any = active(operation.model)
     given: list[Tensor] = []
     ((_, attention),) = inserted(operated)
