@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnsurgeon.attention.own.card import Own
 from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.checks.verify import Verification, verify
@@ -19,6 +21,14 @@ from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
+from attnsurgeon.models.own_attention import (
+    Attention,
+    find_attention,
+    is_code,
+    named,
+    objection,
+)
+from attnsurgeon.models.vocabulary import shown
 from attnsurgeon.planning.additions import judged_otherwise
 from attnsurgeon.planning.elsewhere import nothing_here, with_another
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
@@ -111,7 +121,7 @@ def find_sites(
 @known_state()
 def plan(
     model: nn.Module,
-    attn: str | None = None,
+    attn: Attention | None = None,
     where: Where | None = None,
     *,
     rules: str | Path | RuleFile | None = None,
@@ -123,17 +133,21 @@ def plan(
     stage: Any = None,
     channels: Any = None,
     every: int | None = None,
+    trust: bool = False,
 ) -> Plan:
     """Decides what would be cut where; the dry run of `insert`.
 
     Args:
         model: any network; it is not changed, and may be on the meta device.
-        attn: name of a mechanism; may be left out where the rules name it.
+        attn: name of a mechanism; may be left out where the rules name it. Or your own: a class of
+            modules, a function of the channels that returns a module, a function of tensors, or
+            the name of one, `path/file.py:NAME` or `package.module:NAME`, which is imported.
         where: name of a shipped placement, path of a rule file, a matcher as a dict, Sites or a
             list of paths, or a function that tells of a Site whether to take it; default: the
             paper's own placement.
         rules: a rule file, in place of `where`.
-        attn_args: arguments of the mechanism.
+        attn_args: arguments of the mechanism; of your own also "$C", "$H", "$W" and "$stage", for
+            what they are at the site. What its signature names so is found without.
         init: "identity" for bit-equal outputs at the start, "paper" for the authors' start.
         input_size, example: as for `find_sites`.
         at: of these sites only those at this path or inside this module (`"layer3"`), or whose
@@ -142,12 +156,13 @@ def plan(
         stage: only those of these stages: `4`, `[-2, -1]`.
         channels: only those of so many channels: `64`, `">=128"`.
         every: 2 takes every second of them.
+        trust: let the rule file name code, which is run.
 
     Raises:
         MechanismError, RuleError, ModelError, CheckFailed: each says what to do.
     """
     narrow = Narrowing.of(at, stage, channels, every)
-    file = rules_for(attn, where, rules, attn_args, init, narrow)
+    file = rules_for(attn, where, rules, attn_args, init, narrow, trust=trust)
     survey = analyse(model, input_size, example)
     require_listed(where, survey.sites)
     return plan_rules(survey, file, init=init, where=spelled(where, rules, narrow))
@@ -156,7 +171,7 @@ def plan(
 @known_state()
 def insert(
     model: nn.Module,
-    attn: str | None = None,
+    attn: Attention | None = None,
     where: Where | None = None,
     *,
     rules: str | Path | RuleFile | None = None,
@@ -169,13 +184,14 @@ def insert(
     channels: Any = None,
     every: int | None = None,
     inplace: bool = False,
+    trust: bool = False,
 ) -> Operation:
     """Puts attention into a network.
 
     Args:
         model: any network; a copy is operated unless `inplace`.
-        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every: as
-            for `plan`.
+        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every,
+            trust: as for `plan`.
         inplace: operate `model` itself.
 
     Returns:
@@ -198,6 +214,7 @@ def insert(
         stage=stage,
         channels=channels,
         every=every,
+        trust=trust,
     )
     return carry_out(model if inplace else handed_over(model), made)
 
@@ -212,7 +229,7 @@ def carry_out(model: nn.Module, made: Plan) -> Operation:
 @known_state()
 def estimate(
     spec_or_model: str | nn.Module,
-    attn: str | None = None,
+    attn: Attention | None = None,
     where: Where | None = None,
     *,
     rules: str | Path | RuleFile | None = None,
@@ -224,6 +241,7 @@ def estimate(
     stage: Any = None,
     channels: Any = None,
     every: int | None = None,
+    trust: bool = False,
     **model_args: Any,
 ) -> Cost:
     """Tells what attention would cost, on the meta device: no weights, no download, no memory.
@@ -233,12 +251,12 @@ def estimate(
 
     Args:
         spec_or_model: what `load_model` takes, or a network.
-        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every: as
-            for `plan`.
+        attn, where, rules, attn_args, init, input_size, example, at, stage, channels, every,
+            trust: as for `plan`.
         **model_args: arguments of the network, with a spec.
     """
     narrow = Narrowing.of(at, stage, channels, every)
-    file = rules_for(attn, where, rules, attn_args, init, narrow)
+    file = rules_for(attn, where, rules, attn_args, init, narrow, trust=trust)
     if isinstance(spec_or_model, str):
         _, survey = sketch(spec_or_model, input_size, example, **model_args)
     elif model_args:
@@ -257,7 +275,7 @@ def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)
     sites = [
-        Surgery(site.path, cut.module_path, cut.weighed, lookup(cut.attn).tied and cut.link > 0)
+        Surgery(site.path, cut.module_path, cut.weighed, cut.card.tied and cut.link > 0)
         for cut in made.cuts
         for site in (cut.site, *cut.shared)
     ]
@@ -345,26 +363,39 @@ def _own(file: RuleFile) -> Attn | None:
 
 
 def rules_for(
-    attn: str | None,
+    attn: Attention | None,
     where: Where | None,
     rules: str | Path | RuleFile | None,
     attn_args: Mapping[str, Any] | None,
     init: str,
     narrow: Narrowing | None = None,
+    *,
+    trust: bool = False,
 ) -> RuleFile:
-    """Returns the rules that a call stands for, each with its mechanism and its start."""
+    """Returns the rules that a call stands for, each with its mechanism and its start.
+
+    Code that the call names is imported; code that rules name only where the caller says `trust`.
+    """
     if init not in INITS:
         raise MechanismError(f"init={init!r} is not a way to start", nearest(str(init), INITS))
     if where is not None and rules is not None:
         raise UsageError("both `where` and `rules` say where", "give one of them")
     if attn is None and attn_args:
         raise UsageError("attn_args need a mechanism", "name it: attn='eca'")
-    card = lookup(attn) if attn is not None else None
+    card = None
+    if attn is not None:
+        attn, given = find_attention(attn)
+        card, attn_args = lookup(attn), {**given, **(attn_args or {})}
     if where is None and rules is None and card is None:
         raise UsageError("nothing says what to insert", "name a mechanism, or give a rule file")
     asked = rules if rules is not None else where
     paper = card.placement if card is not None else None
-    file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=check_attn)
+    check = functools.partial(check_attn, trust=trust, said=attn)
+    file = resolve_where("paper" if asked is None else asked, paper=paper, check_attn=check)
+    if isinstance(asked, RuleFile):  # read elsewhere
+        for rule in file.rules:
+            if rule.attn is not None:
+                _refuse_untrusted(rule.attn, trust=trust, said=attn)
     _refuse_unheard(file, attn, attn_args, init)
     if narrow:
         file = narrow.applied(file, own=asked is None)
@@ -407,9 +438,18 @@ def _in_words(attn: Attn) -> str:
     return " ".join([attn.type, *(f"{name}={value}" for name, value in attn.args.items())])
 
 
-def check_attn(attn: Attn) -> None:
-    """Raises MechanismError for a mechanism that no site at all could build."""
+def check_attn(attn: Attn, *, trust: bool = False, said: str | None = None) -> None:
+    """Raises MechanismError for a mechanism that no site at all could build.
+
+    Args:
+        attn: as a rule file has it.
+        trust: let the file name code, which is imported.
+        said: the name of the mechanism that the caller has named themselves.
+    """
+    _refuse_untrusted(attn, trust=trust, said=said)
     card = lookup(attn.type)
+    if isinstance(card, Own):  # what it can be built for, only its sites tell
+        return card.check_args(attn.args)
     refusals = []
     for rank in card.ranks:
         try:
@@ -425,6 +465,22 @@ def check_attn(attn: Attn) -> None:
         except MechanismError as error:
             refusals.append(error)
     raise refusals[0]
+
+
+def _refuse_untrusted(attn: Attn, *, trust: bool, said: str | None) -> None:
+    """Refuses a mechanism that is code where nobody but a file says so; else imports it."""
+    if attn.type == said:
+        return
+    wrong = objection(attn.type, attn.args)
+    if wrong and not trust:
+        raise MechanismError(
+            f"the rules name the mechanism {shown(attn.type)}; {wrong}",
+            "if you trust it, say so: trust=True; or name it yourself: attn='FILE.py:NAME'",
+            command="if you trust it, say so: --trust-code; or name it yourself: --attn"
+            " FILE.py:NAME",
+        )
+    if is_code(attn.type):
+        named(attn.type)
 
 
 def _complete(rule: Rule, attn: str | None, attn_args: Mapping[str, Any] | None, init: str) -> Rule:

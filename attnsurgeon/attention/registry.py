@@ -177,8 +177,38 @@ class Mechanism:
             raise MechanismError(f"{self.name}: {error.what}", error.hint) from error
         return {**follow, **given}
 
+    @property
+    def own(self) -> bool:
+        """Whether it is code of the user's, none of the catalogue."""
+        return False
+
+    def make(self, source: int | nn.Module, rank: int, args: Mapping[str, Any]) -> nn.Module:
+        """Builds the module as its authors start it.
+
+        Args:
+            source: channels, or the convolution.
+            rank: 2 or 3.
+            args: arguments that differ from the defaults.
+        """
+        full = complete(self.build, args)
+        if takes(self.build, "rank"):
+            full["rank"] = rank
+        return self.build(source, **full)
+
+    def try_on(self, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+        """Runs a fresh module on a map of a site's shape; of the catalogue this is known to work.
+
+        Args:
+            build: makes the module.
+            shape: of the map without the batch, (C, ...).
+
+        Raises:
+            MechanismError: it cannot work there.
+        """
+
 
 _TABLE: dict[str, Mechanism] = {}
+_OWN: dict[str, Mechanism] = {}  # of the user, by what they call it: no part of the catalogue
 _Built = TypeVar("_Built", bound=type[nn.Module])
 
 
@@ -251,13 +281,25 @@ def mechanisms() -> Mapping[str, Mechanism]:
     return MappingProxyType(_TABLE)
 
 
+def admit(card: Mechanism) -> Mechanism:
+    """Lets `lookup` find a mechanism of the user's own by its name, in place of an earlier one."""
+    _OWN[card.name] = card
+    return card
+
+
 def lookup(name: str) -> Mechanism:
     """Returns the card of `name`, or raises MechanismError with the nearest names."""
-    if name not in _TABLE:
+    from attnsurgeon.attention.own.plugins import plugin, plugins  # which need this module
+
+    if (card := _TABLE.get(name) or _OWN.get(name) or plugin(name)) is not None:
+        return card
+    if ":" in str(name):
         raise MechanismError(
-            f"no attention mechanism is called {name!r}", nearest(str(name), _TABLE)
+            f"{name} is code that nobody has named in this process, so it is not known here",
+            "name it yourself: attn='FILE.py:NAME', or hand the class in",
         )
-    return _TABLE[name]
+    known = [*_TABLE, *plugins()]
+    raise MechanismError(f"no attention mechanism is called {name!r}", nearest(str(name), known))
 
 
 def create_attention(
@@ -283,7 +325,7 @@ def create_attention(
     Raises:
         MechanismError: no such mechanism or argument, or no module can be built from these values.
     """
-    card, module = _build(name, channels, conv, rank, init, args)
+    card, module = _build(lookup(name), channels, conv, rank, init, args)
     if card.adopt is not None and conv is not None:
         card.adopt(module, conv)
     if init == "identity":
@@ -313,9 +355,16 @@ def create_part(
         A module of the inputs that the card's `inputs` names, and of the old result where the
         card has `within` and `init` is "identity".
     """
+    return build_part(lookup(name), source, rank, init, args)
+
+
+def build_part(
+    card: Mechanism, source: int | nn.Module, rank: int, init: str, args: Mapping[str, Any]
+) -> nn.Module:
+    """Builds the part of a card; its arguments may have any name. See `create_part`."""
     conv = source if isinstance(source, nn.Module) else None
     channels = None if isinstance(source, nn.Module) else source
-    card, module = _build(name, channels, conv, rank, init, args)
+    card, module = _build(card, channels, conv, rank, init, args)
     if init == "paper":
         return module
     pair(module, card.bottleneck)
@@ -323,23 +372,22 @@ def create_part(
 
 
 def _build(
-    name: str,
+    card: Mechanism,
     channels: int | None,
     conv: nn.Module | None,
     rank: int,
     init: str,
     args: Mapping[str, Any],
 ) -> tuple[Mechanism, nn.Module]:
-    card = lookup(name)
+    name = card.name
     if init not in INITS:
         raise MechanismError(f"init={init!r} is not a way to start", nearest(str(init), INITS))
     try:
         source, rank = _source(card, channels, conv, rank)
-        full = complete(card.build, args)
-        if takes(card.build, "rank"):
-            full["rank"] = rank
-        return card, card.build(source, **full)
+        return card, card.make(source, rank, args)
     except MechanismError as error:
+        if card.own:
+            raise
         raise MechanismError(f"{name}: {error.what}", error.hint) from error
     except (RuntimeError, OverflowError, MemoryError) as error:  # more than torch counts or holds
         given = ", ".join(f"{key}={value!r}"[:60] for key, value in args.items())

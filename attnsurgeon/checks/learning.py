@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnsurgeon.attention.registry import lookup
 from attnsurgeon.planning.plan import Cut, Plan
 from attnsurgeon.recording.inputs import Inputs
 from attnsurgeon.recording.randomness import settled
@@ -85,7 +84,7 @@ def stuck_parameters(
     learner.train()
     links = Counter(cut.chain for cut in plan.cuts)
     alone = tuple(c.module_path for c in plan.cuts if c.chain and links[c.chain] == 1)
-    cards = {cut.module_path: lookup(cut.attn) for cut in plan.cuts}
+    cards = {cut.module_path: cut.card for cut in plan.cuts}
     excuses = {path: (*card.unmoved, *card.inert) for path, card in cards.items()}
     new = {
         f"{path}.{name}": parameter
@@ -105,6 +104,14 @@ def stuck_parameters(
         still = {name for name in still if torch.equal(new[name].detach(), start[name])}
         if not still:
             break
+    theirs = tuple(f"{path}." for path, card in cards.items() if card.own)
+    if unmoved := [name for name in new if name in still and name.startswith(theirs or ("\0",))]:
+        more = f" and {len(unmoved) - 1} more" if len(unmoved) > 1 else ""
+        notes.append(
+            f"of the user's own mechanism {unmoved[0]}{more} did not move in two steps; a bias"
+            " straight before a norm in training mode cannot"
+        )
+        still -= set(unmoved)
     excused = [
         name
         for name in new

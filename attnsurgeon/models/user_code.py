@@ -23,19 +23,26 @@ from attnsurgeon.models.smp_names import SMP
 from attnsurgeon.models.suggestions import nearest_file
 
 
+NETWORK = "a network"
+
+
 def file_recipe(path: str, factory: str) -> Recipe:
     """Return how to build what `factory` of a Python file makes; the file is executed.
 
     Raises:
         ModelError: there is no such file or factory, or the file raises.
     """
+    module, file = _imported_file(path)
+    return _recipe(module, factory, spec=f"{path}:{factory}", file=file, folder=file.parent)
+
+
+def _imported_file(path: str) -> tuple[ModuleType, Path]:
     file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise ModelError(f"there is no file {path}", nearest_file(file))
     file = file.resolve()
     with _on_path(file.parent):
-        module = guarded(lambda: import_file(file), partial(_explain_import, path, file))
-    return _recipe(module, factory, spec=f"{path}:{factory}", file=file, folder=file.parent)
+        return guarded(lambda: import_file(file), partial(_explain_import, path, file)), file
 
 
 def module_recipe(name: str, factory: str) -> Recipe:
@@ -48,14 +55,39 @@ def module_recipe(name: str, factory: str) -> Recipe:
     """
     # The working folder may not stand in for a library that folders and rules name, too.
     folder = None if name.partition(".")[0] == SMP else Path.cwd()
-    with _on_path(folder):
-        module = import_name(name)
-    origin = getattr(module, "__file__", None)  # None of a namespace package
-    file = Path(origin) if origin else None
+    module, file = _imported_module(name, folder)
     return _recipe(module, factory, spec=f"{name}:{factory}", file=file, folder=folder)
 
 
-def missing_factory(path: str) -> ModelError:
+def _imported_module(name: str, folder: Path | None) -> tuple[ModuleType, Path | None]:
+    with _on_path(folder):
+        module = import_name(name)
+    origin = getattr(module, "__file__", None)  # None of a namespace package
+    return module, Path(origin) if origin else None
+
+
+def find_code(spec: str, noun: str) -> tuple[Any, Path | None]:
+    """Return what `path/file.py:NAME` or `package.module:NAME` names, and the file it stands in.
+
+    Args:
+        spec: is imported, so it is executed.
+        noun: what the name should stand for, such as "a network", for errors.
+
+    Raises:
+        ModelError: there is no such file, module or name, or importing it raises.
+    """
+    left, colon, name = spec.rpartition(":")
+    if spec.endswith(".py") or (left.endswith(".py") and not name):
+        raise missing_factory(spec.removesuffix(":"), noun)
+    if not colon or not left or not name:
+        raise ModelError(f"{spec!r} is not 'path/file.py:NAME' or 'package.module:NAME'")
+    module, file = _imported_file(left) if left.endswith(".py") else _imported_module(
+        left, Path.cwd()
+    )  # fmt: skip
+    return _attribute(module, name, spec, noun), file
+
+
+def missing_factory(path: str, noun: str = NETWORK) -> ModelError:
     """Return the error for a file named without a factory; the file is read, not executed."""
     file = Path(os.path.expanduser(path))
     if not file.is_file():
@@ -68,30 +100,31 @@ def missing_factory(path: str) -> ModelError:
     names = [n.name for n in body if isinstance(n, kinds) and not n.name.startswith("_")]
     example = names[-1] if names else "factory"
     hint = f"write {path}:{example}" + (f"; it defines {', '.join(names)}" if names else "")
-    return ModelError(f"{path} is a file; which of its factories builds the network?", hint)
+    which = "factories builds the network" if noun == NETWORK else f"names is {noun}"
+    return ModelError(f"{path} is a file; which of its {which}?", hint)
 
 
 def _recipe(
     module: ModuleType, factory: str, *, spec: str, file: Path | None, folder: Path | None
 ) -> Recipe:
     made = _attribute(module, factory, spec)
+    if not callable(made):
+        raise ModelError(
+            f"{spec} is of type {type(made).__name__}, not a factory of networks",
+            "name a function that returns an nn.Module, an nn.Module class, or a built network",
+        )
     build = partial(_build, made, spec=spec, file=file, folder=folder)
     return Recipe(build, weights="as built", own=True)
 
 
-def _attribute(module: ModuleType, dotted: str, spec: str) -> Any:
+def _attribute(module: ModuleType, dotted: str, spec: str, noun: str = NETWORK) -> Any:
     found: Any = module
     for name in dotted.split("."):
         if not hasattr(found, name):
             offers = [n for n, value in vars(found).items() if _builds(n, value)]
-            hint = nearest(name, offers) if offers else "it defines nothing that builds a network"
+            hint = nearest(name, offers) if offers else f"it defines nothing that builds {noun}"
             raise ModelError(f"{spec.rpartition(':')[0]} has no {dotted!r}", hint)
         found = getattr(found, name)
-    if not callable(found):
-        raise ModelError(
-            f"{spec} is of type {type(found).__name__}, not a factory of networks",
-            "name a function that returns an nn.Module, an nn.Module class, or a built network",
-        )
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 from torch import nn
 
+from attnsurgeon.attention.registry import Mechanism
 from attnsurgeon.planning.place import Place
 from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.tokens import Tokens
@@ -55,7 +56,7 @@ class Cut:
 
     Attributes:
         site: where.
-        attn, attn_args, init: what, and how it starts.
+        card, attn_args, init: what, and how it starts.
         action: "insert-after", "insert-before", "replace" or "fuse".
         rule: id of the rule that asked for it.
         place: how the network is cut.
@@ -76,7 +77,7 @@ class Cut:
     """
 
     site: Site
-    attn: str
+    card: Mechanism
     attn_args: Mapping[str, Any]
     init: str
     action: str
@@ -99,6 +100,11 @@ class Cut:
     tokens: Tokens | None = None
     as_map: bool = False
     conv: nn.Module | None = None
+
+    @property
+    def attn(self) -> str:
+        """The mechanism's name."""
+        return self.card.name
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError, RuleError
 from attnsurgeon.forwards.shallow import ShallowGraph
+from attnsurgeon.models.own_attention import recorded
 from attnsurgeon.planning.cut import Cut, Refused, Request
 from attnsurgeon.planning.cutting.graphs import graph_of
 from attnsurgeon.planning.deciding.decider import Decider
@@ -70,6 +71,7 @@ class Plan:
             "input_size": to_lists(self.survey.traced.input_size),
             "example": form_record(self.survey.traced.form),
             "sites": [cut.record() for cut in self.cuts],
+            "code": recorded(cut.card for cut in self.cuts),
             "refused": [
                 {"path": r.site.path, "rule": r.rule, "reason": r.reason} for r in self.refused
             ],

@@ -44,8 +44,6 @@ def operation_record(
         verification: of the operated network, where it was verified.
         output: the folder that was written.
     """
-    from attnsurgeon.attention.registry import lookup  # not at the top: it imports torch
-
     made = plan.record()
     prices = {price.site: price for price in cost.per_site}
     for site, cut in zip(made["sites"], plan.cuts, strict=True):
@@ -58,7 +56,7 @@ def operation_record(
         "attn": made["attn"],
         "where": made["where"],
         "init": made["init"],
-        "mechanisms": [card_record(lookup(name)) for name in dict.fromkeys(c.attn for c in plan)],
+        "mechanisms": [card_record(card) for card in {cut.attn: cut.card for cut in plan}.values()],
         "input_size": made["input_size"],
         "sites": made["sites"],
         "refused": made["refused"],

@@ -43,10 +43,19 @@ def loading(
         known = checkpoint is not None and PurePath(checkpoint).name == name
         given.append(f"checkpoint={(checkpoint if known else name)!r}")
         notes.append(f"`{name}` is the file of weights that the base network was loaded from.")
-    if trust and source is not None:
+    code = {one["name"]: one for made in record["operations"] for one in made.get("code", ())}
+    filed = [name for name, one in code.items() if one["sha256"]]
+    handed = {name: name.rpartition(":")[2].rpartition(".")[2] for name in code if name not in filed}
+    if handed:
+        names = ", ".join(f"{name!r}: {short}" for name, short in handed.items())
+        given.append(f"attn={{{names}}}" if len(code) > 1 else f"attn={[*handed.values()][0]}")
+        notes.append(f"`{', '.join(handed.values())}` is the attention that was put in.")
+    needs = [f"builds the base network, `{source['spec']}`"] if trust and source else []
+    needs += [f"the attention is, `{name}`" for name in filed]
+    if needs:
         given.append("trust=True")
         notes.append(
-            f"`trust=True` allows what builds the base network, `{source['spec']}`: code or an"
-            " address that no installed library registers."
+            f"`trust=True` allows what {', and what '.join(needs)}: code or an address that no"
+            " installed library registers."
         )
     return Loading(f"model = attnsurgeon.load({', '.join(given)})", " ".join(notes))

@@ -19,6 +19,7 @@ from attnsurgeon.models.checkpoint import Checkpoint, read_checkpoint
 from attnsurgeon.models.files.folders import is_index
 from attnsurgeon.models.finding import holds_modules
 from attnsurgeon.models.fitting import Wishes, fit_checkpoint
+from attnsurgeon.models.own_attention import Attention
 from attnsurgeon.models.provenance import note_on
 from attnsurgeon.plain import from_plain
 from attnsurgeon.recording.ambient import known_state
@@ -29,7 +30,13 @@ from attnsurgeon.saved.loading import Loading, loading
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, WEIGHTS
 from attnsurgeon.saved.schema import read_record
-from attnsurgeon.saved.trust import needs_trust, refuse_links, refuse_out_of_size, size_of
+from attnsurgeon.saved.trust import (
+    admit_attention,
+    needs_trust,
+    refuse_links,
+    refuse_out_of_size,
+    size_of,
+)
 from attnsurgeon.saved.weights import Packed, read_tensors, reshape_to, set_buffers
 from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.replay import not_repeatable, replay
@@ -116,6 +123,7 @@ def load(
     partial: bool = False,
     weights_only: bool = False,
     accept: str | Collection[str] = (),
+    attn: Attention | Mapping[str, Attention] | None = None,
 ) -> nn.Module:
     """Load a network that was saved after surgery.
 
@@ -134,6 +142,8 @@ def load(
             loaded from a checkpoint, the file of the base's weights; what it is, the file says.
         trust: let the folder name code of your own, which is run, or an address, which is asked.
         checkpoint_key, partial, weights_only, accept: how to take it, as for `load_model`.
+        attn: the attention itself where it is code of your own, as for `insert`; or of several,
+            name in the folder -> attention. It is taken as it is, changed or not.
 
     Raises:
         ModelError: the folder is damaged, it names code that you did not allow, the base cannot
@@ -145,12 +155,13 @@ def load(
     if not trust:
         refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
     wishes = Wishes.of(checkpoint_key, partial, weights_only, accept)
+    operations = admit_attention(saved.operations, saved.path, trust=trust, given=attn)
     trained = None if checkpoint is None else _trained(saved, checkpoint)
     with OwnDice():  # the random start is overwritten, so leave no trace
         base = _base(saved, model, checkpoint, trained, wishes, trust)
         if saved.mode == "adapter":
             _check_base(saved, base, compare=trained is None)
-        replay(base, saved.operations, functools.partial(_drift, saved))
+        replay(base, operations, functools.partial(_drift, saved))
     _load_weights(saved, base)
     if trained is not None:
         fitted = fit_checkpoint(base, trained, what=str(saved.path), wishes=wishes)

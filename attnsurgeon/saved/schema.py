@@ -232,12 +232,6 @@ def _is_plain(value: Any) -> bool:
     return math.isfinite(value) if isinstance(value, float) else True
 
 
-def _is_args(value: Any) -> bool:
-    """Whether a value is named arguments, none of which would replace another part of the cut."""
-    taken = {"name", "channels", "conv", "rank", "init"}
-    return _is_named(value) and not taken & value.keys()
-
-
 def _is_digest(value: str) -> str:
     if re.fullmatch("[0-9a-f]{64}", value) is None:
         raise ValueError
@@ -257,7 +251,6 @@ Aliases = Annotated[Any, _valid(_is_map_of(_is_text))]
 Strides = Annotated[Any, _valid(_is_map_of(_is_strides))]
 Dtypes = Annotated[Any, _valid(_is_map_of(_is_dtype))]
 Versions = Annotated[Any, _valid(_is_map_of(lambda value: value is None or _is_text(value)))]
-Args = Annotated[Any, _valid(_is_args)]
 Named = Annotated[Any, _valid(_is_named)]
 Layout = Annotated[str, _valid(lambda value: _is_text(value) and value in LAYOUTS)]
 
@@ -306,7 +299,7 @@ class Site(_Part):
     technique: Text
     params: Number
     attn: Text
-    args: Args
+    args: Named
     init: Text
     action: Text
     rule: Text
@@ -314,6 +307,14 @@ class Site(_Part):
     scope: Text = ""
     chain: Text = ""
     note: Text = ""
+
+
+class Code(_Part):
+    """A mechanism that is code of the user's: its name, and the file that it stood in."""
+
+    name: Text
+    file: Text
+    sha256: Digest | None
 
 
 class Refused(_Part):
@@ -335,6 +336,7 @@ class Operation(_Part):
     example: Example = None
     sites: Annotated[list[Site], Field(min_length=1, max_length=MAX_SITES), FailFast()]
     refused: Annotated[list[Refused], Field(max_length=MAX_SITES), FailFast()] = []
+    code: Annotated[list[Code], Field(max_length=100), FailFast()] = []
 
 
 class Tensors(_Part):

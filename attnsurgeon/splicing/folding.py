@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from attnsurgeon.attention.registry import lookup
+from attnsurgeon.attention.registry import lookup, mechanisms
 from attnsurgeon.errors import UsageError
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.recording.ambient import known_state
@@ -31,7 +31,7 @@ def fold(model: nn.Module) -> tuple[str, ...]:
     found = {
         path: module
         for path, module in inserted(model)
-        if lookup(module.__dict__[MARK].attn).kind == "weight"
+        if _is_of_weights(module.__dict__[MARK].attn)
     }
     if not found:
         raise UsageError(
@@ -51,6 +51,11 @@ def fold(model: nn.Module) -> tuple[str, ...]:
         del conv._modules[name]
     forget(model, set(found))
     return tuple(path.rpartition(".")[0] for path in found)
+
+
+def _is_of_weights(attn: str) -> bool:
+    """Whether a mechanism works on weights; one of the user's own, known here or not, does not."""
+    return attn in mechanisms() and lookup(attn).kind == "weight"
 
 
 def _check(path: str, part: nn.Module, calls: list[Call]) -> None:

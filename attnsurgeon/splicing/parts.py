@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.heads.tapped import InputTap, Mailbox, OutputTap, Tapped
 from attnsurgeon.attention.linked.chain import Chain, Link, Linked
 from attnsurgeon.attention.pooling import leave_out
-from attnsurgeon.attention.registry import REPLACES_A_CONV, create_part, lookup
+from attnsurgeon.attention.registry import REPLACES_A_CONV, build_part
 from attnsurgeon.planning.cut import Cut
 
 # Layout -> the permutation that brings the channels to axis 1.
@@ -33,7 +33,7 @@ class Parts:
             like: a tensor of the device and dtype that it belongs on.
             replaced: the module it takes the place of, where there is one.
         """
-        card = lookup(cut.attn)
+        card = cut.card
         with torch.device(like.device):
             made = self._tied.get(cut.chain) if card.tied else None
             if made is None:
@@ -53,12 +53,12 @@ class Parts:
         )
 
     def _part(self, cut: Cut, replaced: nn.Module | None) -> nn.Module:
-        card = lookup(cut.attn)
+        card = cut.card
         source: int | nn.Module = cut.channels
         if card.kind in REPLACES_A_CONV:
             assert cut.conv is not None
             source = cut.conv
-        made = create_part(card.name, source, rank=cut.rank, init=cut.init, **cut.attn_args)
+        made = build_part(card, source, cut.rank, cut.init, cut.attn_args)
         if cut.tokens is not None and not cut.as_map:
             leave_out(made, cut.tokens.before, cut.tokens.after)
         if card.adopt is not None and replaced is not None:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from attnsurgeon.attention.registry import lookup
 from attnsurgeon.attention.weights.each import convolve_each
 from attnsurgeon.forwards.branches import branched
 from attnsurgeon.forwards.retype import (
@@ -146,7 +145,7 @@ def _excite(graph: fx.Graph, target: fx.Node, cut: Cut) -> None:
     named = dict(zip(("input", "weight"), target.args, strict=False)) | target.kwargs
     weight, value = named["weight"], named["input"]
     assert isinstance(weight, fx.Node)
-    per_sample = lookup(cut.attn).per_sample
+    per_sample = cut.card.per_sample
     with graph.inserting_before(target):
         made = graph.call_module(cut.name, (weight, value) if per_sample else (weight,))
     target.replace_input_with(weight, made)

@@ -568,7 +568,7 @@ EDITS = [
     (set_at("operations", 0, "input_size", value=[3, -20, 28]), r"input_size is not valid"),
     (set_at("operations", 0, "input_size", value=[3, 1 << 40, 28]), r"input_size is not"),
     (drop(*SITE, "rule"), r"operations\[0\]\.sites\[0\] has no 'rule'"),
-    (set_at(*SITE, "args", value={"rank": 3}), r"sites\[0\]\.args is not valid"),
+    (set_at(*SITE, "args", value={"rank": 3}), "there is no argument 'rank'"),
     (set_at(*SITE, "args", value={"reduktion": 3}), "reduktion"),
     (set_at(*SITE, "path", value="blocks.7.out"), r"blocks\.7\.out: there is no such site"),
     (set_at(*SITE, "attn", value="sea"), "no attention mechanism is called 'sea'"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnsurgeon.attention.registry import ACTIONS, Mechanism, create_part, lookup
+from attnsurgeon.attention.registry import ACTIONS, Mechanism, build_part, lookup
 from attnsurgeon.errors import RuleError
 from attnsurgeon.planning.cut import Cut, Refused, Request
 from attnsurgeon.planning.deciding import (
@@ -25,7 +25,7 @@ from attnsurgeon.planning.deciding import (
 )
 from attnsurgeon.planning.deciding.asked import INSERTIONS, Asked, Draft
 from attnsurgeon.planning.deciding.narrow import widened
-from attnsurgeon.planning.deciding.operand import Impossible, beside_tokens
+from attnsurgeon.planning.deciding.operand import Impossible, Value, beside_tokens
 from attnsurgeon.planning.deciding.sharing import apart, half_shared, joined, serving
 from attnsurgeon.planning.place import noted
 from attnsurgeon.sites.survey import Survey
@@ -53,6 +53,7 @@ class Decider:
     _names: set[tuple[str, str]] = field(default_factory=set)
     _torn: dict[str, str] = field(default_factory=dict)  # host -> why its runs cannot share
     _parts: dict[Hashable, nn.Module] = field(default_factory=dict)
+    _tried: set[Hashable] = field(default_factory=set)
 
     def add(self, request: Request) -> str | None:
         """Adds the cut of one request; returns the reason where there can be none.
@@ -108,7 +109,8 @@ class Decider:
     def _finish(self, asked: Asked, draft: Draft) -> None:
         """Adds the cut, or joins it to one that serves another run of the same host."""
         request, card, place, value = asked.request, asked.card, draft.place, draft.value
-        args = card.args_at(value.size, request.attn_args, rank=value.rank, **draft.facts)
+        facts = {"rank": value.rank, "stage": request.site.stage, **draft.facts}
+        args = card.args_at(value.size, request.attn_args, **facts)
         source = draft.conv or value.channels
         build = functools.partial(self._part, card, source, value.rank, request.init)
         args, note = (args, "") if request.again else widened(request, card, args, build)
@@ -121,10 +123,12 @@ class Decider:
             self.cuts[self.cuts.index(shared)] = joined(shared, request)
             return
         part = build(args)
+        if card.own:
+            self._try(card, value, request.init, args)
         value = beside_tokens(value, card, part, asked.action in INSERTIONS, self.survey.traced)
         self.cuts.append(
             Cut(
-                request.site, card.name, args, request.init, asked.action, request.rule, place,
+                request.site, card, args, request.init, asked.action, request.rule, place,
                 self._name(place.host), value.channels, value.rank, value.layout,
                 self._params(card, draft, part), tokens=value.tokens, as_map=value.as_map,
                 keeps_old=draft.keeps_old, clones=draft.clones, removes=draft.removes,
@@ -145,8 +149,16 @@ class Decider:
         key = (card.name, source, rank, init, repr(sorted(args.items())))
         if key not in self._parts:
             with torch.device("meta"):
-                self._parts[key] = create_part(card.name, source, rank=rank, init=init, **args)
+                self._parts[key] = build_part(card, source, rank, init, args)
         return self._parts[key]
+
+    def _try(self, card: Mechanism, value: Value, init: str, args: Mapping[str, Any]) -> None:
+        """Runs a mechanism of the user's on a map as at the site, where none alike has been run."""
+        key = (card.name, value.channels, value.size, init, repr(sorted(args.items())))
+        if key not in self._tried:
+            build = functools.partial(build_part, card, value.channels, value.rank, init, args)
+            card.try_on(build, (value.channels, *value.size))
+            self._tried.add(key)
 
     def _params(self, card: Mechanism, draft: Draft, part: nn.Module) -> int:
         """Parameters that a cut adds: none where its chain has the module, less what goes."""

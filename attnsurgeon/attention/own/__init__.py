@@ -1,0 +1,1 @@
+"""Mechanisms of the user's own code: from a class to a card, a module, and a first run."""

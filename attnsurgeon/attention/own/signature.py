@@ -1,0 +1,134 @@
+"""A constructor's signature -> which of its arguments follow from the site, by their names.
+
+    $C      channels           $H, $W, $D   sides of the map       $size   all sides
+    $stage  stage of the site  $rank        how many sides there are
+
+The same words may be given as values: `--arg width='$C'`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attnsurgeon.errors import MechanismError, nearest
+
+REQUIRED = inspect.Parameter.empty
+WORDS = ("$C", "$H", "$W", "$D", "$size", "$stage", "$rank")
+OF_THE_MAP = ("$H", "$W", "$D", "$size")
+
+# Names are compared in small letters. Of these a default stands for an example, not for a wish:
+# `channel=512` in a public collection of mechanisms is never the width of the site.
+_CHANNELS = frozenset(
+    """
+    c ch channel channels n_channels num_channels nchannels gate_channel gate_channels chans
+    c1 c_in cin in_c in_ch in_chan in_chans in_channel in_channels inchannel inchannels
+    in_plane in_planes inplane inplanes plane planes inp in_dim dim dims n_dims embed_dim embed_dims
+    d_model features num_features n_features in_features n_feat n_feats
+    """.split()
+)
+# What comes out has the width of what goes in; taken only where it has no default.
+_OUT = frozenset(
+    """
+    c2 c_out cout out_c out_ch out_chan out_chans out_channel out_channels outchannel outchannels
+    out_plane out_planes outplanes oup outp out_dim out_features
+    """.split()
+)
+_HEIGHT = frozenset("h height in_h in_height map_h feat_h fmap_h".split())
+_WIDTH = frozenset("w width in_w in_width map_w feat_w fmap_w".split())
+_DEPTH = frozenset("d depth frames in_d in_depth map_d".split())
+_SIZE = frozenset(
+    """
+    size spatial_size input_size img_size image_size resolution input_resolution map_size
+    fmap_size feat_size feature_size feature_map_size spatial_shape hw
+    """.split()
+)
+_STAGE = frozenset("stage stage_index stage_idx stage_id".split())
+_RANK = frozenset("rank ndim spatial_dims".split())
+_AXIS = 3  # `dim=1` is an axis, `dim=64` a width
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Returns the named parameters of a class or function; of `*args` and `**kwargs` none."""
+    try:
+        found = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in found.items() if p.kind not in variadic}
+
+
+def takes_any(factory: Callable[..., Any]) -> bool:
+    """Tells whether a class or function hands unknown named arguments on."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind is p.VAR_KEYWORD for p in found)
+
+
+def following(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
+    """Returns argument -> the word it stands for, of those that follow from the site."""
+    names = {name.lower() for name in parameters}
+    map_like = bool(names & _HEIGHT) and bool(names & _WIDTH)  # `width` alone may be one of layers
+    found: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        low, default = name.lower(), parameter.default
+        required = default is REQUIRED
+        if low in _CHANNELS and not _is_axis(low, default):
+            found[name] = "$C"
+        elif low in _OUT and required:
+            found[name] = "$C"
+        elif low in _STAGE:
+            found[name] = "$stage"
+        elif low in _RANK:
+            found[name] = "$rank"
+        elif low in _SIZE and (required or default is None):
+            found[name] = "$size"
+        elif map_like or required:
+            sides = {"$H": _HEIGHT, "$W": _WIDTH, "$D": _DEPTH if required else frozenset()}
+            found |= {name: word for word, known in sides.items() if low in known}
+    return found
+
+
+def _is_axis(name: str, default: Any) -> bool:
+    whole = isinstance(default, int) and not isinstance(default, bool)
+    return name in ("dim", "dims", "n_dims") and whole and default <= _AXIS
+
+
+def resolved(value: Any, facts: Mapping[str, Any], name: str) -> Any:
+    """Returns an argument with the words in it replaced, also those inside of lists.
+
+    Args:
+        value: of the argument.
+        facts: word -> what it stands for here, None where that is not known; of words that are
+            not among them nothing is replaced.
+        name: of the argument, for errors.
+
+    Raises:
+        MechanismError: a word that there is none of, or what it stands for is not known here.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(resolved(item, facts, name) for item in value)
+    if not isinstance(value, str) or not value.startswith("$"):
+        return value
+    if value not in WORDS:
+        raise MechanismError(f"{name}={value!r} stands for nothing", nearest(value, WORDS))
+    if value not in facts:
+        return value
+    if facts[value] is None:
+        raise MechanismError(
+            f"{name} is {value}, and that is not known here",
+            f"give it as a number: attn_args={{{name!r}: ...}}",
+            command=f"give it as a number: --arg {name}=...",
+        )
+    return facts[value]
+
+
+def facts_of_site(size: tuple[int, ...], stage: int | None) -> dict[str, Any]:
+    """Returns word -> value of what a site tells beside its channels."""
+    sides = dict(zip(("$D", "$H", "$W")[-len(size) :], size, strict=True)) if len(size) > 1 else {}
+    if len(size) == 1:
+        sides = {"$H": size[0], "$W": 1}
+    return {"$D": None, **sides, "$size": tuple(size), "$stage": stage}

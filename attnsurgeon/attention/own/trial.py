@@ -1,0 +1,86 @@
+"""A user's module and the shape of a site -> nothing where it runs there, else what is wrong."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.errors import MechanismError
+
+BATCHES = (2, 1)
+
+
+def try_out(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], values: int) -> None:
+    """Runs a module in eval mode at batch 2 and 1, on meta; on numbers where it looks at these.
+
+    Args:
+        name: of the mechanism.
+        build: makes a fresh module, on the default device.
+        shape: of a map without the batch, (C, ...).
+        values: how many maps it takes.
+
+    Raises:
+        MechanismError: it raises, changes its input, or returns what fits nowhere.
+    """
+    ran = 0
+    for batch in BATCHES:
+        size = (batch, *shape)
+        try:
+            try:
+                _run(name, build, size, values, "meta")
+            except MechanismError:
+                raise
+            except (Exception, SystemExit):  # a stranger's forward; the run on numbers decides
+                _run(name, build, size, values, "cpu")
+        except (Exception, SystemExit) as error:
+            raise _refusal(name, error, size, ran) from error
+        ran = batch
+
+
+def _run(
+    name: str, build: Callable[[], nn.Module], size: tuple[int, ...], values: int, device: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.device(device), torch.no_grad():
+        module = build().eval()
+        if device == "meta":
+            maps = tuple(torch.empty(size) for _ in range(values))
+        else:
+            maps = tuple(torch.rand(size, generator=generator) for _ in range(values))
+        before = [_version(x) for x in maps]
+        module(*maps)
+        if before != [_version(x) for x in maps]:
+            raise MechanismError(
+                f"{name} changes its input in place",
+                "the network still needs it: write x * gate, not x *= gate",
+            )
+
+
+def _version(x: Tensor) -> int:
+    return x._version
+
+
+def _refusal(name: str, error: BaseException, size: tuple[int, ...], ran: int) -> MechanismError:
+    only = f", though at batch {ran} it runs" if ran else ""
+    hint = None
+    if ran:
+        hint = "squeeze() takes the axis of a single image away, too: name the axes"
+    if isinstance(error, MechanismError):
+        return MechanismError(f"{error.what}{only}", hint or error.hint, command=error.command)
+    shown = " x ".join(map(str, size))
+    return MechanismError(f"{name} cannot run on {shown}: {quoted(error)}{only}", hint)
+
+
+def quoted(error: BaseException) -> str:
+    """Returns `TypeError: its first line (line 12 of mine.py)`, of the user's code where it is."""
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}{': ' + lines[0].strip() if lines else ''}"
+    files = [(f.lineno, f.filename.replace("\\", "/")) for f in traceback.extract_tb(error.__traceback__)]
+    theirs = [(line, file) for line, file in files if "/torch/" not in file and _OURS not in file]
+    return f"{said} (line {theirs[-1][0]} of {theirs[-1][1].rpartition('/')[2]})" if theirs else said
+
+
+_OURS = "/attnsurgeon/attention/own/"
