@@ -475,9 +475,7 @@ def _refuse_untrusted(attn: Attn, *, trust: bool, said: str | None) -> None:
     if wrong and not trust:
         raise MechanismError(
             f"the rules name the mechanism {shown(attn.type)}; {wrong}",
-            "if you trust it, say so: trust=True; or name it yourself: attn='FILE.py:NAME'",
-            command="if you trust it, say so: --trust-code; or name it yourself: --attn"
-            " FILE.py:NAME",
+            "if you trust the file, say so: trust=True (--trust-code)",
         )
     if is_code(attn.type):
         named(attn.type)

@@ -36,12 +36,13 @@ def list_attn(as_json: bool) -> None:
 @click.argument("name", shell_complete=complete_attn)
 @json_flag
 def show_attn(name: str, as_json: bool) -> None:
-    """Show a mechanism's card: paper, equation, arguments, deviations."""
+    """Show a mechanism's card: paper, equation, arguments, deviations. NAME as for --attn."""
     with step("reading the cards"):
         from attnsurgeon.attention.registry import lookup
+        from attnsurgeon.models.own_attention import find_attention
         from attnsurgeon.report.record import card_record
 
-        record = card_record(lookup(name))
+        record = card_record(lookup(find_attention(name)[0]))
     if as_json:
         write_json(record)
         return

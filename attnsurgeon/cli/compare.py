@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from attnsurgeon.cli.networks import sketch, source_noted
-from attnsurgeon.cli.options import Network, init_option, json_flag, network
+from attnsurgeon.cli.options import Network, init_option, json_flag, network, trust_option
 from attnsurgeon.cli.values import Names, complete_attn, complete_where
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.report.streams import out, step, write_json
@@ -29,7 +29,7 @@ _ALL = "all"
     required=True,
     multiple=True,
     shell_complete=complete_attn,
-    help="Mechanisms with commas between them, or `all`. Repeatable.",
+    help="Mechanisms with commas between them, or `all`; your own as FILE.py:CLASS. Repeatable.",
 )
 @click.option(
     "--where",
@@ -37,16 +37,18 @@ _ALL = "all"
     help="Placement or rule file.  [default: each paper's own]",
 )
 @init_option
+@trust_option
 @json_flag
 def command(
     asked: Network,
     names: tuple[tuple[str, ...], ...],
     where: str | None,
     init: str,
+    trust_code: bool,
     as_json: bool,
 ) -> None:
     """Weigh mechanisms side by side on MODEL. No weights are loaded."""
-    files = _rules(tuple(name for some in names for name in some), where, init)
+    files = _rules(tuple(name for some in names for name in some), where, init, trust_code)
     built, found = sketch(asked)
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
@@ -66,7 +68,9 @@ def command(
         show_comparison(out(), record)
 
 
-def _rules(names: tuple[str, ...], where: str | None, init: str) -> dict[str, RuleFile]:
+def _rules(
+    names: tuple[str, ...], where: str | None, init: str, trust: bool
+) -> dict[str, RuleFile]:
     """Returns mechanism -> its rules; an unknown mechanism or placement is refused here."""
     with step("starting"):
         from attnsurgeon.attention.registry import mechanisms
@@ -74,7 +78,7 @@ def _rules(names: tuple[str, ...], where: str | None, init: str) -> dict[str, Ru
 
         if _ALL in names:
             names = tuple(mechanisms())
-        return {name: rules_for(name, where, None, None, init) for name in names}
+        return {name: rules_for(name, where, None, None, init, trust=trust) for name in names}
 
 
 def _priced(found: Survey, name: str, file: RuleFile, where: str | None, init: str) -> Priced:

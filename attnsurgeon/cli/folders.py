@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.cli.networks import note_what_was_taken
-from attnsurgeon.cli.options import Command, Network, Taking, taking
+from attnsurgeon.cli.options import Command, Network, Taking, taking, trust_option
 from attnsurgeon.cli.values import Pair, PathName, as_mapping
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-trust_option = click.option(
-    "--trust-code",
-    is_flag=True,
-    help="Run the code of your own, or ask the address, that the file names.",
-)
 
 
 def base_options(function: Command) -> Command:

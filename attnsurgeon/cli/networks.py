@@ -135,7 +135,8 @@ def read_selection(chosen: Selection) -> RuleFile:
         from attnsurgeon.rules.narrowing import Narrowing
 
         narrow = Narrowing.of(**chosen.narrow)
-        return rules_for(chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init, narrow)
+        given = chosen.attn, chosen.where, chosen.rules, chosen.args, chosen.init, narrow
+        return rules_for(*given, trust=chosen.trust)
 
 
 def plan_on(found: Survey, file: RuleFile, chosen: Selection) -> Plan:

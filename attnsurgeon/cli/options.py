@@ -68,6 +68,7 @@ class Selection:
         attn, where, rules, init: as options.
         args: the mechanism's arguments.
         narrow: keywords of `Narrowing.of`: `at`, `stage`, `channels`, `every`.
+        trust: whether the rules may name code.
     """
 
     attn: str | None
@@ -76,6 +77,7 @@ class Selection:
     args: dict[str, Any]
     init: str
     narrow: dict[str, Any]
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class Taking:
 _UP_FROM_0, _UP_FROM_1, _UP_FROM_2 = (click.IntRange(min=n) for n in range(3))
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+trust_option = click.option(
+    "--trust-code",
+    is_flag=True,
+    help="Run the code of your own, or ask the address, that the file names.",
+)
 init_option = click.option(
     "--init",
     type=click.Choice(["identity", "paper"]),
@@ -170,22 +177,25 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
             stage: Any,
             channels: Any,
             every: int | None,
+            trust_code: bool,
             **rest: Any,
         ) -> Any:
             narrow = {"at": at, "stage": stage, "channels": channels, "every": every}
-            chosen = chosen_sites(attn, where, rules, args, init, narrow)
+            chosen = chosen_sites(attn, where, rules, args, init, narrow, trust_code)
             if chosen is None and required:
                 raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
             return function(chosen=chosen, **rest)
 
         for decorate in (
+            trust_option,
             init_option,
             click.option(
                 "--arg",
                 "args",
                 type=Pair(),
                 multiple=True,
-                help="Argument of the mechanism, such as reduction=8. Repeatable.",
+                help="Argument of the mechanism, such as reduction=8. Repeatable. "
+                "Of your own also '$C', '$H', '$W', '$stage'.",
             ),
             click.option(
                 "--every", metavar="N", type=int, help="Of these every Nth: 2 for every second."
@@ -213,7 +223,9 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
                 "[default: the paper's own]",
             ),
             click.option(
-                "--attn", shell_complete=complete_attn, help="Mechanism (`attnsurgeon attn list`)."
+                "--attn",
+                shell_complete=complete_attn,
+                help="Mechanism (`attnsurgeon attn list`), or your own: FILE.py:CLASS.",
             ),
         ):
             command = decorate(command)
@@ -381,6 +393,7 @@ def chosen_sites(
     args: Pairs,
     init: str,
     narrow: dict[str, Any],
+    trust: bool = False,
 ) -> Selection | None:
     """Returns what the options of `selection` say, None for nothing; refuses contradictions."""
     if where is not None and rules is not None:
@@ -392,4 +405,4 @@ def chosen_sites(
         if said:
             raise click.UsageError(f"{said[0]} narrows what is chosen: say --attn NAME as well")
         return None
-    return Selection(attn, where, rules, as_mapping(args, "--arg"), init, narrow)
+    return Selection(attn, where, rules, as_mapping(args, "--arg"), init, narrow, trust)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.folders import trust_option
 from attnsurgeon.cli.groups import Named
-from attnsurgeon.cli.options import Network, json_flag
+from attnsurgeon.cli.options import Network, json_flag, trust_option
 from attnsurgeon.cli.values import PathName, complete_where
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report import words
@@ -52,10 +51,11 @@ def show_rules(name: str) -> None:
 
 @command.command("check")
 @click.argument("files", nargs=-1, required=True, type=PathName())
-def check_rules(files: tuple[str, ...]) -> None:
+@trust_option
+def check_rules(files: tuple[str, ...], trust_code: bool) -> None:
     """Check keys, values and mechanisms of rule files. No network is built."""
     for name in files:
-        file = _read(name)
+        file = _read(name, trust_code)
         ids = ", ".join(rule.id for rule in file.rules)
         write_text(f"{name}: fine ({ids})")
 
@@ -69,7 +69,7 @@ def test_rules(files: tuple[str, ...], trust_code: bool, as_json: bool) -> None:
     from attnsurgeon.rules.cases import run_tests
     from attnsurgeon.rules.placements import shipped, shipped_names
 
-    sources = [(name, _read(name)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
+    sources = [(name, _read(name, trust_code)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
     record = []
     for name, file in sources:
         outcomes = run_tests(file, _find_sites, trust=trust_code or not files)
@@ -107,11 +107,11 @@ def new_rules(name: str, output: str | None) -> None:
     write_text(f"{file} written; `attnsurgeon rules test {file}` runs its tests")
 
 
-def _read(name: str) -> RuleFile:
+def _read(name: str, trust: bool) -> RuleFile:
     from attnsurgeon.operate import check_attn
     from attnsurgeon.rules.parse import read_rules
 
-    return read_rules(name, check_attn=check_attn)
+    return read_rules(name, check_attn=lambda attn: check_attn(attn, trust=trust))
 
 
 def _find_sites(

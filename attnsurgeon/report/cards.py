@@ -34,12 +34,16 @@ def show_card(console: Console, card: Mapping[str, Any]) -> None:
     show_heading(console, f"{card['name']}: {card['title']}")
     for line in card["equation"].splitlines():
         console.print(f"    {line}", soft_wrap=True)
-    console.print()
+    if card["equation"]:
+        console.print()
     show_facts(console, _facts(card, marks(console).note))
 
 
 def _facts(card: Mapping[str, Any], bullet: str) -> Iterator[tuple[str, Cell]]:
-    yield "paper", f"{card['venue']}, {card['paper']}"
+    if card["paper"]:
+        yield "paper", f"{card['venue']}, {card['paper']}"
+    else:
+        yield "code", f"{card['file']}, sha256 {(card['sha256'] or 'unknown')[:12]}"
     yield "kind", f"{card['kind']}, rank {_ranks(card)}"
     if card["rank_reason"]:
         yield "", card["rank_reason"]

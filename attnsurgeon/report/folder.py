@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.report import words
@@ -35,13 +35,14 @@ def folder_record(saved: Saved) -> Record:
     sites = [site for one in made for site in one["sites"]]
     inits = {one["init"] for one in made}
     known = mechanisms()
+    own = [_own(one, sites) for operation in made for one in operation.get("code", ())]
     names = dict.fromkeys(site["attn"] for site in sites)
     return {
         **_model(saved),
         "attn": "+".join(one["attn"] for one in made),
         "where": ", ".join(one["where"] for one in made),
         "init": inits.pop() if len(inits) == 1 else "paper",
-        "mechanisms": [card_record(known[name]) for name in names if name in known],
+        "mechanisms": [*(card_record(known[name]) for name in names if name in known), *own],
         "input_size": list(made[-1]["input_size"]),
         "sites": sites,
         "refused": [refused for one in made for refused in one.get("refused", ())],
@@ -51,6 +52,24 @@ def folder_record(saved: Saved) -> Record:
         "verification": None,
         "output": str(saved.path),
         "load": loading_of(saved).code,
+    }
+
+
+def _own(code: Mapping[str, Any], sites: Iterable[Mapping[str, Any]]) -> Record:
+    """What is known of a mechanism that is code of the user's, without running it."""
+    fuses = any(site["attn"] == code["name"] and site["action"] == "fuse" for site in sites)
+    file = f"{code['file']}, sha256 {code['sha256'][:12]}" if code["sha256"] else "in no file"
+    old = "branch + shortcut" if fuses else "x"
+    return {
+        **code,
+        "title": f"code of its own, {file}",
+        "venue": "",
+        "paper": "",
+        "kind": "fusion" if fuses else "gate",
+        "placement": "residual-add" if fuses else "residual-branch",
+        "identity": "blend",
+        "identity_how": f"y = old + g * (new - old), learnable g = 0; old is {old}",
+        "lighter": "",
     }
 
 

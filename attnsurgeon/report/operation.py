@@ -185,7 +185,8 @@ def _facts(record: Mapping[str, Any], signs: Marks) -> Iterator[tuple[str, str |
         yield "built with", ", ".join(f"{k}={v!r}" for k, v in record["model_args"].items())
     yield "input", words.size(record["input_size"], signs.times)
     for card in record["mechanisms"]:
-        yield "attention", f"{card['name']}: {card['title']} ({card['venue']})"
+        venue = f" ({card['venue']})" if card["venue"] else ""  # of the user's own there is none
+        yield "attention", f"{card['name']}: {card['title']}{venue}"
     yield "where", f"{where_text(record)}: {words.several(len(record['sites']), 'site')}"
     yield "init", init_text(record)
 

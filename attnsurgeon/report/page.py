@@ -87,8 +87,9 @@ def _facts(record: Mapping[str, Any]) -> str:
         rows.append(("built with", escape(given)))
     rows.append(("input", escape(words.size(record["input_size"], UNICODE.times))))
     for card in record["mechanisms"]:
-        link = f'<a href="{escape(card["paper"])}">{escape(card["venue"])}</a>'
-        rows.append(("attention", f"{escape(card['name'])}: {escape(card['title'])} ({link})"))
+        link = f' (<a href="{escape(card["paper"])}">{escape(card["venue"])}</a>)'
+        link = link if card["paper"] else ""  # of the user's own mechanism there is none
+        rows.append(("attention", f"{escape(card['name'])}: {escape(card['title'])}{link}"))
     rows.append(("where", escape(where_text(record))))
     rows.append(("init", escape(init_text(record))))
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"

@@ -150,17 +150,27 @@ class Attn:
 
     @classmethod
     def parse(cls, value: Any) -> Attn:
-        """Returns the mechanism that `eca` or `{type: eca, kernel_size: 5}` names."""
+        """Returns the mechanism that `eca` or `{type: eca, kernel_size: 5}` names.
+
+        Arguments of any name, such as `type`, stand under `args`.
+        """
         if not isinstance(value, Mapping):
             return cls(values.as_text(value), {})
         if "type" not in value:
             raise ValueError("{key} needs a 'type', the name of a mechanism: {type: eca}")
-        args = _read_args(value)
-        return cls(values.as_text(args.pop("type")), args)
+        beside = _read_args(value)
+        name, args = values.as_text(beside.pop("type")), {}
+        if isinstance(beside.get("args"), Mapping):
+            args = _read_args(beside.pop("args"))
+        if twice := args.keys() & beside.keys():
+            raise ValueError(f"{{key}} has {min(twice)!r} twice, beside 'args' and in it")
+        return cls(name, {**beside, **args})
 
     @property
     def spelled(self) -> Any:
         """The mechanism as a rule file writes it."""
+        if not {"type", "args"}.isdisjoint(self.args):
+            return {"type": self.type, "args": dict(self.args)}
         return {"type": self.type, **self.args} if self.args else self.type
 
 

@@ -185,8 +185,9 @@ class Rule(Entry):
     match: RuleMatcher = Field(description="Which sites the rule takes.")
     attn: fields.Mechanism | None = Field(
         None,
-        description="The mechanism, `eca` or `{type: eca, kernel_size: 5}`; without it this is a "
-        "placement and `--attn` names the mechanism.",
+        description="The mechanism, `eca` or `{type: eca, kernel_size: 5}`, also with the arguments "
+        "under `args`; your own is `my.py:MyAttention`, followed only with `--trust-code`. Without "
+        "it this is a placement and `--attn` names the mechanism.",
     )
     action: fields.Action | None = Field(
         None, description="What is done there; default: what the mechanism's kind asks for."

@@ -102,7 +102,7 @@ class Own(Mechanism):
             said = ", ".join(f"{name}={value!r}"[:60] for name, value in full.items())
             raise MechanismError(
                 f"{self.name} cannot be built with {said or 'no arguments'}: {quoted(error)}",
-                self._how_to_give(next(iter(known), None)),
+                f"its arguments are {', '.join(known)}" if known else None,
             ) from error
         if not isinstance(made, nn.Module):
             raise MechanismError(
@@ -170,16 +170,11 @@ class Own(Mechanism):
     def _missing(self, name: str) -> MechanismError:
         return MechanismError(
             f"{self.name} needs {name!r}, and no name of that kind is known to follow from a site",
-            f"give it: attn_args={{{name!r}: 8}}; or for what the site knows {{{name!r}: '$C'}},"
-            " '$H', '$W', '$stage'",
-            command=f"give it: --arg {name}=8; or for what the site knows --arg {name}='$C', '$H',"
-            " '$W', '$stage'",
+            f"give {name} among its arguments: a value, or '$C', '$H', '$W', '$stage' for what it is"
+            " at the site",
+            command=f"give it: --arg {name}=8; or --arg {name}='$C', '$H', '$W', '$stage' for what"
+            " it is at the site",
         )
-
-    def _how_to_give(self, name: str | None) -> str | None:
-        if name is None:
-            return None
-        return f"give its arguments as attn_args={{{name!r}: ...}} (--arg {name}=...)"
 
 
 def own_card(name: str, thing: Any, *, file: str = "", sha256: str | None = None) -> Own:

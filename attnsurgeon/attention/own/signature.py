@@ -120,7 +120,7 @@ def resolved(value: Any, facts: Mapping[str, Any], name: str) -> Any:
     if facts[value] is None:
         raise MechanismError(
             f"{name} is {value}, and that is not known here",
-            f"give it as a number: attn_args={{{name!r}: ...}}",
+            f"give {name} as a number among its arguments",
             command=f"give it as a number: --arg {name}=...",
         )
     return facts[value]
