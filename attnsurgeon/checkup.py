@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from attnsurgeon.checks.auditing import Audit, audit
 from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.models import source_of
+from attnsurgeon.models.own_attention import Attention
 from attnsurgeon.operate import carry_out
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.origin import measure
@@ -72,19 +74,21 @@ def check_folder(
     model: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    attn: Attention | Mapping[str, Attention] | None = None,
     **taking: Any,
 ) -> Checkup:
     """Loads a saved folder and verifies it; nothing is written.
 
     Args:
-        path, model, checkpoint, trust, taking: as for `attnsurgeon.load`.
+        path, model, checkpoint, trust, attn, taking: as for `attnsurgeon.load`.
 
     Raises:
         ModelError: the folder cannot be loaded.
         UsageError: a checkpoint was given that is not needed.
     """
     saved = read_folder(path)
-    network = load(path, model=model, checkpoint=checkpoint, trust=trust, **taking).eval()
+    network = load(path, model=model, checkpoint=checkpoint, trust=trust, attn=attn, **taking)
+    network.eval()
     base = copy.deepcopy(network)
     remove(base, refill=True)
     known = saved.record["base"]["sha256"]

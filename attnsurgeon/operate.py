@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnsurgeon.attention.own.applied import OnValues
 from attnsurgeon.attention.own.card import Own
 from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.attention.shapes import CONV
@@ -294,7 +295,19 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
         return before, weigh(copied, form)
     before = weigh_twin(copied, form.on_meta(), notes=notes)
     splice(copied, made)
-    return before, weigh_twin(copied, form.on_meta(), notes=notes)
+    own = [cut for cut in made.cuts if cut.card.own]
+    try:
+        return before, weigh_twin(copied, form.on_meta(), notes=notes)
+    except (Exception, SystemExit):  # a stranger's attention may look at values
+        if not own:
+            raise
+    for cut in own:
+        part = copied.get_submodule(cut.module_path)
+        build = functools.partial(cut.card.make, cut.channels, cut.rank, cut.attn_args)
+        part.add_module("inner", OnValues(lambda build=build: build().get_submodule("inner"),
+                                          part.get_submodule("inner")))  # fmt: skip
+    said = f"{'+'.join({c.attn: 0 for c in own})} looks at values: counted on random ones"
+    return before, weigh_twin(copied, form.on_meta(), notes=(*notes, said))
 
 
 def matches_of(survey: Survey, file: RuleFile) -> list[RuleMatches]:

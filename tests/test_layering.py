@@ -40,6 +40,7 @@ WINGS: dict[str, str] = {
     "operate": "",
     "integrations": "",
     "checkup": "",
+    "contract": "",
     "report": "",
     "cli": "",
     "__init__": "",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from attnsurgeon.cli.groups import Named
-from attnsurgeon.cli.options import json_flag
-from attnsurgeon.cli.values import complete_attn
+from attnsurgeon.cli.options import Pairs, json_flag
+from attnsurgeon.cli.values import Pair, as_mapping, complete_attn
+from attnsurgeon.errors import CheckFailed, UsageError
 from attnsurgeon.report.streams import out, step, write_json
 
 
@@ -49,3 +50,40 @@ def show_attn(name: str, as_json: bool) -> None:
     from attnsurgeon.report.cards import show_card
 
     show_card(out(), record)
+
+
+@command.command("check")
+@click.argument("name", shell_complete=complete_attn)
+@click.option(
+    "--arg", "args", type=Pair(), multiple=True, help="Argument of the mechanism. Repeatable."
+)
+@click.option(
+    "--channels",
+    default=64,
+    show_default=True,
+    help="Width to try it at.",
+)
+@json_flag
+def check_attn(name: str, args: Pairs, channels: int, as_json: bool) -> None:
+    """Try what a mechanism can be used for, your own (FILE.py:CLASS) or one of the list.
+
+    \b
+    attnsurgeon attn check my.py:MyAttention --arg groups=8
+    """
+    with step(f"checking {name}"):
+        from attnsurgeon.attention.registry import lookup
+        from attnsurgeon.contract import check_mechanism
+        from attnsurgeon.models.own_attention import find_attention
+        from attnsurgeon.report.contract import contract_record, show_contract
+
+        if channels < 1:
+            raise UsageError(f"--channels {channels} is not a number of channels")
+        card = lookup(find_attention(name)[0])
+        found = check_mechanism(card, as_mapping(args, "--arg"), channels=channels)
+    record = contract_record(found)
+    if as_json:
+        write_json(record)
+    else:
+        show_contract(out(), record)
+    if not found.ok:
+        raise CheckFailed(f"{name} does not keep what attention has to: {found.problems[0]}")

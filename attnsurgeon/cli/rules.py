@@ -69,7 +69,9 @@ def test_rules(files: tuple[str, ...], trust_code: bool, as_json: bool) -> None:
     from attnsurgeon.rules.cases import run_tests
     from attnsurgeon.rules.placements import shipped, shipped_names
 
-    sources = [(name, _read(name, trust_code)) for name in files] or [(n, shipped(n)) for n in shipped_names()]
+    sources = [(name, _read(name, trust_code)) for name in files] or [
+        (n, shipped(n)) for n in shipped_names()
+    ]
     record = []
     for name, file in sources:
         outcomes = run_tests(file, _find_sites, trust=trust_code or not files)

@@ -128,7 +128,7 @@ def _place_of(thing: Any) -> tuple[str, Path | None]:
     Where it cannot be found by that name (a lambda, a class inside a function, one of a notebook)
     there is no file: it can be inserted, and has to be handed in again where it is loaded.
     """
-    own_type = type(thing) if not hasattr(thing, "__qualname__") else thing
+    own_type: Any = type(thing) if not hasattr(thing, "__qualname__") else thing
     module, dotted = str(own_type.__module__), str(own_type.__qualname__)
     home = sys.modules.get(module)
     found: Any = home

@@ -22,7 +22,6 @@ from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.smp_names import SMP
 from attnsurgeon.models.suggestions import nearest_file
 
-
 NETWORK = "a network"
 
 

@@ -185,7 +185,7 @@ class Rule(Entry):
     match: RuleMatcher = Field(description="Which sites the rule takes.")
     attn: fields.Mechanism | None = Field(
         None,
-        description="The mechanism, `eca` or `{type: eca, kernel_size: 5}`, also with the arguments "
+        description="The mechanism, `eca` or `{type: eca, kernel_size: 5}`, also with arguments "
         "under `args`; your own is `my.py:MyAttention`, followed only with `--trust-code`. Without "
         "it this is a placement and `--attn` names the mechanism.",
     )

@@ -45,10 +45,14 @@ def loading(
         notes.append(f"`{name}` is the file of weights that the base network was loaded from.")
     code = {one["name"]: one for made in record["operations"] for one in made.get("code", ())}
     filed = [name for name, one in code.items() if one["sha256"]]
-    handed = {name: name.rpartition(":")[2].rpartition(".")[2] for name in code if name not in filed}
+    handed = {
+        name: name.rpartition(":")[2].rpartition(".")[2] for name in code if name not in filed
+    }
     if handed:
         names = ", ".join(f"{name!r}: {short}" for name, short in handed.items())
-        given.append(f"attn={{{names}}}" if len(code) > 1 else f"attn={[*handed.values()][0]}")
+        given.append(
+            f"attn={{{names}}}" if len(code) > 1 else f"attn={next(iter(handed.values()))}"
+        )
         notes.append(f"`{', '.join(handed.values())}` is the attention that was put in.")
     needs = [f"builds the base network, `{source['spec']}`"] if trust and source else []
     needs += [f"the attention is, `{name}`" for name in filed]

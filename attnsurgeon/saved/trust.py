@@ -17,7 +17,15 @@ from attnsurgeon.attention.registry import Mechanism
 from attnsurgeon.errors import MechanismError, ModelError, UsageError
 from attnsurgeon.models import Source
 from attnsurgeon.models.bounded import SPARE, out_of_size
-from attnsurgeon.models.own_attention import Attention, code_file, is_code, known_as, named, recorded, sha256_of
+from attnsurgeon.models.own_attention import (
+    Attention,
+    code_file,
+    is_code,
+    known_as,
+    named,
+    recorded,
+    sha256_of,
+)
 from attnsurgeon.models.own_attention import objection as attention_objection
 from attnsurgeon.models.vocabulary import objection, reserved, shown
 from attnsurgeon.recording.input_records import recorded_form
@@ -138,7 +146,9 @@ def _refuse_changed(name: str, code: Mapping[str, Any] | None, folder: Path) -> 
     try:
         card = named(name)
     except MechanismError as error:
-        raise ModelError(f"the attention of {folder} is not there: {error.what}", hand_in) from error
+        raise ModelError(
+            f"the attention of {folder} is not there: {error.what}", hand_in
+        ) from error
     if card.sha256 != then:
         raise ModelError(
             f"{name} is no longer what {folder} was saved with: the sha256 of {card.file} was"

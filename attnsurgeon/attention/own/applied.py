@@ -40,7 +40,8 @@ def as_map(made: Any, x: Tensor, name: str) -> Tensor:
     if made.dim() == 2 and made.shape == x.shape[:2]:
         gate = made[(...,) + (None,) * (x.dim() - 2)]
     fits = gate.dim() == x.dim() and all(
-        g == n or g == 1 for g, n in zip(gate.shape, x.shape)  # noqa: B905 -- as compiled
+        g == n or g == 1
+        for g, n in zip(gate.shape, x.shape)  # noqa: B905 -- as compiled
     )
     if not fits:
         raise MechanismError(
@@ -115,6 +116,27 @@ def blended(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     """Returns an `Applied` that starts as the identity."""
     module.register_parameter("g", nn.Parameter(torch.zeros(1)))
     return module
+
+
+class OnValues(nn.Module):
+    """In the place of a module on meta that looks at values: runs the like of it on random ones.
+
+    Args:
+        build: makes the module that is run, on the CPU.
+        standing: the module on meta, for its parameters.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], standing: nn.Module) -> None:
+        super().__init__()
+        self.standing = standing
+        with torch.device("cpu"):
+            self._run = (build().eval(),)  # no child: its parameters are those of `standing`
+
+    def forward(self, *values: Tensor) -> Any:
+        """Returns what the module makes of random maps of these shapes, on meta."""
+        with torch.device("cpu"):
+            made = self._run[0](*(torch.rand(x.shape, dtype=x.dtype) for x in values))
+        return torch.empty_like(made, device="meta") if isinstance(made, Tensor) else made
 
 
 class Function(nn.Module):

@@ -123,7 +123,8 @@ class Own(Mechanism):
 
     def try_on(self, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
         """Runs a fresh module on a map of a site's shape, without the batch; see `try_out`."""
-        try_out(self.name, build, shape, 2 if self.kind == "fusion" else 1)
+        values = 2 if self.kind == "fusion" else 1
+        try_out(self.name, build, shape, values, also_larger=self.resolution_free)
 
     def params(self, channels: int | nn.Module, *, rank: int = 2, **args: Any) -> int:
         """Returns the number of parameters under init="paper", counted on the meta device."""
@@ -169,9 +170,9 @@ class Own(Mechanism):
 
     def _missing(self, name: str) -> MechanismError:
         return MechanismError(
-            f"{self.name} needs {name!r}, and no name of that kind is known to follow from a site",
-            f"give {name} among its arguments: a value, or '$C', '$H', '$W', '$stage' for what it is"
-            " at the site",
+            f"{self.name} needs {name!r}, and what that is does not follow from its name",
+            f"give {name} among its arguments: a value, or '$C', '$H', '$W', '$stage' for what it"
+            " is at the site",
             command=f"give it: --arg {name}=8; or --arg {name}='$C', '$H', '$W', '$stage' for what"
             " it is at the site",
         )

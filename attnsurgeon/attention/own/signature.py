@@ -12,40 +12,45 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attnsurgeon.errors import MechanismError, nearest
+from attnsurgeon.errors import MechanismError
 
 REQUIRED = inspect.Parameter.empty
 WORDS = ("$C", "$H", "$W", "$D", "$size", "$stage", "$rank")
 OF_THE_MAP = ("$H", "$W", "$D", "$size")
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Names are compared in small letters. Of these a default stands for an example, not for a wish:
 # `channel=512` in a public collection of mechanisms is never the width of the site.
-_CHANNELS = frozenset(
+_CHANNELS = _names(
     """
     c ch channel channels n_channels num_channels nchannels gate_channel gate_channels chans
     c1 c_in cin in_c in_ch in_chan in_chans in_channel in_channels inchannel inchannels
-    in_plane in_planes inplane inplanes plane planes inp in_dim dim dims n_dims embed_dim embed_dims
+    in_plane in_planes inplane inplanes plane planes inp in_dim dim n_dims embed_dim embed_dims
     d_model features num_features n_features in_features n_feat n_feats
-    """.split()
+    """
 )
 # What comes out has the width of what goes in; taken only where it has no default.
-_OUT = frozenset(
+_OUT = _names(
     """
     c2 c_out cout out_c out_ch out_chan out_chans out_channel out_channels outchannel outchannels
     out_plane out_planes outplanes oup outp out_dim out_features
-    """.split()
-)
-_HEIGHT = frozenset("h height in_h in_height map_h feat_h fmap_h".split())
-_WIDTH = frozenset("w width in_w in_width map_w feat_w fmap_w".split())
-_DEPTH = frozenset("d depth frames in_d in_depth map_d".split())
-_SIZE = frozenset(
     """
-    size spatial_size input_size img_size image_size resolution input_resolution map_size
-    fmap_size feat_size feature_size feature_map_size spatial_shape hw
-    """.split()
 )
-_STAGE = frozenset("stage stage_index stage_idx stage_id".split())
-_RANK = frozenset("rank ndim spatial_dims".split())
+_HEIGHT = _names("h height in_h in_height map_h feat_h fmap_h")
+_WIDTH = _names("w width in_w in_width map_w feat_w fmap_w")
+_DEPTH = _names("d depth frames in_d in_depth map_d")
+_SIZE = _names(
+    """
+    spatial_size input_size img_size image_size resolution input_resolution map_size
+    fmap_size feat_size feature_size feature_map_size spatial_shape hw
+    """
+)
+_STAGE = _names("stage stage_index stage_idx stage_id")
+_RANK = _names("ndim spatial_dims")
 _AXIS = 3  # `dim=1` is an axis, `dim=64` a width
 
 
@@ -71,14 +76,13 @@ def takes_any(factory: Callable[..., Any]) -> bool:
 def following(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
     """Returns argument -> the word it stands for, of those that follow from the site."""
     names = {name.lower() for name in parameters}
-    map_like = bool(names & _HEIGHT) and bool(names & _WIDTH)  # `width` alone may be one of layers
+    # Alone `width` may be that of a layer, and `h` a number of heads.
+    sides = bool(names & _HEIGHT) and bool(names & _WIDTH)
     found: dict[str, str] = {}
     for name, parameter in parameters.items():
         low, default = name.lower(), parameter.default
         required = default is REQUIRED
-        if low in _CHANNELS and not _is_axis(low, default):
-            found[name] = "$C"
-        elif low in _OUT and required:
+        if (low in _CHANNELS and not _is_axis(low, default)) or (low in _OUT and required):
             found[name] = "$C"
         elif low in _STAGE:
             found[name] = "$stage"
@@ -86,15 +90,16 @@ def following(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
             found[name] = "$rank"
         elif low in _SIZE and (required or default is None):
             found[name] = "$size"
-        elif map_like or required:
-            sides = {"$H": _HEIGHT, "$W": _WIDTH, "$D": _DEPTH if required else frozenset()}
-            found |= {name: word for word, known in sides.items() if low in known}
+        elif sides:
+            known = {"$H": _HEIGHT, "$W": _WIDTH, "$D": _DEPTH if required else frozenset()}
+            if word := next((word for word, names in known.items() if low in names), ""):
+                found[name] = word
     return found
 
 
 def _is_axis(name: str, default: Any) -> bool:
     whole = isinstance(default, int) and not isinstance(default, bool)
-    return name in ("dim", "dims", "n_dims") and whole and default <= _AXIS
+    return name in ("dim", "n_dims") and whole and default <= _AXIS
 
 
 def resolved(value: Any, facts: Mapping[str, Any], name: str) -> Any:
@@ -114,7 +119,7 @@ def resolved(value: Any, facts: Mapping[str, Any], name: str) -> Any:
     if not isinstance(value, str) or not value.startswith("$"):
         return value
     if value not in WORDS:
-        raise MechanismError(f"{name}={value!r} stands for nothing", nearest(value, WORDS))
+        raise MechanismError(f"{name}={value!r} stands for nothing", f"known: {', '.join(WORDS)}")
     if value not in facts:
         return value
     if facts[value] is None:

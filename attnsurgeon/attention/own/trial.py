@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 
@@ -13,7 +14,14 @@ from attnsurgeon.errors import MechanismError
 BATCHES = (2, 1)
 
 
-def try_out(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], values: int) -> None:
+def try_out(
+    name: str,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    values: int,
+    *,
+    also_larger: bool,
+) -> None:
     """Runs a module in eval mode at batch 2 and 1, on meta; on numbers where it looks at these.
 
     Args:
@@ -21,6 +29,7 @@ def try_out(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], v
         build: makes a fresh module, on the default device.
         shape: of a map without the batch, (C, ...).
         values: how many maps it takes.
+        also_larger: run it at twice the sides, too: what halves a map of 2 x 2 looks like a gate.
 
     Raises:
         MechanismError: it raises, changes its input, or returns what fits nowhere.
@@ -38,6 +47,14 @@ def try_out(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], v
         except (Exception, SystemExit) as error:
             raise _refusal(name, error, size, ran) from error
         ran = batch
+    if also_larger:
+        larger = (BATCHES[0], shape[0], *(2 * side for side in shape[1:]))
+        try:
+            _run(name, build, larger, values, "meta")
+        except MechanismError:
+            raise
+        except (Exception, SystemExit):  # a stranger's forward may be made for one size alone
+            pass
 
 
 def _run(
@@ -76,11 +93,21 @@ def _refusal(name: str, error: BaseException, size: tuple[int, ...], ran: int) -
 
 def quoted(error: BaseException) -> str:
     """Returns `TypeError: its first line (line 12 of mine.py)`, of the user's code where it is."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     said = f"{type(error).__name__}{': ' + lines[0].strip() if lines else ''}"
-    files = [(f.lineno, f.filename.replace("\\", "/")) for f in traceback.extract_tb(error.__traceback__)]
-    theirs = [(line, file) for line, file in files if "/torch/" not in file and _OURS not in file]
-    return f"{said} (line {theirs[-1][0]} of {theirs[-1][1].rpartition('/')[2]})" if theirs else said
+    files = [
+        (f.lineno, f.filename.replace("\\", "/")) for f in traceback.extract_tb(error.__traceback__)
+    ]
+    theirs = [
+        (line, file) for line, file in files if "/torch/" not in file and not file.endswith(_OURS)
+    ]
+    return (
+        f"{said} (line {theirs[-1][0]} of {theirs[-1][1].rpartition('/')[2]})" if theirs else said
+    )
 
 
-_OURS = "/attnsurgeon/attention/own/"
+_OURS = tuple(
+    f"/attnsurgeon/{name}.py"
+    for name in ("attention/own/card", "attention/own/trial", "attention/own/applied", "contract",
+                 "saved/exporting", "models/foreign")
+)  # fmt: skip
