@@ -34,7 +34,7 @@ WINGS: dict[str, str] = {
     "folding",
     "cost": "",
     "checks": "auditing finite learning verify",
-    "saved": "schema drafts folder file trust origin weights base loading card save restore "
+    "saved": "schema drafts folder file trust code origin weights base loading card save restore "
     "exporting",
     "training": "layer_depth finetune",
     "operate": "",

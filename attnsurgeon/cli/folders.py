@@ -19,6 +19,12 @@ def base_options(function: Command) -> Command:
     for decorate in (
         trust_option,
         click.option(
+            "--attn",
+            metavar="FILE.py:CLASS",
+            help="Attention that is code of your own, taken as it is, in place of the file that "
+            "DIR names.",
+        ),
+        click.option(
             "--base-arg", "base_args", type=Pair(), multiple=True, help="Argument of --base."
         ),
         click.option("--base", metavar="MODEL", help="Builds the base network, as `insert` does."),

@@ -56,7 +56,7 @@ def find_attention(attn: Attention) -> tuple[str, dict[str, Any]]:
     return admit(own_card(name, thing, file=str(file or ""), sha256=sha256)).name, given
 
 
-def named(spec: str) -> Mechanism:
+def named(spec: str) -> Own:
     """Import `path/file.py:NAME` or `package.module:NAME` and admit it as a mechanism.
 
     Raises:
@@ -67,7 +67,9 @@ def named(spec: str) -> Mechanism:
     except ModelError as error:
         raise MechanismError(error.what, error.hint) from error
     sha256 = None if file is None else sha256_of(file)
-    return admit(own_card(spec, thing, file="" if file is None else str(file), sha256=sha256))
+    card = own_card(spec, thing, file=str(file or ""), sha256=sha256)
+    admit(card)
+    return card
 
 
 def known_as(name: str, attn: Attention) -> Mechanism:

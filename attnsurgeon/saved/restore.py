@@ -25,13 +25,13 @@ from attnsurgeon.plain import from_plain
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.saved.base import Form, rebuild, source_from
+from attnsurgeon.saved.code import admit_attention
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.loading import Loading, loading
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, WEIGHTS
 from attnsurgeon.saved.schema import read_record
 from attnsurgeon.saved.trust import (
-    admit_attention,
     needs_trust,
     refuse_links,
     refuse_out_of_size,

@@ -73,6 +73,8 @@ class Applied(nn.Module):
         x (N, C, ...) -> (N, C, ...)
     """
 
+    g: nn.Parameter | None
+
     def __init__(self, inner: nn.Module, name: str) -> None:
         super().__init__()
         self.inner = inner

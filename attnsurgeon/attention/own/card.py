@@ -46,7 +46,7 @@ class Own(Mechanism):
     def args(self) -> Mapping[str, Any]:
         """Argument name -> default; of those that follow from the site the word, such as `$C`."""
         known = {name: p.default for name, p in parameters_of(self.build).items()}
-        return known | self.found
+        return {**known, **self.found}
 
     @property
     def found(self) -> Mapping[str, str]:

@@ -133,7 +133,6 @@ def resolved(value: Any, facts: Mapping[str, Any], name: str) -> Any:
 
 def facts_of_site(size: tuple[int, ...], stage: int | None) -> dict[str, Any]:
     """Returns word -> value of what a site tells beside its channels."""
-    sides = dict(zip(("$D", "$H", "$W")[-len(size) :], size, strict=True)) if len(size) > 1 else {}
-    if len(size) == 1:
-        sides = {"$H": size[0], "$W": 1}
-    return {"$D": None, **sides, "$size": tuple(size), "$stage": stage}
+    sides = size if len(size) > 1 else (*size, 1)  # a row is a map of one column
+    known = dict(zip(("$D", "$H", "$W")[-len(sides) :], sides, strict=True))
+    return {"$D": None, **known, "$size": tuple(size), "$stage": stage}
