@@ -108,8 +108,8 @@ def stuck_parameters(
     if unmoved := [name for name in new if name in still and name.startswith(theirs or ("\0",))]:
         more = f" and {len(unmoved) - 1} more" if len(unmoved) > 1 else ""
         notes.append(
-            f"of the user's own mechanism {unmoved[0]}{more} did not move in two steps; a bias"
-            " straight before a norm in training mode cannot"
+            f"of your own mechanism {unmoved[0]}{more} did not move in two steps: what no forward"
+            " uses cannot"
         )
         still -= set(unmoved)
     excused = [

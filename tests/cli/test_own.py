@@ -144,6 +144,14 @@ def test_a_check_says_what_it_is_for(monkeypatch):
     assert "mine.py:MyAttention: 64 channels, 2,128 parameters" in done.out
     (line,) = [line for line in done.out.splitlines() if " rank 2 " in line]
     assert line.startswith("  ✓ yes  rank 2")
+    argv = ["attn", "check", "mine.py:MyAttention", "--json", "--arg", "ratio=8"]
+    record = attnsurgeon(*argv).json()
+    assert (record["ok"], record["params"], record["rank"]) == (True, 2 * 64 * 8 + 8 + 64, 2)
+    assert {one["name"]: one["ok"] for one in record["findings"]}["rank 3"] is False
+
+
+@pytest.mark.slow
+def test_a_check_exports_too():
     record = attnsurgeon("attn", "check", "mine.py:MyAttention", "--json").json()
     found = {one["name"]: one["ok"] for one in record["findings"]}
     assert found["torch.export"] is True
