@@ -196,6 +196,14 @@ def test_a_site_that_it_is_not_for_is_refused_with_the_reason(model):
     assert all("ValueError: too narrow" in refused.reason for refused in made.refused)
 
 
+def test_what_a_module_last_saw_is_no_part_of_what_it_is_made_of(model):
+    operated = insert(model, own.Remembers).model.eval()
+    operated(X)
+    assert attnsurgeon.audit(operated, input_size=SIZE).altered == {}
+    operated.late.attn.inner.conv = nn.Conv2d(48, 48, 1)
+    assert "inner.conv.weight" in attnsurgeon.audit(operated, input_size=SIZE).altered["late.attn"]
+
+
 def test_a_redefined_class_does_not_change_a_plan_that_is_made(model):
     def define(k):
         class Mine(own.Map):

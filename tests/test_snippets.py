@@ -75,6 +75,10 @@ CASES = {
         "zoo.py:Zoo.named", *SIZE, "--attn", "se", "--model-arg", "name=it's",
         "--checkpoint", "weights/base.pth", "--save", "adapter",
     ],
+    "your own attention": ["test_resnet", "--attn", "own_net.py:Block"],
+    "your own attention in your own network": [
+        "own_net.py:make", *SIZE, "--attn", "own_net.py:Block", "--arg", "channels=$C",
+    ],
     "an adapter on a checkpoint": [
         "own_net.py:make", *SIZE, "--attn", "se",
         "--checkpoint", "weights/base.pth", "--save", "adapter",

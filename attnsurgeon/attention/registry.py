@@ -296,7 +296,7 @@ def lookup(name: str) -> Mechanism:
     if ":" in str(name):
         raise MechanismError(
             f"{name} is code that nobody has named in this process, so it is not known here",
-            "name it yourself: attn='FILE.py:NAME', or hand the class in",
+            "name it first: attnsurgeon.insert(..., attn='FILE.py:NAME'), or load(..., attn=...)",
         )
     known = [*_TABLE, *plugins()]
     raise MechanismError(f"no attention mechanism is called {name!r}", nearest(str(name), known))

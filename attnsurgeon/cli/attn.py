@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Pairs, json_flag
 from attnsurgeon.cli.values import Pair, as_mapping, complete_attn
-from attnsurgeon.errors import CheckFailed, UsageError
-from attnsurgeon.report.streams import out, step, write_json
+from attnsurgeon.errors import CheckFailed, MechanismError, UsageError
+from attnsurgeon.report.streams import note, out, step, write_json
+
+if TYPE_CHECKING:
+    from attnsurgeon.attention.registry import Mechanism
 
 
 @click.group(cls=Named)
@@ -24,13 +30,25 @@ def list_attn(as_json: bool) -> None:
         from attnsurgeon.attention.registry import mechanisms
         from attnsurgeon.report.record import card_record
 
-        record = [card_record(card) for card in mechanisms().values()]
+        record = [card_record(card) for card in (*mechanisms().values(), *_installed())]
     if as_json:
         write_json(record)
         return
     from attnsurgeon.report.cards import show_cards
 
     show_cards(out(), record)
+
+
+def _installed() -> Iterator[Mechanism]:
+    """Yields the mechanisms of installed packages; of one that is broken says why."""
+    from attnsurgeon.attention.own.plugins import plugins
+    from attnsurgeon.attention.registry import lookup
+
+    for name in plugins():
+        try:
+            yield lookup(name)
+        except MechanismError as error:
+            note(f"note: {error.what}")
 
 
 @command.command("show")

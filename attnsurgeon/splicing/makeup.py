@@ -23,7 +23,8 @@ class Makeup:
         kind: its class.
         tensors: name -> shape of every parameter and buffer.
         settings: name -> value of the plain attributes that it and its parts have. Those of
-            torch's own layers are left out, as trainers set them (the momentum of a norm).
+            torch's own layers are left out, as trainers set them (the momentum of a norm), and
+            those of a user's, which may keep there what they last saw.
     """
 
     kind: str
@@ -39,7 +40,7 @@ class Makeup:
             for name, tensor in (*part._parameters.items(), *part._buffers.items()):
                 if tensor is not None:
                     tensors[prefix + name] = tuple(tensor.shape)
-            if not _is_a_layer_of_torch(part):
+            if not _is_a_layer_of_torch(part) and _is_ours(part):
                 settings |= {
                     prefix + name: value
                     for name, value in vars(part).items()
@@ -73,6 +74,10 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 def _is_a_layer_of_torch(module: nn.Module) -> bool:
     bases = set(type(module).__mro__) - {nn.Module, object}
     return any(base.__module__.startswith("torch.") for base in bases)
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return original_class(module).__module__.startswith("attnsurgeon.")
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ where old is x, or branch + shortcut for what takes both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -142,15 +142,21 @@ class OnValues(nn.Module):
 
 
 class Function(nn.Module):
-    """A function of tensors as a module, without parameters."""
+    """A function of tensors as a module, without parameters.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    Args:
+        function: of one map or two.
+        given: its other arguments, by name.
+    """
+
+    def __init__(self, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
         super().__init__()
         self.function = function
+        self.given = dict(given)
 
     def forward(self, *values: Tensor) -> Any:
         """Returns what the function returns."""
-        return self.function(*values)
+        return self.function(*values, **self.given)
 
     def extra_repr(self) -> str:
         """Returns the function's name."""

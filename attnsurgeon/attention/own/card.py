@@ -27,6 +27,11 @@ from attnsurgeon.errors import MechanismError, nearest
 
 _PLACEMENTS = {"gate": "residual-branch", "fusion": "residual-add"}
 _OLD = {"gate": "x", "fusion": "branch + shortcut"}
+# What a forward may want beside its map, and is no second map.
+_NO_MAPS = frozenset(
+    ("mask", "attn_mask", "key_padding_mask", "h", "w", "H", "W", "hw", "size", "pos", "pos_embed",
+     "k", "v", "key", "value", "context", "t", "temb")
+)  # fmt: skip
 _BUILD = "name the class, or a function of the channels that returns the module"
 
 
@@ -45,13 +50,20 @@ class Own(Mechanism):
     @property
     def args(self) -> Mapping[str, Any]:
         """Argument name -> default; of those that follow from the site the word, such as `$C`."""
-        known = {name: p.default for name, p in parameters_of(self.build).items()}
+        known = {name: p.default for name, p in self._parameters().items()}
         return {**known, **self.found}
 
     @property
     def found(self) -> Mapping[str, str]:
         """The arguments that follow from the site, each with its word."""
         return {} if _is_function(self.build) else following(parameters_of(self.build))
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Those that arguments are for: of a function of tensors those with a default."""
+        known = parameters_of(self.build)
+        if not _is_function(self.build):
+            return known
+        return {name: p for name, p in known.items() if p.default is not REQUIRED}
 
     @property
     def own(self) -> bool:
@@ -68,7 +80,7 @@ class Own(Mechanism):
         self._check_names(given)
         here = facts_of_site(size, facts.get("stage"))
         wanted = {name: word for name, word in self.found.items() if word in here} | dict(given)
-        known = parameters_of(self.build)
+        known = self._parameters()
         args: dict[str, Any] = {}
         for name, value in wanted.items():
             optional = name not in given and known[name].default is not REQUIRED
@@ -86,8 +98,9 @@ class Own(Mechanism):
         self._check_names(args)
         kind = AppliedPair if self.kind == "fusion" else Applied
         if _is_function(self.build):
-            return kind(Function(self.build), self.name)
-        known = parameters_of(self.build)
+            full = {n: self._resolved(v, {"$C": source, "$rank": rank}, n) for n, v in args.items()}
+            return kind(Function(self.build, full), self.name)
+        known = self._parameters()
         full = {name: word for name, word in self.found.items() if word in ("$C", "$rank")}
         full = {n: self._resolved(v, {"$C": source, "$rank": rank}, n)
                 for n, v in (full | dict(args)).items()}  # fmt: skip
@@ -95,7 +108,7 @@ class Own(Mechanism):
         if missing:
             raise self._missing(missing[0])
         try:
-            made = self._call(full, known)
+            made = self._built(full, known)
         except MechanismError:
             raise
         except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
@@ -115,6 +128,17 @@ class Own(Mechanism):
                 "build them from the channels that its constructor is given",
             )
         return kind(made, self.name)
+
+    def _built(self, full: Mapping[str, Any], known: Mapping[str, inspect.Parameter]) -> Any:
+        """Calls the constructor; on meta, where it looks at values, on the CPU."""
+        try:
+            return self._call(full, known)
+        except (Exception, SystemExit):  # a stranger's constructor; the CPU decides
+            if torch.get_default_device().type != "meta":
+                raise
+        with torch.device("cpu"):
+            made = self._call(full, known)
+        return made.to("meta") if isinstance(made, nn.Module) else made
 
     def _call(self, full: Mapping[str, Any], known: Mapping[str, inspect.Parameter]) -> Any:
         ahead = [n for n, p in known.items() if p.kind is p.POSITIONAL_ONLY and n in full]
@@ -142,19 +166,12 @@ class Own(Mechanism):
             self._resolved(value, {}, name)
         if _is_function(self.build):
             return
-        for name, parameter in parameters_of(self.build).items():
+        for name, parameter in self._parameters().items():
             if parameter.default is REQUIRED and name not in {**self.found, **given}:
                 raise self._missing(name)
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
-        if _is_function(self.build):
-            if given:
-                raise MechanismError(
-                    f"{self.name} is a function of tensors, so it takes no arguments",
-                    "name a function of the channels that returns a module",
-                )
-            return
-        known = parameters_of(self.build)
+        known = self._parameters()
         for name in given:
             if name not in known and not takes_any(self.build):
                 hint = nearest(name, known) if known else "it takes no arguments"
@@ -254,7 +271,7 @@ def _arity(name: str, forward: Callable[..., Any], *, skip: int) -> int:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [p.name for p in found if p.kind in positional and p.default is p.empty]
     rest = any(p.kind is p.VAR_POSITIONAL or p.kind in positional for p in found)
-    if named_only or len(needed) > 2 or not rest:
+    if named_only or len(needed) > 2 or not rest or _NO_MAPS.intersection(needed[1:]):
         wants = ", ".join([*needed, *named_only]) or "nothing"
         raise MechanismError(
             f"the forward of {name} takes {wants}",

@@ -111,6 +111,27 @@ class LooksAtValues(nn.Module):
         return self.conv(x) * (2.0 if x.mean().item() > 1e9 else 1.0)
 
 
+class LooksAtItsOwn(Map):
+    """Its constructor looks at values, which there are none of on the meta device."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.rates = torch.linspace(0, 1, 3).tolist()
+
+
+class Remembers(Map):
+    """Keeps what it last saw."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = tuple(x.shape)
+        return super().forward(x)
+
+
+class Masked(Map):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x * mask
+
+
 class NeedsHeads(Map):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__(channels)
@@ -179,9 +200,9 @@ class Lazy(nn.Module):
         return self.conv(x)
 
 
-def by_mean(x: Tensor) -> Tensor:
+def by_mean(x: Tensor, scale: float = 1.0) -> Tensor:
     """A gate without parameters."""
-    return torch.sigmoid(x.mean((2, 3), keepdim=True))
+    return torch.sigmoid(scale * x.mean((2, 3), keepdim=True))
 
 
 def make(channels: int, k: int = 5) -> nn.Module:

@@ -72,6 +72,21 @@ def test_channels_are_found_and_other_arguments_given():
     assert part(own.Gate, in_planes="$C").get_submodule("inner.up").weight.shape == (32, 8, 1, 1)
 
 
+def test_a_function_takes_what_it_has_a_default_for():
+    assert torch.equal(part(own.by_mean, scale=3.0)(X), X * own.by_mean(X, 3.0))
+    assert dict(own_card("mine", own.by_mean).args) == {"scale": 1.0}
+    with pytest.raises(MechanismError, match="there is no argument 'x'"):
+        part(own.by_mean, x=3.0)
+
+
+def test_a_constructor_that_looks_at_values_is_run_on_the_cpu_and_put_on_meta():
+    with torch.device("meta"):
+        made = part(own.LooksAtItsOwn)
+        with pytest.raises(MechanismError, match="with channels=32: ValueError"):
+            part(own.Raises)
+    assert {p.device.type for p in made.parameters()} == {"meta"}
+
+
 def test_the_sides_and_the_stage_are_those_of_the_site():
     tied, staged = own_card("tied", own.Tied), own_card("staged", own.Staged)
     assert tied.args_at((7, 5), {}, stage=2) == {"height": 7, "width": 5}
@@ -131,6 +146,7 @@ def test_what_cannot_be_built_is_refused_with_the_reason(thing, said):
         (own.NoModule, "is a class, but not one of nn.Module"),
         (own.NoForward, "has no forward"),
         (own.Three, "the forward of mine takes q, k, v"),
+        (own.Masked, "the forward of mine takes x, mask"),
     ],
 )
 def test_what_is_no_attention_is_refused_before_it_is_built(thing, said):
