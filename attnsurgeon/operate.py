@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.attention.own.applied import OnValues
-from attnsurgeon.attention.own.card import Own
+from attnsurgeon.attention.own.card import Own, is_code
 from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, lookup
 from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.checks.verify import Verification, verify
@@ -25,7 +25,6 @@ from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageErr
 from attnsurgeon.models.own_attention import (
     Attention,
     find_attention,
-    is_code,
     named,
     objection,
 )

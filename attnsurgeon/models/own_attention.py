@@ -11,13 +11,13 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from torch import nn
 
-from attnsurgeon.attention.own.card import Own, own_card
+from attnsurgeon.attention.own.card import Own, is_code, own_card
 from attnsurgeon.attention.own.plugins import plugins
 from attnsurgeon.attention.own.signature import parameters_of
 from attnsurgeon.attention.registry import Mechanism, admit, lookup
@@ -29,11 +29,6 @@ from attnsurgeon.models.vocabulary import code_place
 Attention: TypeAlias = str | type[nn.Module] | Callable[..., Any]
 _NOUN = "attention"
 _FILE = "attnsurgeon_file_"  # so `models.imports` calls the modules that it makes of files
-
-
-def is_code(name: str) -> bool:
-    """Tell whether a mechanism's name is one of code: a file or a module, and what is in it."""
-    return ":" in name or name.endswith(".py")
 
 
 def find_attention(attn: Attention) -> tuple[str, dict[str, Any]]:
@@ -99,19 +94,6 @@ def objection(name: str, args: Mapping[str, Any]) -> str | None:
         wrong = next((w for n, value in args.items() if (w := not_plain(n, value))), None)
         return None if wrong is None else f"its argument {wrong}"
     return None
-
-
-def recorded(cards: Iterable[Mechanism]) -> list[dict[str, Any]]:
-    """Return what a record keeps of mechanisms that are code: name and sha256 of the file."""
-    own = {card.name: card for card in cards if isinstance(card, Own) and is_code(card.name)}
-    return [
-        {"name": card.name, "file": _as_typed(card.file), "sha256": card.sha256}
-        for card in own.values()
-    ]
-
-
-def _as_typed(file: str) -> str:
-    return Path(file).name if file else ""
 
 
 def _without_partial(attn: Any) -> tuple[Any, dict[str, Any]]:

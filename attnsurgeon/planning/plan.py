@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnsurgeon.attention.own.card import recorded
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError, RuleError
 from attnsurgeon.forwards.shallow import ShallowGraph
-from attnsurgeon.models.own_attention import recorded
 from attnsurgeon.planning.cut import Cut, Refused, Request
 from attnsurgeon.planning.cutting.graphs import graph_of
 from attnsurgeon.planning.deciding.decider import Decider

@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from attnsurgeon.attention.own.card import is_code, recorded
 from attnsurgeon.attention.registry import Mechanism
 from attnsurgeon.errors import MechanismError, ModelError, UsageError
 from attnsurgeon.models.own_attention import (
     Attention,
     code_file,
-    is_code,
     known_as,
     named,
     objection,
-    recorded,
     sha256_of,
 )
 from attnsurgeon.models.vocabulary import shown

@@ -11,9 +11,10 @@ import textwrap
 import pytest
 
 from attnsurgeon.attention.own import plugins
+from attnsurgeon.attention.own.card import is_code, recorded
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError
-from attnsurgeon.models.own_attention import find_attention, is_code, objection, recorded
+from attnsurgeon.models.own_attention import find_attention, objection
 from tests.attention.own import mechanisms as own
 
 HERE = "tests.attention.own.mechanisms"

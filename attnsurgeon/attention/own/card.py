@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, get_type_hints
 
 import torch
@@ -233,6 +234,20 @@ def own_card(name: str, thing: Any, *, file: str = "", sha256: str | None = None
         file=file,
         sha256=sha256,
     )
+
+
+def is_code(name: str) -> bool:
+    """Tells whether a mechanism's name is one of code: a file or a module, and what is in it."""
+    return ":" in name or name.endswith(".py")
+
+
+def recorded(cards: Iterable[Mechanism]) -> list[dict[str, Any]]:
+    """Returns what a record keeps of mechanisms that are code: name and sha256 of the file."""
+    own = {card.name: card for card in cards if isinstance(card, Own) and is_code(card.name)}
+    return [
+        {"name": card.name, "file": PurePath(card.file).name, "sha256": card.sha256}
+        for card in own.values()
+    ]
 
 
 def _title(thing: Any) -> str:

@@ -29,25 +29,26 @@ def try_out(
         build: makes a fresh module, on the default device.
         shape: of a map without the batch, (C, ...).
         values: how many maps it takes.
-        also_larger: run it at twice the sides, too: what halves a map of 2 x 2 looks like a gate.
+        also_larger: where it returns a gate, see at twice the sides that it is one: half a map of
+            2 x 2 looks like one, too.
 
     Raises:
         MechanismError: it raises, changes its input, or returns what fits nowhere.
     """
-    ran = 0
+    ran, pooled = 0, False
     for batch in BATCHES:
         size = (batch, *shape)
         try:
             try:
-                _run(name, build, size, values, "meta")
+                pooled = _run(name, build, size, values, "meta")
             except MechanismError:
                 raise
             except (Exception, SystemExit):  # a stranger's forward; the run on numbers decides
-                _run(name, build, size, values, "cpu")
+                pooled = _run(name, build, size, values, "cpu")
         except (Exception, SystemExit) as error:
             raise _refusal(name, error, size, ran) from error
         ran = batch
-    if also_larger:
+    if pooled and also_larger:
         larger = (BATCHES[0], shape[0], *(2 * side for side in shape[1:]))
         try:
             _run(name, build, larger, values, "meta")
@@ -59,7 +60,8 @@ def try_out(
 
 def _run(
     name: str, build: Callable[[], nn.Module], size: tuple[int, ...], values: int, device: str
-) -> None:
+) -> bool:
+    """Runs a fresh module; tells whether what it returns has lost a side of the map."""
     generator = torch.Generator().manual_seed(0)
     with torch.device(device), torch.no_grad():
         module = build().eval()
@@ -68,12 +70,21 @@ def _run(
         else:
             maps = tuple(torch.rand(size, generator=generator) for _ in range(values))
         before = [_version(x) for x in maps]
+        seen: list[tuple[int, ...]] = []
+        inner = module.get_submodule("inner")
+        handle = inner.register_forward_hook(lambda m, args, made: seen.append(_sides(made)))
         module(*maps)
+        handle.remove()
         if before != [_version(x) for x in maps]:
             raise MechanismError(
                 f"{name} changes its input in place",
                 "the network still needs it: write x * gate, not x *= gate",
             )
+    return seen[-1] != size[2:]
+
+
+def _sides(made: object) -> tuple[int, ...]:
+    return tuple(made.shape[2:]) if isinstance(made, Tensor) else ()
 
 
 def _version(x: Tensor) -> int:
