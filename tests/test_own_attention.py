@@ -249,6 +249,25 @@ def test_a_rule_file_that_names_code_is_followed_only_where_you_say_so(mine, mod
     assert attnsurgeon.estimate(model, rules=file, input_size=SIZE, trust=True).delta.params > 0
 
 
+def test_one_file_mixes_yours_and_the_catalogue_and_is_saved_and_loaded(mine, model):
+    rules = """
+    version: 1
+    rules:
+      - {id: a, match: {site: residual-branch, channels: 32}, attn: {type: mine.py:MyAttention, ratio: 8}}
+      - {id: b, match: {site: residual-add, channels: 48}, attn: tests.attention.own.mechanisms:Fuse}
+      - {id: c, match: {site: residual-branch, channels: 48}, attn: se}
+    """  # noqa: E501
+    Path("mixed.yaml").write_text(textwrap.dedent(rules))
+    operation = insert(model, None, None, rules="mixed.yaml", trust=True)
+    assert [cut.card.own for cut in operation.plan] == [True, True, True, False]
+    assert torch.equal(operation.model.eval()(X), model(X))
+    operation.save("mixed")
+    with pytest.raises(ModelError, match="code of its own"):
+        attnsurgeon.load("mixed", model=net(), attn={"mine.py:MyAttention": "mine.py:MyAttention"})
+    loaded = attnsurgeon.load("mixed", model=model, trust=True).eval()
+    assert torch.equal(loaded(X), model(X))
+
+
 def test_rules_that_were_read_elsewhere_need_the_same_word(mine, model):
     from attnsurgeon.rules.parse import parse_rules
 

@@ -31,7 +31,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
-    attn: str | None,
+    attn_code: str | None,
     trust_code: bool,
     taking: Taking,
     form: str | None,
@@ -54,7 +54,7 @@ def command(
         given = recorded_form(operation)
         model = base_network(base, base_args, checkpoint, taking)
         how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
-        network = load(folder, model=model, trust=trust_code, attn=attn, **how)
+        network = load(folder, model=model, trust=trust_code, attn=attn_code, **how)
     note_what_was_taken(network)
     folded: tuple[str, ...] = ()
     if fold:

@@ -19,7 +19,7 @@ def base_options(function: Command) -> Command:
     for decorate in (
         trust_option,
         click.option(
-            "--attn",
+            "--attn-code",
             metavar="FILE.py:CLASS",
             help="Attention that is code of your own, taken as it is, in place of the file that "
             "DIR names.",

@@ -21,7 +21,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
-    attn: str | None,
+    attn_code: str | None,
     trust_code: bool,
     taking: Taking,
     as_json: bool,
@@ -35,7 +35,7 @@ def command(
         model = base_network(base, base_args, checkpoint, taking)
         how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
         with few_threads(read_folder(folder).record["cost"]["after"]["macs"]):
-            found = check_folder(folder, model=model, trust=trust_code, attn=attn, **how)
+            found = check_folder(folder, model=model, trust=trust_code, attn=attn_code, **how)
     for said in found.notes:
         note(f"note: {said}")
     record = checkup_record(found)

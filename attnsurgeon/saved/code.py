@@ -65,7 +65,8 @@ def admit_attention(
             raise ModelError(
                 f"{folder / RECORD} says that its attention is {shown(name)}; {wrong}",
                 f"{ALLOW}; or hand it in: attnsurgeon.load(path, attn=MyAttention)",
-                command="if you trust it, say so: --trust-code; or name it: --attn FILE.py:CLASS",
+                command="if you trust it, say so: --trust-code; or name it yourself: --attn-code"
+                " FILE.py:CLASS",
             )
         if is_code(name):
             _refuse_changed(name, code.get(name), folder)
@@ -94,7 +95,7 @@ def _handed(given: Any, names: list[str], folder: Path) -> Mapping[str, Attentio
 def _refuse_changed(name: str, code: Mapping[str, Any] | None, folder: Path) -> None:
     """Import code that a folder names, if it is what the folder was made with."""
     hand_in = "hand it in, and it is taken as it is: attnsurgeon.load(path, attn=MyAttention)"
-    command = "name it, and it is taken as it is: --attn FILE.py:CLASS"
+    command = "name it, and it is taken as it is: --attn-code FILE.py:CLASS"
     then = None if code is None else code["sha256"]
     file = code_file(name)
     if then is None:

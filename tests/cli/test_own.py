@@ -8,7 +8,9 @@ import textwrap
 import pytest
 
 from attnsurgeon import contract
+from attnsurgeon.attention.own import plugins
 from tests.cli.command import TINY, attnsurgeon
+from tests.models.test_own_attention import Installed
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
 SLOW = ("torch.compile", "torch.export", "ONNX")
@@ -71,8 +73,8 @@ def test_a_folder_is_verified_with_the_file_that_it_names_or_that_you_name(mine)
     changed = attnsurgeon("verify", "out", "--trust-code")
     assert changed.code == 3
     assert "mine.py has changed since out was saved" in changed.err
-    assert "--attn FILE.py:CLASS" in changed.err
-    named = ["--attn", "mine.py:MyAttention", "--base", f"{TINY}net"]
+    assert "--attn-code FILE.py:CLASS" in changed.err
+    named = ["--attn-code", "mine.py:MyAttention", "--base", f"{TINY}net"]
     assert attnsurgeon("verify", "out", *named).code == 0
 
 
@@ -111,6 +113,16 @@ def test_it_stands_beside_the_catalogue_in_a_comparison():
     record = attnsurgeon("compare", *NET, "--attn", "se,mine.py:MyAttention", "--json").json()
     assert [row["attn"] for row in record["mechanisms"]] == ["se", "mine.py:MyAttention"]
     assert [len(row["sites"]) for row in record["mechanisms"]] == [3, 3]
+
+
+def test_an_installed_package_is_listed_and_a_broken_one_named(monkeypatch):
+    points = Installed(mygate="mine:MyAttention", gone="no_such_package:Gate")
+    monkeypatch.setattr(plugins, "entry_points", points)
+    listed = attnsurgeon("attn", "list")
+    assert "mygate" in listed.out
+    assert "gone" not in listed.out
+    assert "note: the mechanism 'gone' of no_such_package:Gate cannot be imported" in listed.err
+    assert attnsurgeon("plan", *NET, "--attn", "mygate").code == 0
 
 
 def test_it_has_a_card():
