@@ -26,11 +26,12 @@ from attnsurgeon.errors import ModelError, SurgeonError, UsageError
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.exporting import export
 
-SIZES: Mapping[int, tuple[int, ...]] = {2: (14, 10), 3: (4, 14, 10)}
-ODD: Mapping[int, tuple[int, ...]] = {2: (7, 5), 3: (3, 7, 5)}
-_LARGER: Mapping[int, tuple[int, ...]] = {2: (22, 18), 3: (6, 22, 18)}
+SIZES: Mapping[int, tuple[int, ...]] = {1: (26,), 2: (14, 10), 3: (4, 14, 10)}
+ODD: Mapping[int, tuple[int, ...]] = {1: (7,), 2: (7, 5), 3: (3, 7, 5)}
+_LARGER: Mapping[int, tuple[int, ...]] = {1: (34,), 2: (22, 18), 3: (6, 22, 18)}
 _WIDTHS = (16, 24, 40, 48, 64, 96, 112, 256, 384)  # of common networks
 _RANKS = {
+    1: "signals (N, C, L)",
     2: "images (N, C, H, W) and (N, H, W, C), tokens brought into their map",
     3: "clips and volumes (N, C, D, H, W)",
 }
@@ -163,11 +164,11 @@ def check_mechanism(
         ranks = [_found(subject, f"rank {rank}", False, _runs_at(rank)) for rank in SIZES]
         found = [rank for rank, one in zip(SIZES, ranks, strict=True) if one.ok]
         if not found:
-            why = next(one.detail for one in ranks)
+            why = next(one.detail for rank, one in zip(SIZES, ranks, strict=True) if rank == 2)
             return Contract(
                 card.name, card.kind, None, channels, None, (Finding("runs", False, True, why),)
             )
-        subject.rank = found[0]
+        subject.rank = 2 if 2 in found else found[0]
         params = sum(p.numel() for p in subject.build().parameters())
         findings = [_found(subject, name, needed, test) for name, needed, test in _TESTS]
     return Contract(

@@ -163,6 +163,30 @@ def test_tokens_and_channels_last_are_brought_into_the_form_it_expects(name):
     assert {type(m).__name__ for m in operation.model.modules()} >= {"Applied", "Map"}
 
 
+class Signals(nn.Module):
+    """A network of signals, (N, C, L)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv1d(3, 24, 5), nn.Conv1d(24, 24, 3, padding=1)
+        self.last = nn.Conv1d(24, 24, 3, padding=1)
+        self.norm, self.fc = nn.BatchNorm1d(24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        branch = self.norm(self.last(torch.relu(self.conv(x))))
+        return self.fc(torch.relu(x + branch).mean(2))
+
+
+def test_signals_take_what_is_for_signals():
+    model, x = Signals().eval(), torch.randn(2, 3, 67)
+    operation = attnsurgeon.insert(model, own.Signal, "residual-branch", input_size=(3, 67))
+    assert torch.equal(operation.model.eval()(x), model(x))
+    assert operation.verify(full=False).ok
+    with pytest.raises(MechanismError, match="cannot run on 2 x 24 x 63"):
+        attnsurgeon.insert(model, own.Gate, "residual-branch", input_size=(3, 67))
+
+
 @pytest.mark.parametrize(
     ("attn", "said"),
     [

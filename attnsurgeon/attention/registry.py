@@ -187,7 +187,7 @@ class Mechanism:
 
         Args:
             source: channels, or the convolution.
-            rank: 2 or 3.
+            rank: 1, 2 or 3.
             args: arguments that differ from the defaults.
         """
         full = complete(self.build, args)

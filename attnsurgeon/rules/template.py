@@ -15,7 +15,7 @@ rules:
       site: residual-branch      # `attnsurgeon inspect MODEL` lists the sites and their roles
       channels: ">=128"          # quote comparisons
     attn: eca                    # leave it out to name the mechanism with --attn
-    # attn: {{type: my.py:MyAttention, args: {{groups: 8}}}}   # your own, followed with --trust-code
+    # attn: {{type: my.py:MyAttention, args: {{groups: 8}}}}   # your own, with --trust-code
 tests:                           # run by `attnsurgeon rules test`; no weights are loaded
   - model: resnet18
     expect:

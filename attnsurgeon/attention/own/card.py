@@ -220,7 +220,7 @@ def own_card(name: str, thing: Any, *, file: str = "", sha256: str | None = None
         title=_title(thing),
         kind=kind,
         build=thing,
-        ranks=(2, 3),
+        ranks=(1, 2, 3),
         paper="",
         venue="",
         equation="",

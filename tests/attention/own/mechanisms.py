@@ -77,6 +77,17 @@ class Volume(nn.Module):
         return x + self.conv(x)
 
 
+class Signal(nn.Module):
+    """Of signals alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.conv(x))
+
+
 class Tied(nn.Module):
     """Has a weight for every position."""
 
