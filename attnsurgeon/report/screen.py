@@ -12,7 +12,13 @@ from attnsurgeon.report.streams import printable
 
 
 class Screen(Console):
-    """A console of rich that writes only the control characters which are rich's own."""
+    """A console of rich that writes only the control characters which are rich's own.
+
+    Attributes:
+        in_python: whether it is read in Python, where there are no options.
+    """
+
+    in_python = False
 
     def render_str(self, text: str, **how: object) -> Text:  # pyright: ignore
         """Makes a text of plain words, before it is measured."""

@@ -57,6 +57,11 @@ def marks(console: Console) -> Marks:
     return UNICODE if console.encoding.startswith("utf") else ASCII
 
 
+def spoken(console: Console, option: str, keyword: str) -> str:
+    """Returns what the reader can type: an option on the command line, a keyword in Python."""
+    return keyword if getattr(console, "in_python", False) else option
+
+
 def out(width: int | None = None) -> Console:
     """Returns the console for data."""
     return _console(sys.stdout, width)

@@ -5,62 +5,104 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.box import Box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
-from attnsurgeon.report.streams import UNICODE, marks, printable
+from attnsurgeon.report.narrow import (
+    GAP,
+    INDENT,
+    Cell,
+    Column,
+    Row,
+    apart,
+    fits,
+    measured,
+    stacked,
+    turned,
+    widths,
+)
+from attnsurgeon.report.streams import UNICODE, Marks, marks, printable
 
 _LINED = Box("    \n    \n \u2500\u2500 \n    \n    \n    \n    \n    \n")
 _DASHED = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-INDENT = 2
-_FOLDED = 16  # columns that a cell which may fold keeps at least
-
-Cell = str | Text
 
 
 def show_heading(console: Console, text: str) -> None:
     """Prints a heading and an empty line."""
-    console.print(Text(text, style="bold"), soft_wrap=True)
+    show(console, Text(text, style="bold", overflow="fold"), indent=0)
     console.print()
 
 
-def show_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+def show_table(
+    console: Console,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    spare: Sequence[str] = (),
+) -> None:
     """Prints a table with a line under its head.
+
+    Where it is too wide for the terminal, what may fold gets lines of its own; a small table of
+    figures is turned; and where neither fits, each row becomes lines of names and values.
 
     Args:
         console: where to.
         columns: the heads. `>` in front sets a column to the right, `!` to the left; both keep
             their width on a narrow terminal, the other columns fold.
         rows: a cell for each column.
+        spare: heads of columns to leave out, in this order, until the others fit; a note says so.
     """
+    rows = [[_shown(cell) for cell in row] for row in rows]
+    gone: list[str] = []
+    while len(gone) < len(spare) and not fits(measured(columns, rows), console.width - INDENT):
+        gone.append(spare[len(gone)])
+        out = [column.lstrip(">!") for column in columns].index(gone[-1])
+        columns = [*columns[:out], *columns[out + 1 :]]
+        rows = [[*row[:out], *row[out + 1 :]] for row in rows]
+    show(console, _laid_out(rows, columns, console))
+    if gone:
+        show_notes(console, [f"left out on {console.width} columns: {', '.join(gone)}"])
+
+
+def _laid_out(rows: Sequence[Row], columns: Sequence[str], console: Console) -> RenderableType:
+    room, signs = console.width - INDENT, marks(console)
+    made = measured(columns, rows)
+    rows = [[cell for cell, c in zip(row, made, strict=True) if c.widest] for row in rows]
+    made = [column for column in made if column.widest]
+    if fits(made, room):
+        return _table(made, rows, room, signs)
+    lines = apart(made, rows, room, signs.rule)
+    if lines is not None:
+        return Group(*lines)
+    across = turned(made, rows, room)
+    if across is not None:
+        return _table(*across, room, signs)
+    return Group(*stacked(made, rows, room))
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Row], room: int, signs: Marks) -> Table:
     made = Table(
-        box=_LINED if marks(console) is UNICODE else _DASHED,
+        box=_LINED if signs is UNICODE else _DASHED,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),  # with the space between columns that the box has: two
+        padding=(0, GAP - 1, 0, 0),  # with the space between columns that the box has: two
         header_style="bold",
         border_style="dim",
     )
-    rows = [[_shown(cell) for cell in row] for row in rows]
-    needed = 0
-    for index, column in enumerate(columns):
-        fixed = column[:1] in (">", "!")
-        head = column.lstrip(">!")
-        widest = max(len(text) for text in (head, *(row[index] for row in rows)))
+    for column, taken in zip(columns, widths(columns, room), strict=True):
         made.add_column(
-            head,
-            justify="right" if column.startswith(">") else "left",
-            no_wrap=fixed,
-            min_width=widest if fixed else min(widest, _FOLDED),
+            column.head,
+            justify="right" if column.mark == ">" else "left",
+            no_wrap=bool(column.mark),
+            width=taken,
             overflow="fold",
         )
-        needed += (widest if fixed else min(widest, _FOLDED)) + 2
     for row in rows:
         made.add_row(*row)
-    show(console, made, at_least=needed)
+    return made
 
 
 def show_facts(console: Console, pairs: Iterable[tuple[str, Cell]]) -> None:
@@ -89,18 +131,10 @@ def show_notes(console: Console, texts: Iterable[str]) -> None:
     show_lines(console, [(marks(console).note, "dim", text) for text in texts])
 
 
-def show(console: Console, renderable: RenderableType, *, at_least: int = 0) -> None:
-    """Prints anything indented, without the spaces that rich fills lines up with.
-
-    Args:
-        console: where to.
-        renderable: what.
-        at_least: the width it needs; on too narrow a terminal its lines run on, which is better
-            than digits cut off.
-    """
-    padded = Padding(renderable, (0, 0, 0, INDENT), expand=False)
-    options = console.options.update(width=max(console.width, at_least + INDENT))
-    for line in console.render_lines(padded, options, pad=False):
+def show(console: Console, renderable: RenderableType, *, indent: int = INDENT) -> None:
+    """Prints anything indented, without the spaces that rich fills lines up with."""
+    padded = Padding(renderable, (0, 0, 0, indent), expand=False)
+    for line in console.render_lines(padded, console.options, pad=False):
         console.print(Segments([*_stripped(line), Segment.line()]), end="", soft_wrap=True)
 
 

@@ -13,6 +13,15 @@ def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
+def rounded(number: int) -> str:
+    """Returns 25.6 M, 4.11 G, 812: three digits."""
+    for unit, factor in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= factor:
+            scaled = number / factor
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f} {unit}"
+    return str(number)
+
+
 def change(number: int | None) -> str:
     """Returns +86, -12 or 0."""
     return "-" if number is None else f"{number:+,}" if number else "0"

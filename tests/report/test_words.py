@@ -53,3 +53,12 @@ def test_one_is_no_plural():
 def test_a_size_without_sides_is_a_dash():
     assert words.size((3, 224, 192), "x") == "3x224x192"
     assert words.size((), "x") == words.size(None, "x") == "-"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "0"), (999, "999"), (1_000, "1.00 k"), (25_557_032, "25.6 M"), (4_111_514_624, "4.11 G"),
+     (677_000_000, "677 M"), (2_500_000_000_000, "2.50 T")],
+)  # fmt: skip
+def test_a_number_of_three_digits(number, said):
+    assert words.rounded(number) == said
