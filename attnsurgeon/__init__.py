@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.moved import install
+from attnsurgeon.shown import drawn_by
 from attnsurgeon.version import __version__
 
 if TYPE_CHECKING:
     from attnsurgeon.attention.registry import create_attention, mechanisms
     from attnsurgeon.checks.auditing import audit
+    from attnsurgeon.checks.status import Status, status
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
 
 install()
+drawn_by("attnsurgeon.report.values")
 
 _HOMES = {
     "Operation": "operate",
     "Site": "sites.site",
     "Sites": "planning.selection",
+    "Status": "checks.status",
     "audit": "checks.auditing",
     "create_attention": "attention.registry",
     "estimate": "operate",
@@ -45,6 +49,7 @@ _HOMES = {
     "param_groups": "training.finetune",
     "plan": "operate",
     "remove": "splicing.removing",
+    "status": "checks.status",
     "unfreeze": "training.finetune",
 }
 
@@ -52,6 +57,7 @@ __all__ = [
     "Operation",
     "Site",
     "Sites",
+    "Status",
     "SurgeonError",
     "__version__",
     "audit",
@@ -67,6 +73,7 @@ __all__ = [
     "param_groups",
     "plan",
     "remove",
+    "status",
     "unfreeze",
 ]
 

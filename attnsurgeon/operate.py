@@ -44,6 +44,7 @@ from attnsurgeon.rules.placements import PAPER
 from attnsurgeon.rules.schema import Rule, RuleFile
 from attnsurgeon.rules.where import Where, paths_of, require_listed, resolve_where
 from attnsurgeon.saved.save import Origin, check_output, save_operation
+from attnsurgeon.shown import Shown
 from attnsurgeon.sites.analysis import analyse, sketch
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import InputSize
@@ -51,8 +52,8 @@ from attnsurgeon.splicing.removing import Removed
 from attnsurgeon.splicing.splice import splice
 
 
-@dataclass(eq=False)
-class Operation:
+@dataclass(eq=False, repr=False)
+class Operation(Shown):
     """A network with its attention in, the plan that was carried out, and what it costs.
 
     Attributes:
@@ -65,7 +66,7 @@ class Operation:
     model: nn.Module
     plan: Plan
     origin: Origin
-    removed: Removed = field(default_factory=dict, repr=False)
+    removed: Removed = field(default_factory=dict)
 
     @cached_property
     def cost(self) -> Cost:
@@ -432,7 +433,7 @@ def _refuse_unheard(
                 raise UsageError(
                     f"the call asks for {_in_words(ours)}, and rule {rule!r} names its own"
                     f" mechanism, {_in_words(theirs)}",
-                    "leave attn (--attn) out to follow the rules, or take `attn:` out of them",
+                    "leave attn= out to follow the rules, or take `attn:` out of them",
                 )
     starts = [(rule.id, rule.init) for rule in file.rules if rule.init is not None]
     # "identity" is also what a call says that says nothing.
@@ -440,9 +441,9 @@ def _refuse_unheard(
         for rule, theirs in starts:
             if theirs != init:
                 raise UsageError(
-                    f"the call asks for init={init!r}, and rule {rule!r} names its own start,"
+                    f"the call asks for the start {init!r}, and rule {rule!r} names its own,"
                     f" {theirs!r}",
-                    "leave init (--init) out to follow the rules, or take `init:` out of them",
+                    "leave init= out to follow the rules, or take `init:` out of them",
                 )
 
 
@@ -500,7 +501,7 @@ def _complete(rule: Rule, attn: str | None, attn_args: Mapping[str, Any] | None,
         if attn is None:
             raise RuleError(
                 f"rule {rule.id!r} is a placement: it names no mechanism",
-                "name one: attn='eca' (--attn eca), or add `attn:` to the rule",
+                "name one: attn='eca', or add `attn:` to the rule",
             )
         chosen = Attn(attn, dict(attn_args or {}))
     return rule.model_copy(update={"attn": chosen, "init": rule.init or init})

@@ -45,8 +45,8 @@ def checked(size: Any) -> InputSize:
     if not all(map(_is_size, sizes)) or sum(map(len, sizes)) < 2:
         raise ModelError(
             f"input_size={repr(size)[:80]} is not a size",
-            "channels first, without the batch: (3, 224, 224), --input-size 3,224,224; of signals "
-            "(12, 1000); of a network with several inputs one size for each",
+            "channels first, without the batch: input_size=(3, 224, 224); of signals (12, 1000);"
+            " of a network with several inputs one size for each",
         )
     if any(max(one) > MAX_SIDE or math.prod(one) > MAX_ELEMENTS for one in sizes):
         raise ModelError(

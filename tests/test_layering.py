@@ -15,6 +15,7 @@ WINGS: dict[str, str] = {
     "moved": "",
     "errors": "",
     "plain": "",
+    "shown": "",
     "sizes": "",
     "attention": "",
     "recording": "calls randomness garbage caches hooks twin record inputs examples input_records"
@@ -33,7 +34,7 @@ WINGS: dict[str, str] = {
     "splicing": "parts channels_first configs makeup history rewriting removing splice replay "
     "folding",
     "cost": "",
-    "checks": "auditing finite learning verify",
+    "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file trust code origin weights base loading card save restore "
     "exporting",
     "training": "layer_depth finetune",

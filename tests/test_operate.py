@@ -60,7 +60,7 @@ def test_without_a_mechanism_in_the_call_the_rules_say_it():
 
 def test_a_start_that_no_rule_would_hear_is_refused():
     file = rules("se", more=", init: identity")
-    with pytest.raises(UsageError, match=r"init='paper', and rule 'a' .* 'identity'"):
+    with pytest.raises(UsageError, match=r"'paper', and rule 'a' .* 'identity'"):
         rules_for(None, file, None, None, "paper")
     kept = rules_for(None, rules("se", more=", init: paper"), None, None, "paper")
     assert [rule.init for rule in kept.rules] == ["paper"]

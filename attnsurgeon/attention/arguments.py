@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -22,6 +23,22 @@ def defaults(build: Callable[..., Any]) -> Mapping[str, Any]:
     return types.MappingProxyType(
         {name: p.default for name, p in parameters.items() if name not in _NOT_FOR_USERS}
     )
+
+
+@cache
+def meanings(build: Callable[..., Any]) -> Mapping[str, str]:
+    """Returns argument name -> the sentence about it, from the `Args:` of the docstring.
+
+    Several names may share one: `groups, kernel_size: as published`. Without docstrings
+    (python -OO) there are none.
+    """
+    text = inspect.getdoc(build) or ""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", text + "\n", re.MULTILINE)
+    found: dict[str, str] = {}
+    entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M)
+    for names, said in entries:
+        found |= dict.fromkeys(names.split(", "), " ".join(said.split()))
+    return types.MappingProxyType({name: found[name] for name in defaults(build) if name in found})
 
 
 def takes(build: Callable[..., Any], name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from textwrap import dedent
 from types import MappingProxyType
@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from attnsurgeon.attention.arguments import complete, defaults, takes
+from attnsurgeon.attention.arguments import complete, defaults, meanings, takes
 from attnsurgeon.attention.identity import Identity, Start, Within, pair
 from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.attention.weights.each import Excited
 from attnsurgeon.errors import MechanismError, nearest
+from attnsurgeon.shown import Shown
 
 # kind -> what is done to a network by default, and the values that `forward` is handed there:
 # "value" at the site (of a convolution, an activation and a head: its input), the "weight" of a
@@ -39,8 +40,8 @@ REPLACES_A_CONV = ("conv", "weight")  # these kinds are built from the convoluti
 INITS = ("identity", "paper")
 
 
-@dataclass(frozen=True)
-class Mechanism:
+@dataclass(frozen=True, repr=False)
+class Mechanism(Shown):
     """The card of one mechanism: how to build it and the facts it is checked against.
 
     Attributes:
@@ -138,6 +139,11 @@ class Mechanism:
     def args(self) -> Mapping[str, Any]:
         """Argument name -> default, read from the constructor."""
         return defaults(self.build)
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """Argument name -> a sentence about it, read from the constructor's docstring."""
+        return meanings(self.build)
 
     def params(self, channels: int | nn.Module, *, rank: int = 2, **args: Any) -> int:
         """Returns the exact number of parameters under init="paper".
@@ -276,9 +282,22 @@ def read_docstring(text: str | None) -> dict[str, str]:
     }
 
 
+class Mechanisms(Shown, Mapping[str, Mechanism]):
+    """Every mechanism by name, read-only, in the order of the catalogue."""
+
+    def __getitem__(self, name: str) -> Mechanism:
+        return _TABLE[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_TABLE)
+
+    def __len__(self) -> int:
+        return len(_TABLE)
+
+
 def mechanisms() -> Mapping[str, Mechanism]:
     """Returns every mechanism by name, read-only, in the order of the catalogue."""
-    return MappingProxyType(_TABLE)
+    return Mechanisms()
 
 
 def admit(card: Mechanism) -> Mechanism:

@@ -10,15 +10,16 @@ from torch import nn
 
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
-from attnsurgeon.recording.record import MARK
+from attnsurgeon.recording.record import MARK, Traced
+from attnsurgeon.shown import Shown
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import InputSize
 from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.splicing.makeup import Makeup, class_of
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Shown):
     """How often each inserted module runs in one forward, and which are no longer themselves.
 
     Attributes:
@@ -56,7 +57,11 @@ def audit(model: nn.Module, *, input_size: InputSize | None = None, example: Any
     records = history(model)
     if input_size is None and example is None and records and records[-1].get("example"):
         example = recorded_form(records[-1])
-    traced = record_forward(model, input_size, example)
+    return audited(model, record_forward(model, input_size, example))
+
+
+def audited(model: nn.Module, traced: Traced) -> Audit:
+    """Returns what `audit` finds, from a forward that has been recorded."""
     present = dict(inserted(model))
     recorded = {s["module_path"]: s for record in history(model) for s in record["sites"]}
     replaced = {path: _replaced(model, path, site) for path, site in recorded.items()}

@@ -26,12 +26,13 @@ from attnsurgeon.recording.inputs import InputForm, Inputs
 from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.twin import full_twin, twin_around
+from attnsurgeon.shown import Shown
 from attnsurgeon.sizes import InputSize, together
 from attnsurgeon.splicing.removing import Removed, undo
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What was checked, and what came out.
 
     Attributes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import click
 
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Pairs, json_flag
-from attnsurgeon.cli.values import Pair, as_mapping, complete_attn
+from attnsurgeon.cli.values import Pair, as_mapping, complete_attn, complete_where, matching
 from attnsurgeon.errors import CheckFailed, MechanismError, UsageError
 from attnsurgeon.report.streams import note, out, step, write_json
 
@@ -22,21 +23,56 @@ def command() -> None:
     """List the attention mechanisms, or show the card of one."""
 
 
+_KINDS = ("gate", "conv", "weight", "activation", "fusion", "linked", "head")
+
+
 @command.command("list")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_attn)
+@click.option("--kind", type=click.Choice(_KINDS), help="Only those of this kind.")
+@click.option("--identity", type=click.Choice(["native", "blend"]), help="Only this form of start.")
+@click.option(
+    "--placement",
+    metavar="NAME",
+    shell_complete=complete_where,
+    help="Only those published there; * stands for any letters.",
+)
 @json_flag
-def list_attn(as_json: bool) -> None:
-    """List the mechanisms that --attn takes."""
+def list_attn(
+    patterns: tuple[str, ...],
+    kind: str | None,
+    identity: str | None,
+    placement: str | None,
+    as_json: bool,
+) -> None:
+    """List the mechanisms that --attn takes; a PATTERN such as '*ca' narrows."""
     with step("reading the cards"):
         from attnsurgeon.attention.registry import mechanisms
         from attnsurgeon.report.record import card_record
 
-        record = [card_record(card) for card in (*mechanisms().values(), *_installed())]
+        cards = {card.name: card for card in (*mechanisms().values(), *_installed())}
+        wanted = {"kind": kind, "identity": identity, "placement": placement}
+        found = [
+            name
+            for name in matching(patterns, cards, "mechanism", MechanismError)
+            if all(p is None or _fits(getattr(cards[name], k), p) for k, p in wanted.items())
+        ]
+        if not found:
+            said = [f"--{key} {value}" for key, value in wanted.items() if value is not None]
+            raise MechanismError(
+                f"no mechanism {' '.join(patterns)}{' ' * bool(patterns)}has {' '.join(said)}",
+                "`attnsurgeon attn list` lists all of them",
+            )
+        record = [card_record(cards[name]) for name in found]
     if as_json:
         write_json(record)
         return
     from attnsurgeon.report.cards import show_cards
 
     show_cards(out(), record)
+
+
+def _fits(said: str | None, pattern: str) -> bool:
+    return said is not None and fnmatchcase(said, pattern)
 
 
 def _installed() -> Iterator[Mechanism]:

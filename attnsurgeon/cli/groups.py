@@ -13,6 +13,7 @@ from attnsurgeon.cli import INTERRUPTED
 from attnsurgeon.cli.once import refuse_repeated
 from attnsurgeon.errors import SurgeonError, UsageError, nearest
 from attnsurgeon.report.streams import note, plain
+from attnsurgeon.report.surfaces import hint_of
 
 
 class Named(click.Group):
@@ -88,7 +89,7 @@ class Files(Named):
 def show_error(error: SurgeonError) -> None:
     """Writes what failed and the next step to stderr."""
     note(error.what, heading=f"{_coloured('error:', fg='red')} ")
-    if hint := error.command or error.hint:
+    if hint := hint_of(error):
         note(hint, heading=f"{_coloured('hint:')} ")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.cli.options import Measuring, Network, Selection
 from attnsurgeon.report.streams import note, step
+from attnsurgeon.report.surfaces import in_options
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ def note_what_was_taken(model: nn.Module) -> None:
 
     source = source_of(model)
     for said in source.notes if source is not None else ():
-        note(f"note: {said}")
+        note(f"note: {in_options(said)}")
 
 
 def load(network: Network) -> nn.Module:

@@ -10,12 +10,14 @@ import click
 
 from attnsurgeon.cli.groups import Named
 from attnsurgeon.cli.options import Network, json_flag, trust_option
-from attnsurgeon.cli.values import PathName, complete_where
-from attnsurgeon.errors import CheckFailed
+from attnsurgeon.cli.values import PathName, complete_where, matching
+from attnsurgeon.errors import CheckFailed, RuleError
 from attnsurgeon.report import words
 from attnsurgeon.report.streams import out, write_json, write_text
+from attnsurgeon.report.surfaces import hint_of
 
 if TYPE_CHECKING:
+    from attnsurgeon.rules.fields import Attn
     from attnsurgeon.rules.schema import RuleFile
     from attnsurgeon.sites.site import Site
 
@@ -26,12 +28,15 @@ def command() -> None:
 
 
 @command.command("list")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_where)
 @json_flag
-def list_rules(as_json: bool) -> None:
-    """List the placements that --where takes."""
+def list_rules(patterns: tuple[str, ...], as_json: bool) -> None:
+    """List the placements that --where takes; a PATTERN such as 'late-*' narrows."""
     from attnsurgeon.rules.placements import placements
 
-    record = [{"name": one.name, "message": one.message} for one in placements()]
+    messages = {one.name: one.message for one in placements()}
+    found = matching(patterns, messages, "placement", RuleError)
+    record = [{"name": name, "message": messages[name]} for name in found]
     if as_json:
         write_json(record)
         return
@@ -53,11 +58,25 @@ def show_rules(name: str) -> None:
 @click.argument("files", nargs=-1, required=True, type=PathName())
 @trust_option
 def check_rules(files: tuple[str, ...], trust_code: bool) -> None:
-    """Check keys, values and mechanisms of rule files. No network is built."""
+    """Check keys, values and mechanisms of rule files, and say all that is wrong."""
+    from attnsurgeon.operate import check_attn
+    from attnsurgeon.rules.parse import read_text, review
+
+    def check(attn: Attn) -> None:
+        check_attn(attn, trust=trust_code)
+
+    wrong: list[str] = []
     for name in files:
-        file = _read(name, trust_code)
-        ids = ", ".join(rule.id for rule in file.rules)
-        write_text(f"{name}: fine ({ids})")
+        try:
+            reviewed = review(read_text(name), source=name, check_attn=check)
+        except RuleError as error:
+            reviewed = ["; ".join(filter(None, (error.what, hint_of(error))))]
+        if isinstance(reviewed, list):
+            wrong += reviewed
+        else:
+            write_text(f"{name}: fine ({', '.join(rule.id for rule in reviewed.rules)})")
+    if wrong:
+        raise RuleError("\n".join(wrong))
 
 
 @command.command("test")
@@ -93,6 +112,14 @@ def rules_schema() -> None:
     from attnsurgeon.rules.schema import json_schema
 
     write_text(json.dumps(json_schema(), indent=2))
+
+
+@command.command("reference")
+def rules_reference() -> None:
+    """Print every key that a rule file may have, and what it means, as Markdown."""
+    from attnsurgeon.rules.reference import reference
+
+    write_text(reference())
 
 
 @command.command("new")

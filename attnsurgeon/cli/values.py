@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import click
 
-from attnsurgeon.errors import SurgeonError
+from attnsurgeon.errors import SurgeonError, nearest
 
 
 class Pair(click.ParamType):
@@ -122,6 +124,21 @@ def complete_attn(ctx: click.Context, param: click.Parameter, incomplete: str) -
     """Completes the names of mechanisms; after a comma the next one."""
     done, comma, word = incomplete.rpartition(",")
     return [done + comma + name for name in registered_names() if name.startswith(word)]
+
+
+def matching(
+    patterns: tuple[str, ...], names: Iterable[str], noun: str, kind: type[SurgeonError]
+) -> list[str]:
+    """Returns the names that any of the patterns stands for, in their order; all without patterns.
+
+    Raises:
+        SurgeonError: of the `kind`, a pattern stands for none.
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise kind(f"no {noun} is called {pattern!r}", nearest(pattern.strip("*?"), names))
+    return [name for name in names if not patterns or any(fnmatchcase(name, p) for p in patterns)]
 
 
 def registered_names() -> list[str]:

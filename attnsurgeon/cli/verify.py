@@ -11,6 +11,7 @@ from attnsurgeon.cli.networks import few_threads
 from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import note, out, step, write_json
+from attnsurgeon.report.surfaces import in_options
 
 
 @click.command()
@@ -37,7 +38,7 @@ def command(
         with few_threads(read_folder(folder).record["cost"]["after"]["macs"]):
             found = check_folder(folder, model=model, trust=trust_code, attn=attn_code, **how)
     for said in found.notes:
-        note(f"note: {said}")
+        note(f"note: {in_options(said)}")
     record = checkup_record(found)
     if as_json:
         write_json(record)

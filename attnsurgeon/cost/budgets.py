@@ -108,7 +108,7 @@ def check_budgets(cost: Cost, budget: Budget, *, latency: Latency | None = None)
         UsageError: latency is limited and was not measured.
     """
     if budget.max_latency is not None and latency is None:
-        raise UsageError("max_latency needs a measurement", "measure it: --latency")
+        raise UsageError("max_latency needs a measurement", "measure it: latency=...")
     broken = list(_broken(cost, budget, latency))
     if broken:
         hint = "take fewer sites, a lighter attention or a higher limit"

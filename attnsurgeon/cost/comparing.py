@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from attnsurgeon.cost.operators import is_per_element
 from attnsurgeon.cost.weight import Count, Weight
 from attnsurgeon.errors import UsageError
+from attnsurgeon.shown import Shown, brief
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Delta:
     """What surgery adds to a network; negative where it takes away.
 
@@ -26,8 +27,16 @@ class Delta:
     macs_percent: float | None
     activations_percent: float | None
 
+    def __repr__(self) -> str:
+        shares = [self.params_percent, self.macs_percent, self.activations_percent]
+        percents = ["" if share is None else f" ({share:+.2g} %)" for share in shares]
+        figures = (self.params, self.macs, self.activations)
+        return brief(
+            self, _figures(*(f"{n:+,}{p}" for n, p in zip(figures, percents, strict=True)))
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class SiteCost:
     """What surgery at one site adds; what it replaced there is taken off.
 
@@ -44,9 +53,13 @@ class SiteCost:
     macs: int
     activations: int
 
+    def __repr__(self) -> str:
+        figures = _figures(*(f"{n:+,}" for n in (self.params, self.macs, self.activations)))
+        return brief(self, f"{self.site}: {figures}")
 
-@dataclass(frozen=True)
-class Cost:
+
+@dataclass(frozen=True, repr=False)
+class Cost(Shown):
     """What a network weighs before and after surgery.
 
     Attributes:
@@ -151,6 +164,10 @@ def _shares(before: Weight, after: Weight, paths: Sequence[str], sites: int) -> 
     for index, call in enumerate(calls):
         shares[index * sites // len(calls)] += call
     return shares
+
+
+def _figures(params: str, macs: str, activations: str) -> str:
+    return f"params {params}, macs {macs}, activations {activations}"
 
 
 def _percent(before: int, after: int) -> float | None:

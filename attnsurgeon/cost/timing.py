@@ -23,6 +23,7 @@ from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.inputs import Inputs
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.twin import shared_twin
+from attnsurgeon.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Spread:
     upper: float
 
 
-@dataclass(frozen=True)
-class Latency:
+@dataclass(frozen=True, repr=False)
+class Latency(Shown):
     """Seconds of one forward before and after surgery.
 
     Attributes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attnsurgeon.shown import Shown
+
 
 @dataclass(frozen=True)
 class Count:
@@ -31,8 +33,8 @@ class Count:
         return self + Count(-other.params, -other.macs, -other.activations)
 
 
-@dataclass(frozen=True)
-class Weight:
+@dataclass(frozen=True, repr=False)
+class Weight(Shown):
     """What a network weighs on given inputs.
 
     Attributes:

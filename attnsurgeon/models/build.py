@@ -261,9 +261,12 @@ def _not_a_network(path: Path) -> ModelError:
         return ModelError(
             f"{path} is a folder, not the name of a network",
             f"a network saved after surgery is read by attnsurgeon.load({str(path)!r})",
+            command=f"a network saved after surgery is read by `attnsurgeon verify {path}`",
         )
     return ModelError(
         f"{path} is a file, not the name of a network",
         f"if it holds weights, name their network and pass the file: load_model('resnet50',"
         f" checkpoint={str(path)!r})",
+        command=f"if it holds weights, name their network and pass the file: resnet50"
+        f" --checkpoint {path}",
     )

@@ -85,6 +85,8 @@ def _file_at(file: Path, given: str) -> Path:
                 f"checkpoint {given} is a folder",
                 "name the file of weights in it; a network saved after surgery is read whole by"
                 f" attnsurgeon.load({given!r})",
+                command="name the file of weights in it; a network saved after surgery is read"
+                f" whole by `attnsurgeon verify {given}`",
             )
         return inside
     if not file.is_file():

@@ -213,7 +213,7 @@ def _taken(found: Found) -> Iterator[str]:
         why = "the moving average was taken" if found.by_average else "the first was taken"
         yield (
             f"{listed([found.label or 'the top', *(rival or 'the top' for rival in found.rivals)])}"
-            f" fit equally: {why}; --checkpoint-key (checkpoint_key=) chooses"
+            f" fit equally: {why}; checkpoint_key= chooses"
         )
 
 

@@ -75,6 +75,7 @@ def explain_call(
             return ModelError(
                 f"{what} needs {' and '.join(names)}",
                 f"pass model arguments: load_model(..., {', '.join(f'{n}=...' for n in names)})",
+                command=f"pass {' '.join(f'--model-arg {n}=...' for n in names)}",
             )
     return ModelError(f"{what} cannot be built: {quote(error, file)}")
 

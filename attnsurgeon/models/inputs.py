@@ -94,27 +94,24 @@ def size_hint(model: nn.Module) -> str:
     names = arguments_asked(model)
     if len(names) > 1:
         return (
-            f"its forward takes {', '.join(names)}: of images the size of each, --input-size "
-            "3,64,64 --input-size 1,64,64 (input_size=((3, 64, 64), (1, 64, 64))); of anything "
-            f"else all of it, --input FILE.pt (example=({', '.join(names)}))"
+            f"its forward takes {', '.join(names)}: of images the size of each, "
+            "input_size=((3, 64, 64), (1, 64, 64)); of anything else all of it, "
+            f"example=({', '.join(names)})"
         )
     path, first = first_layer(model)
     said = f"the first layer is {_in_short(path, first)}: " if first is not None else ""
     if isinstance(first, _CONVOLUTIONS):
-        axes = f"{first.in_channels or 'C'},{_AXES[len(first.kernel_size)]}"
-        spaced = axes.replace(",", ", ")
-        return (
-            f"{said}give --input-size {axes} (input_size=({spaced})), or, of what is no image, the "
-            "input itself: --input FILE.pt (example=...)"
-        )
+        axes = f"{first.in_channels or 'C'},{_AXES[len(first.kernel_size)]}".replace(",", ", ")
+        image = f"{said}give input_size=({axes})"
+        return f"{image}, or, of what is no image, the input itself: example=..."
     made = "torch.randn(2, 3, 224, 224)"
     if isinstance(first, nn.Linear):
         made = f"torch.randn(2, {first.in_features})"
     elif isinstance(first, nn.Embedding):
         made = f"torch.randint({first.num_embeddings}, (2, 16))"
     return (
-        f"{said}give the size of an image, --input-size 3,224,224 (input_size=(3, 224, 224)), or "
-        f"the input itself: example={made}, or its file, --input FILE.pt"
+        f"{said}give the size of an image, input_size=(3, 224, 224), or the input itself: "
+        f"example={made}"
     )
 
 

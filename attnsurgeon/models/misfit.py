@@ -90,11 +90,13 @@ def _hint(misfit: Misfit, name: str) -> tuple[str, str]:
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
         options = " ".join(f"--model-arg {key}={value}" for key, value in arguments.items())
         said = "build the network as the checkpoint's was: "
-        hint, command = f"{said}load_model(..., {given})", f"{said}{options}"
+        keep, option = "", ""
         if "num_classes" in arguments:
-            hint += "; or keep your classes with a head that starts anew: new_head=True"
-            command += "; or keep your classes with a head that starts anew: --new-head"
-        return hint, command
+            keep, option = "; or keep your classes with a head that starts anew: ", "--new-head"
+        return (
+            f"{said}load_model(..., {given}){keep}{'new_head=True' if keep else ''}",
+            f"{said}{options}{keep}{option}",
+        )
     if misfit.kin is not None and (kin := misfit.kin(misfit.found.state)) is not None:
         said = f"these are the weights of {kin}: "
         return (
@@ -122,8 +124,7 @@ def after_surgery(places: Sequence[str], name: str) -> tuple[str, str]:
     )
     return (
         f"{said}attnsurgeon.load(DIR, checkpoint={name!r})",
-        f"{said}attnsurgeon verify DIR --checkpoint {name}; in Python attnsurgeon.load(DIR,"
-        " checkpoint=...)",
+        f"{said}attnsurgeon verify DIR --checkpoint {name}",
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from attnsurgeon.shown import brief
+
 _NOTE = "_attnsurgeon_source"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Source:
     """How to build a network again, and which weights it was given.
 
@@ -32,6 +34,10 @@ class Source:
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
     new: tuple[str, ...] = field(default=(), compare=False)
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{name}={value!r}" for name, value in self.model_args.items())
+        return brief(self, f"{self.spec}({args}), weights: {self.weights}")
 
 
 def stamp(model: nn.Module, source: Source) -> nn.Module:

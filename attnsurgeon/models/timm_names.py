@@ -92,7 +92,7 @@ def _not_fetched(error: BaseException, name: str) -> ModelError:
         return ModelError(
             f"could not fetch the pretrained weights of {name}: {first_line(error)}",
             f"download the weights ({_weights_address(name)}) where there is a network and pass"
-            " the file as checkpoint= (--checkpoint), or leave pretrained out for random weights",
+            " the file as checkpoint=, or leave pretrained out for random weights",
         )
     refusals = ("RepositoryNotFoundError", "GatedRepoError", "HFValidationError")
     if type(error).__name__ in refusals:
@@ -102,11 +102,14 @@ def _not_fetched(error: BaseException, name: str) -> ModelError:
         )
     last = name.rpartition("/")[2]
     example = last if known_to_timm(last) else "ARCHITECTURE"
+    said = (
+        "its architecture stands in its config.json on the hub: fetch it once where there is a"
+        " network and the cache serves from then on, or name the architecture yourself: "
+    )
     return ModelError(
         f"could not fetch {name}: {first_line(error)}",
-        "its architecture stands in its config.json on the hub: fetch it once where there is a"
-        " network and the cache serves from then on, or name the architecture yourself:"
-        f" load_model({example!r}, checkpoint=FILE)",
+        f"{said}load_model({example!r}, checkpoint=FILE)",
+        command=f"{said}{example} --checkpoint FILE",
     )
 
 
@@ -141,5 +144,5 @@ def _refuse_without_weights(name: str) -> None:
     near = f"{' and '.join(close)} have some; or " if close else ""
     raise ModelError(
         f"timm has no pretrained weights for {name}",
-        f"{near}pass a file of your own as checkpoint= (--checkpoint)",
+        f"{near}pass a file of your own as checkpoint=",
     )

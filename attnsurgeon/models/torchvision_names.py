@@ -36,7 +36,7 @@ def _build(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Mod
     if asked and not pretrained:
         raise ModelError(
             f"{' and '.join(sorted(asked))} of torchvision:{name} would be downloaded",
-            "say pretrained=True as well (--pretrained): nothing is downloaded without it",
+            "say pretrained=True as well: nothing is downloaded without it",
         )
     chosen = {"weights": "DEFAULT" if pretrained else None, **_offline_defaults(builder)}
     if not pretrained:
@@ -68,7 +68,7 @@ def _explain(
         address = getattr(getattr(get_model_weights(name), "DEFAULT", None), "url", name)
         return ModelError(
             f"could not fetch the pretrained weights of {spec}: {first_line(error)}",
-            f"download {address} where there is a network and pass the file as checkpoint="
-            " (--checkpoint), or leave pretrained out for random weights",
+            f"download {address} where there is a network and pass the file as checkpoint=,"
+            " or leave pretrained out for random weights",
         )
     return explain_call(error, what=spec, factory=get_model_builder(name), given=given)

@@ -97,6 +97,8 @@ def _config(name: str) -> str:
             f"{name} is a checkpoint, not the name of a network",
             f"name its network and pass the file: load_model('ultralytics:{_stem(name)}',"
             f" checkpoint={name!r})",
+            command=f"name its network and pass the file: ultralytics:{_stem(name)}"
+            f" --checkpoint {name}",
         )
     file = Path(os.path.expanduser(name))
     if file.suffix in _SUFFIXES and (file.is_file() or _unified(file).is_file()):
@@ -233,7 +235,7 @@ def _not_fetched(name: str, file: str, error: BaseException) -> ModelError:
     return ModelError(
         f"could not fetch the pretrained weights of ultralytics:{name}: {first_line(error)}",
         f"download {file} from github.com/ultralytics/assets where there is a network and pass"
-        " the file as checkpoint= (--checkpoint), or leave pretrained out for random weights",
+        " the file as checkpoint=, or leave pretrained out for random weights",
     )
 
 

@@ -172,7 +172,7 @@ def _arguments(
     if pretrained or given.get("pretrained"):
         raise ModelError(
             f"{spec} has no argument 'pretrained'",
-            "give the weights as checkpoint= (--checkpoint), or add the argument to the factory",
+            "give the weights as checkpoint=, or add the argument to the factory",
         )
     return {name: value for name, value in given.items() if name != "pretrained"}
 
@@ -181,7 +181,7 @@ def _refuse_weights(given: Mapping[str, Any], spec: str) -> None:
     if given.get("encoder_weights") is not None:
         raise ModelError(
             f"encoder_weights of {spec} would be downloaded",
-            "say pretrained=True as well (--pretrained): nothing is downloaded without it",
+            "say pretrained=True as well: nothing is downloaded without it",
         )
 
 

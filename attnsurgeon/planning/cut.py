@@ -10,6 +10,7 @@ from torch import nn
 
 from attnsurgeon.attention.registry import Mechanism
 from attnsurgeon.planning.place import Place
+from attnsurgeon.shown import brief
 from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.tokens import Tokens
 
@@ -50,7 +51,7 @@ class Request:
         return cls(site=site, attn_args=record["args"], scope=scope, again=True, **kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cut:
     """One attention module that goes into the network.
 
@@ -100,6 +101,10 @@ class Cut:
     tokens: Tokens | None = None
     as_map: bool = False
     conv: nn.Module | None = None
+
+    def __repr__(self) -> str:
+        what = f"{self.attn} at {self.module_path}, {self.channels} channels"
+        return brief(self, f"{self.site.path}: {what}, params {self.params:+,}")
 
     @property
     def attn(self) -> str:
@@ -157,10 +162,13 @@ class Cut:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Refused:
     """A matched site that cannot be operated, and why."""
 
     site: Site
     rule: str
     reason: str
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.site.path}: {self.reason}")

@@ -47,7 +47,7 @@ def nothing_here(survey: Survey, name: str, attn_args: Mapping[str, Any], init: 
             f"{none}; attnsurgeon.find_sites(model) lists the sites",
             command=f"{none}; `attnsurgeon inspect` lists the sites",
         )
-    return RuleError(said, f"try {_in_python(*found)}", command=f"try {_as_option(*found)}")
+    return RuleError(said, f"try {_in_python(*found)}")
 
 
 def with_another(
@@ -59,21 +59,19 @@ def with_another(
     found = _elsewhere(survey, lookup(name), attn_args, init)
     if found is None:
         return error
+    place, count = found
     before = f"{error.hint}; or " if error.hint else ""
-    command = f"{error.command}; or " if error.command else before
     return type(error)(
         error.what,
-        f"{before}try {_in_python(*found)}",
-        command=f"{command}try {_as_option(*found)}",
+        f"{before}try {_in_python(place, count)}",
+        command=f"{error.command}; or try --where {place} ({_sites(count)})"
+        if error.command
+        else None,
     )
 
 
 def _in_python(place: str, count: int) -> str:
     return f"where={place!r} ({_sites(count)})"
-
-
-def _as_option(place: str, count: int) -> str:
-    return f"--where {place} ({_sites(count)})"
 
 
 def _sites(count: int) -> str:

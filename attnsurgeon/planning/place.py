@@ -8,9 +8,10 @@ from torch import nn
 
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.recording.record import Call, Key
+from attnsurgeon.shown import brief
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Place:
     """Where in the network an attention module goes in.
 
@@ -42,6 +43,10 @@ class Place:
     moved: bool = False
     copies: bool = False
     operand: int = 0
+
+    def __repr__(self) -> str:
+        where = f", {self.edit} at {self.key[1]}" if self.key is not None else ""
+        return brief(self, f"{self.host or '(root)'}: {self.technique}{where}")
 
 
 @dataclass(frozen=True)

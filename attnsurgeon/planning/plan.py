@@ -15,6 +15,7 @@ from attnsurgeon.planning.cutting.graphs import graph_of
 from attnsurgeon.planning.deciding.decider import Decider
 from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.recording.input_records import form_record
+from attnsurgeon.shown import Shown
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import to_lists
 
@@ -22,7 +23,7 @@ __all__ = ["Cut", "Plan", "Refused", "Request", "plan_requests"]
 
 
 @dataclass(eq=False, repr=False)
-class Plan:
+class Plan(Shown):
     """Ordered cuts; iterable. Nothing of the network has been changed.
 
     Attributes:
@@ -42,13 +43,6 @@ class Plan:
     init: str
     rules: str = ""
     notes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """What was decided in short, and what has to be said of it."""
-        said = f"{self.attn!r}, where={self.where!r}, init={self.init!r}, sites={len(self)}"
-        reasons = dict.fromkeys(f"{r.site.path}: {r.reason}" for r in self.refused)
-        lists = {"refused": list(reasons), "notes": list(self.notes)}
-        return f"Plan({said}{''.join(f', {name}={made}' for name, made in lists.items() if made)})"
 
     def __iter__(self) -> Iterator[Cut]:
         return iter(self.cuts)
@@ -133,14 +127,15 @@ def plan_requests(
         raise RuleError(
             f"none of the {len(requests)} matched sites can be cut: "
             f"{refused[0].site.path}: {refused[0].reason}",
-            _elsewhere(requests[0].attn),
+            _elsewhere(requests[0].attn, "`find_sites` lists", "where="),
+            command=_elsewhere(requests[0].attn, "`attnsurgeon inspect` lists", "--where"),
         )
     if where == "paper":
         decider.note_lonely()
     return Plan(tuple(decider.cuts), tuple(refused), survey, attn, where, init, rules, notes)
 
 
-def _elsewhere(attn: str) -> str:
+def _elsewhere(attn: str, lists: str, where: str) -> str:
     card = lookup(attn)
-    where = "`attnsurgeon inspect` lists other sites; --where chooses among them"
-    return where if card.kind == "gate" else f"{attn} is for --where {card.placement}; {where}"
+    own = "" if card.kind == "gate" else f"{attn} is for the placement {card.placement}; "
+    return f"{own}{lists} other sites; {where} chooses among them"

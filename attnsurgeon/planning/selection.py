@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from attnsurgeon.rules.where import select
+from attnsurgeon.shown import Shown
 from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.survey import Survey
 
 _COUNTED = ("nth", "first", "last")
 
 
-@dataclass(frozen=True, eq=False)
-class Sites(Sequence[Site]):
+@dataclass(frozen=True, eq=False, repr=False)
+class Sites(Shown, Sequence[Site]):
     """Sites of one network in execution order; `where` narrows, nothing changes in place.
 
     Attributes:

@@ -55,8 +55,7 @@ def refuse_senseless(form: InputForm) -> None:
     if not form.tensors:
         raise ModelError(
             "there is no tensor in the example input",
-            "give what the forward is called with: example=(image, timestep), or the file of it"
-            " (--input FILE)",
+            "give what the forward is called with: example=(image, timestep)",
         )
     if sum(math.prod(t.shape) for t in form.tensors) > MAX_ELEMENTS:
         raise ModelError("the example input is too large", f"up to {MAX_ELEMENTS:,} numbers in all")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from attnsurgeon.shown import brief
 from attnsurgeon.sizes import InputSize
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _SAME = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "truediv": 
 MARK = "_attnsurgeon"  # attribute of a module that surgery inserted
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Event:
     """One torch function called in a module's own forward.
 
@@ -46,8 +47,11 @@ class Event:
     alias: bool = False
     ordinal: int = 0
 
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name}: {len(self.nodes)} values")
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class Call:
     """One call of one module: its inputs, its output and what happened inside, in order.
 
@@ -75,6 +79,9 @@ class Call:
     name: str = ""
     events: list[Event | Call] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return brief(self, f"{self.path or '(root)'}: {type(self.module).__name__}")
+
     def returns(self, node: fx.Node) -> bool:
         """Whether the call's output is this value itself, not a tuple or dict around it."""
         return self.outputs == (node,) and isinstance(self.output, Tensor)
@@ -97,7 +104,7 @@ class Call:
             call = call.parent
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Traced:
     """A recorded forward.
 
@@ -122,6 +129,10 @@ class Traced:
     example: Inputs
     device: str
     why_real: str | None = None
+
+    def __repr__(self) -> str:
+        about = f"{type(self.twin).__name__}: {len(self.graph.nodes):,} values"
+        return brief(self, f"{about}, {len(self.calls):,} modules, on {self.device}")
 
     @property
     def batch(self) -> int:

@@ -327,6 +327,6 @@ def as_taken(tensor: Tensor, model: nn.Module) -> Tensor:
 
 
 SIZE_HINT = (
-    "name the size it takes, channels first: --input-size 3,224,224 (input_size=(3, 224, 224)); "
-    "of several inputs each: --input-size 3,64,64 --input-size 1,64,64"
+    "name the size it takes, channels first: input_size=(3, 224, 224); of several inputs each: "
+    "input_size=((3, 64, 64), (1, 64, 64))"
 )

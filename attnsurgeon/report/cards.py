@@ -6,14 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from attnsurgeon.report import words
-from attnsurgeon.report.streams import marks
-from attnsurgeon.report.tables import Cell, show_facts, show_heading, show_table
+from attnsurgeon.report.streams import marks, spoken
+from attnsurgeon.report.tables import Cell, show, show_facts, show_heading, show_table
 
 
-def show_cards(console: Console, cards: Sequence[Mapping[str, Any]]) -> None:
-    """Prints one line a mechanism."""
+def show_cards(
+    console: Console, cards: Sequence[Mapping[str, Any]], *, short: bool = False
+) -> None:
+    """Prints one line a mechanism.
+
+    Args:
+        console: where to.
+        cards: of the mechanisms.
+        short: what each is, without where it was published and for what it is defined.
+    """
+    if short:
+        names = [[c["name"], c["kind"], c["placement"], c["title"]] for c in cards]
+        show_table(console, ["!name", "!kind", "!placement", "what"], names)
+        return
     rows = [
         [
             card["name"],
@@ -33,13 +46,14 @@ def show_card(console: Console, card: Mapping[str, Any]) -> None:
     """Prints a mechanism's card."""
     show_heading(console, f"{card['name']}: {card['title']}")
     for line in card["equation"].splitlines():
-        console.print(f"    {line}", soft_wrap=True)
+        depth = len(line) - len(line.lstrip())
+        show(console, Text(line.lstrip(), overflow="fold"), indent=4 + depth)
     if card["equation"]:
         console.print()
-    show_facts(console, _facts(card, marks(console).note))
+    show_facts(console, _facts(card, console))
 
 
-def _facts(card: Mapping[str, Any], bullet: str) -> Iterator[tuple[str, Cell]]:
+def _facts(card: Mapping[str, Any], console: Console) -> Iterator[tuple[str, Cell]]:
     if card["paper"]:
         yield "paper", f"{card['venue']}, {card['paper']}"
     else:
@@ -47,15 +61,19 @@ def _facts(card: Mapping[str, Any], bullet: str) -> Iterator[tuple[str, Cell]]:
     yield "kind", f"{card['kind']}, rank {_ranks(card)}"
     if card["rank_reason"]:
         yield "", card["rank_reason"]
-    yield "placement", f"{card['placement']} (--where paper)"
+    named = spoken(console, "--where paper", 'where="paper"')
+    yield "placement", f"{card['placement']} ({named})"
     yield "parameters", card["formula"]
-    arguments = [f"{name} (required)" for name in card["required"]]
-    arguments += [f"{name}={_value(value)}" for name, value in card["args"].items()]
-    yield "arguments", ", ".join(arguments) or "none"
+    arguments = {name: f"{name} (required)" for name in card["required"]}
+    arguments |= {name: f"{name}={_value(value)}" for name, value in card["args"].items()}
+    for name, spelled in (arguments or {"": "none"}).items():
+        meaning = card["meanings"].get(name)
+        first = name in ("", next(iter(arguments), ""))
+        yield "arguments" if first else "", f"{spelled}: {meaning}" if meaning else spelled
     yield "identity", f"{card['identity']}: {card['identity_how']}"
     for name, texts in [("needs", card["constraints"]), ("deviations", card["deviations"])]:
         for index, text in enumerate(texts):
-            yield ("" if index else name), f"{bullet} {text}"
+            yield ("" if index else name), f"{marks(console).note} {text}"
     if card["unmoved"]:
         yield "unmoved", f"{words.listed(card['unmoved'])}: cannot learn in training mode"
     if card["inert"]:

@@ -17,7 +17,7 @@ FIGURES = (("params", "parameters"), ("macs", "MACs"), ("activations", "activati
 def show_cost(console: Console, record: Mapping[str, Any]) -> None:
     """Prints the figures before and after, and what has to be said of them."""
     rows = figure_rows(record["cost"], record["latency"])
-    show_table(console, ["", ">before", ">after", ">change", ">"], rows)
+    show_table(console, ["!", ">before", ">after", ">change", ">"], rows)
     show_notes(console, coverage(record["cost"], record["latency"], marks(console)))
     warning = heavy(record)
     if warning:
@@ -36,18 +36,26 @@ def figure_rows(cost: Mapping[str, Any], latency: Mapping[str, Any] | None) -> l
         ]
         for name, label in FIGURES
     ]
-    if latency:
-        before, after, ratios = latency["before"], latency["after"], latency["ratios"]
-        rows.append(
-            [
-                "latency",
-                words.milliseconds(before["median"]),
-                words.milliseconds(after["median"]),
-                f"x{ratios['median']:.3f}",
-                f"x{ratios['lower']:.3f} to x{ratios['upper']:.3f}",
-            ]
-        )
-    return rows
+    return [*rows, latency_row(latency)] if latency else rows
+
+
+def params_row(before: int, after: int) -> list[str]:
+    """Returns the row of the parameters, where nothing else is known."""
+    percent = 100 * (after - before) / before if before else None
+    figures = (words.count(before), words.count(after), words.change(after - before))
+    return ["parameters", *figures, words.percent(percent)]
+
+
+def latency_row(latency: Mapping[str, Any]) -> list[str]:
+    """Returns the row of a latency that was measured."""
+    before, after, ratios = latency["before"], latency["after"], latency["ratios"]
+    return [
+        "latency",
+        words.milliseconds(before["median"]),
+        words.milliseconds(after["median"]),
+        f"x{ratios['median']:.3f}",
+        f"x{ratios['lower']:.3f} to x{ratios['upper']:.3f}",
+    ]
 
 
 def coverage(
@@ -61,13 +69,18 @@ def coverage(
         yield f"without a price: {words.listed(named)}"
     yield from cost["notes"]
     if latency:
-        low, high = latency["interval"]
-        threads = words.several(latency["threads"], "thread")
-        yield (
-            f"latency: medians, and quartiles of the ratio, of {latency['repeats']} interleaved "
-            f"pairs; its median is x{low:.3f} to x{high:.3f} with 95 % confidence; batch "
-            f"{latency['batch']}, {latency['device']}, {threads}"
-        )
+        yield from latency_notes(latency)
+
+
+def latency_notes(latency: Mapping[str, Any]) -> Iterator[str]:
+    """Yields how a latency was measured."""
+    low, high = latency["interval"]
+    threads = words.several(latency["threads"], "thread")
+    yield (
+        f"latency: medians, and quartiles of the ratio, of {latency['repeats']} interleaved "
+        f"pairs; its median is x{low:.3f} to x{high:.3f} with 95 % confidence; batch "
+        f"{latency['batch']}, {latency['device']}, {threads}"
+    )
 
 
 def heavy(record: Mapping[str, Any]) -> str | None:

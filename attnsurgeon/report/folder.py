@@ -148,13 +148,6 @@ def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
         moved = f"{record['now']['relative_diff']:.2g} of the largest"
         yield "note", f"outputs differ from those of its base by {moved}: trained, or init=paper"
     yield from kept_keys(record["now"])
-    audited = record["audit"]
-    if audited["dead"]:
-        yield "bad", f"inserted modules never run: {words.listed(audited['dead'], at_most=3)}"
-    else:
-        yield "good", "every inserted module runs"
-    for path, what in audited["altered"].items():
-        yield "bad", f"{path} is not what was put in: {what}"
-    for path, shapes in audited["shared"].items():
-        seen = ", ".join(str(tuple(shape)) for shape in shapes)
-        yield "note", f"{path} sees several shapes: {seen}"
+    from attnsurgeon.report.standing import audit_sentences
+
+    yield from audit_sentences(record["audit"])

@@ -1,4 +1,4 @@
-"""The record of a network's sites -> a summary, a list or a tree in the terminal."""
+"""The record of a network's sites -> a summary or a list in the terminal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
-from rich.tree import Tree
 
 from attnsurgeon.report import words
 from attnsurgeon.report.folding import Run, fold
-from attnsurgeon.report.streams import Marks, marks
-from attnsurgeon.report.tables import show, show_heading, show_notes, show_table
+from attnsurgeon.report.streams import Marks, marks, spoken
+from attnsurgeon.report.tables import show_heading, show_notes, show_table
 
 Site = Mapping[str, Any]
 
 # Operations are many (a role a layer); the others say how the network is built.
+_ALSO = (
+    "--all or --role ROLE lists single operations",
+    "where(site=ROLE) lists single operations",
+)
 OPERATIONS = frozenset({"conv", "norm", "act", "pool", "concat", "linear", "block-conv"})
 # The residual blocks among these have rows of their own.
 _SUMMED = OPERATIONS | {"block", "block-branch"}
@@ -30,7 +32,7 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
         record: of `sites` and what they are of.
         every: also the single convolutions, norms, activations.
     """
-    _head(console, record)
+    show_head(console, record)
     signs = marks(console)
     _show_outline(console, record, signs)
     roles: dict[str, list[Site]] = {}
@@ -47,16 +49,16 @@ def show_network(console: Console, record: Mapping[str, Any], *, every: bool = F
             ends = dict.fromkeys((sites[0]["path"], sites[-1]["path"]))
             rows.append([role, words.count(len(sites)), f" {signs.to} ".join(ends), *[""] * 4])
             continue
-        runs = fold(sites, lambda site: site["path"], lambda site: _sameness(site, signs))
+        runs = fold(sites, lambda site: site["path"], lambda site: sameness(site, signs))
         for run in runs:
             first = run is runs[0]
             rows.append(
                 [role if first else "", words.count(len(sites)) if first else "", *_row(run, signs)]
             )
     columns = ["!role", ">", "site", ">C", f">H{signs.times}W", ">stage", "type"]
-    show_table(console, columns, rows)
+    show_table(console, columns, rows, spare=("type",))
     hidden = not every and not _SUMMED.isdisjoint(order)
-    _footnotes(console, record, ["--all or --role ROLE lists single operations"] if hidden else [])
+    show_footnotes(console, record, [spoken(console, *_ALSO)] if hidden else [])
 
 
 def _show_outline(console: Console, record: Mapping[str, Any], signs: Marks) -> None:
@@ -85,7 +87,7 @@ def _show_outline(console: Console, record: Mapping[str, Any], signs: Marks) -> 
 
 def _row(run: Run[Site], signs: Marks) -> list[str]:
     site = run.head
-    detail = _kernel(site, signs) or " ".join(site["branch"] or ())
+    detail = kernel(site, signs) or " ".join(site["branch"] or ())
     return [
         _spelled(run, signs),
         words.count(site["channels"]),
@@ -95,41 +97,28 @@ def _row(run: Run[Site], signs: Marks) -> list[str]:
     ]
 
 
-def show_list(console: Console, record: Mapping[str, Any]) -> None:
-    """Prints the sites of a selection, one a row."""
-    _head(console, record)
-    signs = marks(console)
-    rows = [
-        [*_row(Run((site,), site["path"], site["path"]), signs), _played(site)]
-        for site in record["sites"]
-    ]
-    columns = ["site", ">C", f">H{signs.times}W", ">stage", "type", "roles"]
-    show_table(console, columns, rows)
-
-
-def show_tree(console: Console, record: Mapping[str, Any], *, every: bool = False) -> None:
-    """Prints the sites in the tree of modules they belong to; equal branches are one.
+def show_list(console: Console, record: Mapping[str, Any], *, folded: bool = False) -> None:
+    """Prints the sites of a selection, one a row.
 
     Args:
         console: where to.
         record: of `sites` and what they are of.
-        every: also the single convolutions, norms, activations.
+        folded: runs of equal ones are one row.
     """
+    show_head(console, record)
     signs = marks(console)
-    _head(console, record)
-    shown = [s for s in record["sites"] if every or not OPERATIONS.issuperset(s["roles"])]
-    root = _Branch("")
-    for site in shown:
-        root.add(site)
-    tree = Tree(Text(record["model"], style="bold"), guide_style="dim")
-    root.grow(tree, signs)
-    show(console, tree)
-    hidden = len(record["sites"]) - len(shown)
-    said = [f"--all also draws {words.several(hidden, 'single operation')}"] if hidden else []
-    _footnotes(console, record, said)
+    sites = record["sites"]
+    if folded:
+        runs = fold(sites, lambda s: s["path"], lambda s: (*sameness(s, signs), played(s)))
+    else:
+        runs = [Run((site,), site["path"], site["path"]) for site in sites]
+    rows = [[*_row(run, signs), played(run.head)] for run in runs]
+    columns = ["site", ">C", f">H{signs.times}W", ">stage", "type", "roles"]
+    show_table(console, columns, rows, spare=("roles", "type"))
 
 
-def _head(console: Console, record: Mapping[str, Any]) -> None:
+def show_head(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints which network it is, at which input."""
     times = marks(console).times
     size = words.size(record["input_size"], times)
     count = words.several(len(record["sites"]), "site")
@@ -145,12 +134,13 @@ def _stage(site: Site) -> str:
     return "-" if site["stage"] is None else str(site["stage"])
 
 
-def _sameness(site: Site, signs: Marks) -> tuple[Any, ...]:
+def sameness(site: Site, signs: Marks) -> tuple[Any, ...]:
+    """Returns what has to be equal along a run of sites."""
     plain = (site["stage"], site["channels"], site["resolution"], site["layout"], site["type"])
-    return (*plain, _kernel(site, signs), site["branch"])
+    return (*plain, kernel(site, signs), site["branch"])
 
 
-def _kernel(site: Site, signs: Marks) -> str:
+def kernel(site: Site, signs: Marks) -> str:
     """Returns `3x3`, `dw 7x7 /2`: depthwise, sides, stride where it is not one."""
     if not site["kernel"]:
         return ""
@@ -163,12 +153,13 @@ def _kernel(site: Site, signs: Marks) -> str:
     )
 
 
-def _played(site: Site) -> str:
+def played(site: Site) -> str:
     """Returns the roles, those that say how the network is built first."""
     return ", ".join(sorted(site["roles"], key=lambda role: (role in OPERATIONS, role)))
 
 
-def _footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> None:
+def show_footnotes(console: Console, record: Mapping[str, Any], said: list[str]) -> None:
+    """Prints what has to be said of the sites, behind what is said already."""
     signs = marks(console)
     said += _repeated(record["sites"], signs)
     said += _without_stage(record["sites"], signs)
@@ -207,50 +198,3 @@ def _without_stage(sites: Iterable[Site], signs: Marks) -> Iterator[str]:
 
 def _ran(site: Site) -> str:
     return words.runs(site["runs"], site["sizes"])
-
-
-class _Branch:
-    """A module of the tree: the sites made in it, and the modules below."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.below: dict[str, _Branch] = {}
-        self.site: Site | None = None
-
-    def add(self, site: Site) -> None:
-        """Files a site under its path; a functional operation is a leaf of its module."""
-        module, colon, operation = site["path"].partition(":")
-        here = self
-        for part in [*module.split(".")] * bool(module) + [f":{operation}"] * bool(colon):
-            here = here.below.setdefault(part, _Branch(part))
-        here.site = site
-
-    def grow(self, tree: Tree, signs: Marks) -> None:
-        """Draws what is below; consecutive equal branches are drawn once."""
-        runs: list[list[_Branch]] = []
-        for branch in self.below.values():
-            if runs and runs[-1][0].looks(signs) == branch.looks(signs):
-                runs[-1].append(branch)
-            else:
-                runs.append([branch])
-        for run in runs:
-            name = run[0].name
-            if len(run) > 1:
-                name += f" {signs.to} {run[-1].name} {signs.times}{len(run)}"
-            run[0].grow(tree.add(run[0].label(name, signs)), signs)
-
-    def looks(self, signs: Marks) -> tuple[Any, ...]:
-        """What the branch looks like, without its name."""
-        site = None if self.site is None else (_played(self.site), *_sameness(self.site, signs))
-        return site, tuple((n, b.looks(signs)) for n, b in self.below.items())
-
-    def label(self, name: str, signs: Marks) -> Text:
-        """Returns the line of this module."""
-        line = Text(name, style="bold" if self.below else "")
-        if self.site is not None:
-            size = words.size(
-                (self.site["channels"], *(self.site["resolution"] or ())), signs.times
-            )
-            line.append(f"  {self.site['type']} {size}", style="not bold")
-            line.append(f"  {_played(self.site)}", style="not bold cyan")
-        return line

@@ -12,7 +12,7 @@ from attnsurgeon.report import words
 from attnsurgeon.report.checks import sentences
 from attnsurgeon.report.figures import show_cost
 from attnsurgeon.report.folding import Run, fold
-from attnsurgeon.report.streams import Marks, marks
+from attnsurgeon.report.streams import Marks, marks, spoken
 from attnsurgeon.report.tables import (
     show_facts,
     show_heading,
@@ -28,24 +28,30 @@ _UNTRACED = {
     "as built": "as the code that built the network left them",
     "unknown": "not known: the network was not built by attnsurgeon",
 }
+_OTHERS = ("--pretrained and --checkpoint FILE", "pretrained= and checkpoint= of load_model")
 _STYLES = {"good": "green", "bad": "bold red", "note": "dim"}
 
 
 def show_operation(console: Console, record: Mapping[str, Any]) -> None:
     """Prints what is planned, or was done and verified."""
+    show_what(console, record)
+    console.print()
+    show_cost(console, record)
+    if record["verification"]:
+        console.print()
+        show_checks(console, sentences(record["verification"], marks(console).times))
+
+
+def show_what(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints what goes where, and what is refused."""
     show_heading(console, title(record))
-    show_facts(console, _facts(record, marks(console)))
+    show_facts(console, _facts(record, console))
     console.print()
     show_sites(console, record["sites"])
     show_notes(console, record["notes"])
     if record["refused"]:
         console.print()
         show_refused(console, record)
-    console.print()
-    show_cost(console, record)
-    if record["verification"]:
-        console.print()
-        show_checks(console, sentences(record["verification"], marks(console).times))
 
 
 def show_sites(console: Console, sites: Sequence[Site]) -> None:
@@ -151,12 +157,16 @@ def title(record: Mapping[str, Any]) -> str:
     return f"{record['model']} + {record['attn']}"
 
 
-def weights_text(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns which weights the network has, and the colour to say it in."""
+def weights_text(record: Mapping[str, Any], to_have: str = _OTHERS[0]) -> tuple[str, str]:
+    """Returns which weights the network has, and the colour to say it in.
+
+    Args:
+        record: of the network.
+        to_have: how to have others.
+    """
     weights = record["weights"]
     if weights == "random":
-        said = "RANDOM, not trained: see --pretrained and --checkpoint FILE"
-        return said, "bold yellow"
+        return f"RANDOM, not trained: see {to_have}", "bold yellow"
     if weights in _UNTRACED:
         return _UNTRACED[weights], ""
     stripped = f"; stripped {', '.join(record['stripped'])}" if record["stripped"] else ""
@@ -179,11 +189,11 @@ def init_text(record: Mapping[str, Any]) -> str:
     return "; ".join([f"identity, {form}: {how}" for form, how in ways.items()] or ["identity"])
 
 
-def _facts(record: Mapping[str, Any], signs: Marks) -> Iterator[tuple[str, str | Text]]:
-    yield "weights", Text(*weights_text(record))
+def _facts(record: Mapping[str, Any], console: Console) -> Iterator[tuple[str, str | Text]]:
+    yield "weights", Text(*weights_text(record, spoken(console, *_OTHERS)))
     if record["model_args"]:
         yield "built with", ", ".join(f"{k}={v!r}" for k, v in record["model_args"].items())
-    yield "input", words.size(record["input_size"], signs.times)
+    yield "input", words.size(record["input_size"], marks(console).times)
     for card in record["mechanisms"]:
         venue = f" ({card['venue']})" if card["venue"] else ""  # of the user's own there is none
         yield "attention", f"{card['name']}: {card['title']}{venue}"

@@ -38,14 +38,18 @@ def show_weight(console: Console, record: Mapping[str, Any]) -> None:
 
 def show_difference(console: Console, record: Mapping[str, Any]) -> None:
     """Prints what attention adds to a network, in total and by site."""
-    signs = marks(console)
     show_heading(console, f"{record['model']} + {record['attn']}: {record['where']}")
     if record["refused"]:
         show_refused(console, record)
         console.print()
     show_cost(console, record)
     console.print()
-    per_site = record["cost"]["per_site"]
+    show_per_site(console, record["cost"]["per_site"])
+
+
+def show_per_site(console: Console, per_site: Sequence[Mapping[str, Any]]) -> None:
+    """Prints what each site adds; runs of equal ones are one row."""
+    signs = marks(console)
     runs = fold(per_site, lambda one: one["site"], lambda one: tuple(_figures(one)))
     rows = [
         [

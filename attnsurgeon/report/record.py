@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
+from attnsurgeon.report.surfaces import hint_of
 from attnsurgeon.sizes import InputSize, to_lists
 
 if TYPE_CHECKING:
     from attnsurgeon.attention.registry import Mechanism
     from attnsurgeon.checks.auditing import Audit
+    from attnsurgeon.checks.status import Status
     from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.comparing import Cost
     from attnsurgeon.cost.timing import Latency
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from attnsurgeon.errors import SurgeonError
     from attnsurgeon.models import Source
     from attnsurgeon.planning.plan import Plan
+    from attnsurgeon.recording.record import Traced
     from attnsurgeon.sites.site import Site
     from attnsurgeon.sites.survey import Survey
 
@@ -44,13 +47,27 @@ def operation_record(
         verification: of the operated network, where it was verified.
         output: the folder that was written.
     """
-    made = plan.record()
+    made = plan_record(plan, model)
     prices = {price.site: price for price in cost.per_site}
+    for site in made["sites"]:
+        site["macs"] = prices[site["path"]].macs
+        site["activations"] = prices[site["path"]].activations
+    return {
+        **made,
+        "cost": cost_record(cost),
+        "latency": None if latency is None else dataclasses.asdict(latency),
+        "verification": None if verification is None else verification_record(verification),
+        "output": output,
+        "load": None,
+    }
+
+
+def plan_record(plan: Plan, model: Mapping[str, Any]) -> Record:
+    """Returns what is planned, without what it costs, as plain values."""
+    made = plan.record()
     for site, cut in zip(made["sites"], plan.cuts, strict=True):
         site["resolution"] = list(cut.site.resolution or ())
         site["runs"], site["sizes"] = cut.place.calls, [list(size) for size in cut.sizes]
-        site["macs"] = prices[site["path"]].macs
-        site["activations"] = prices[site["path"]].activations
     return {
         **model,
         "attn": made["attn"],
@@ -61,11 +78,6 @@ def operation_record(
         "sites": made["sites"],
         "refused": made["refused"],
         "notes": list(plan.notes),
-        "cost": cost_record(cost),
-        "latency": None if latency is None else dataclasses.asdict(latency),
-        "verification": None if verification is None else verification_record(verification),
-        "output": output,
-        "load": None,
     }
 
 
@@ -145,7 +157,7 @@ def _priced_record(one: Priced, before: Weight) -> Record:
         if one.cost is None
         else [note for note in one.cost.after.notes if note not in before.notes],
         "error": None if one.refusal is None else one.refusal.what,
-        "hint": None if one.refusal is None else one.refusal.command or one.refusal.hint,
+        "hint": None if one.refusal is None else hint_of(one.refusal),
     }
 
 
@@ -187,6 +199,19 @@ def audit_record(audit: Audit) -> Record:
     }
 
 
+def status_record(found: Status) -> Record:
+    """Returns what stands where in an operated network, and what of it learns."""
+    return {
+        "model": found.model,
+        "sites": [dataclasses.asdict(site) for site in found.sites],
+        "params": found.params,
+        "trainable_params": found.trainable_params,
+        "all_params": found.all_params,
+        "trainable_percent": found.trainable_percent,
+        "notes": list(found.notes),
+    }
+
+
 def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
     """Returns sites of an analysed network."""
     return {
@@ -197,6 +222,32 @@ def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
         "sites": [site_record(site) for site in sites],
         "refused": [{"path": path, "reason": why} for path, why in found.refused.items()],
     }
+
+
+def modules_record(traced: Traced, weight: Weight) -> list[Record]:
+    """Returns every module of a network, the root first.
+
+    `shape` is that of its first output without the batch, None where it does not run or makes no
+    tensor; `params` and `macs` are those of all that is inside it.
+    """
+    from attnsurgeon.forwards.retype import original_class
+    from attnsurgeon.splicing.history import mark_of
+
+    rows = []
+    for path, module in traced.twin.named_modules(remove_duplicate=False):
+        calls = traced.calls.get(path, ())
+        made = calls[0].outputs if calls else ()
+        count, mark = weight.by_module[path], mark_of(module)
+        rows.append({
+            "path": path,
+            "type": original_class(module).__name__,
+            "shape": list(made[0].meta["shape"][1:]) if made else None,
+            "params": count.params,
+            "macs": count.macs,
+            "calls": len(calls),
+            "attn": None if mark is None else mark.attn,
+        })  # fmt: skip
+    return rows
 
 
 # What a network is made of, in the order in which data passes, and the roles of its values.
@@ -244,4 +295,5 @@ def card_record(card: Mechanism) -> Record:
     known = {name: value for name, value in card.args.items() if value is not Parameter.empty}
     required = [name for name in card.args if name not in known]
     inputs = list(card.inputs({}))
-    return {**facts, "action": card.action, "inputs": inputs, "args": known, "required": required}
+    more = {"inputs": inputs, "required": required, "meanings": dict(card.meanings)}
+    return {**facts, "action": card.action, "args": known, **more}

@@ -21,7 +21,7 @@ from attnsurgeon.sites.site import Site
 Status = Literal["ok", "noisy", "missing", "invalid"]
 FindSites = Callable[[str, Mapping[str, Any], tuple[int, ...] | None], Sequence[Site]]
 _SHOWN = 3  # paths in a detail
-_ALLOW = "if you trust the file, say so: attnsurgeon rules test FILE --trust-code"
+_ALLOW_COMMAND = "if you trust the file, say so: attnsurgeon rules test FILE --trust-code"
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,16 @@ def _run(test: RuleTest, file: RuleFile, find_sites: FindSites, trust: bool) -> 
         _refuse_untrusted(test.model, given, trust)
         sites = find_sites(test.model, given, test.input_size)
     except SurgeonError as error:
+        said = "; ".join(filter(None, (error.what, error.command or error.hint)))
         for rule_id in test.expect:
-            yield Outcome(rule_id, test.model, "invalid", str(error))
+            yield Outcome(rule_id, test.model, "invalid", said)
         return
     matches = {found.rule.id: found for found in match_rules(file, sites)}
     for rule_id, expectation in test.expect.items():
         found = matches[rule_id]
         failures = list(_failures(expectation, found))
-        for status, detail in failures or [("ok", f"{len(found.sites)} sites")]:
+        taken = len(found.sites)
+        for status, detail in failures or [("ok", f"{taken} site{'s' * (taken != 1)}")]:
             yield Outcome(rule_id, test.model, status, detail)
 
 
@@ -77,7 +79,7 @@ def _refuse_untrusted(spec: str, given: Mapping[str, Any], trust: bool) -> None:
     if wrong := reserved(given):
         raise ModelError(f"{names}; {wrong}")
     if not trust and (wrong := objection(spec, given) or out_of_size(spec, given, None)):
-        raise ModelError(f"{names}; {wrong}", _ALLOW)
+        raise ModelError(f"{names}; {wrong}", command=_ALLOW_COMMAND)
 
 
 def _failures(expected: Expectation, found: RuleMatches) -> Iterator[tuple[Status, str]]:

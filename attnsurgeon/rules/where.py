@@ -112,7 +112,7 @@ def _named(name: str, paper: Where | None) -> RuleFile:
     if paper is None or paper == PAPER:
         raise RuleError(
             f"{PAPER!r} is each mechanism's own placement, and no mechanism is named",
-            "name one with --attn",
+            "name one: attn='eca'",
         )
     return resolve_where(paper)
 

@@ -26,6 +26,7 @@ except ImportError:  # Windows: its drafts stay until somebody removes them
     fcntl = None
 
 _NAME = re.compile(r"\.attnsurgeon-([0-9a-f]{8})-[0-9a-f]{12}")
+_CALL = "give it a name that a file can have"
 _ELSEWHERE = "choose a place where you may write"
 
 
@@ -40,17 +41,21 @@ def named(path: str | os.PathLike[str], *, option: str) -> Path:
         UsageError: saying why.
     """
     if not os.fspath(path):
-        raise UsageError("the name of the output is empty", f"name it: {option}")
+        raise UsageError("the name of the output is empty", _CALL, command=f"name it: {option}")
     try:
         os.fspath(path).encode("utf-8")
         if "\0" in os.fspath(path):
             raise ValueError("it has a null byte")
         return Path(path).expanduser()
     except UnicodeError:
-        raise UsageError(f"{str(path)!r} is not UTF-8", f"choose another name: {option}") from None
+        raise UsageError(
+            f"{str(path)!r} is not UTF-8", _CALL, command=f"choose another name: {option}"
+        ) from None
     except (ValueError, RuntimeError) as error:  # RuntimeError: an unknown ~user
         why = str(error).rstrip(".")
-        raise UsageError(f"{str(path)!r} is not a path: {why}", f"name it: {option}") from error
+        raise UsageError(
+            f"{str(path)!r} is not a path: {why}", _CALL, command=f"name it: {option}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -26,12 +26,14 @@ def check_file(path: str | os.PathLike[str], overwrite: bool, *, option: str = "
     file = named(path, option=option)
     with refusing(path):
         if file.is_dir():
-            raise UsageError(f"{path} is a folder", f"name a file: {option}")
+            raise UsageError(f"{path} is a folder", "name a file", command=f"name a file: {option}")
         if os.path.lexists(file) and not (file.is_file() or file.is_symlink()):
-            raise UsageError(f"{path} is a device or a pipe", f"name a file: {option}")
+            raise UsageError(
+                f"{path} is a device or a pipe", "name a file", command=f"name a file: {option}"
+            )
         if os.path.lexists(file) and not overwrite:
             raise UsageError(
-                f"{path} exists", "choose another name, or allow to replace it: --overwrite"
+                f"{path} exists", "choose another name, or allow to replace it: overwrite=True"
             )
         if not file.parent.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
             raise UsageError(

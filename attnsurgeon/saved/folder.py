@@ -89,7 +89,7 @@ def _refuse_existing(target: Path, shown: object, overwrite: bool) -> None:
     entries = sorted(entry.name for entry in target.iterdir())
     ours = RECORD in entries or not entries
     if not overwrite:
-        hint = "choose another folder, or allow to replace it: overwrite=True (--overwrite)"
+        hint = "choose another folder, or allow to replace it: overwrite=True"
         raise UsageError(f"{shown} exists", hint if ours else "choose another folder")
     if not ours:
         raise UsageError(

@@ -85,12 +85,18 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
     file = folder / RECORD
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise ModelError(f"{path} {what}", "name a folder that Operation.save (-o) wrote")
+        raise ModelError(
+            f"{path} {what}",
+            "name a folder that Operation.save wrote",
+            command="name a folder that `attnsurgeon insert -o` wrote",
+        )
     if not file.is_file():
         raise ModelError(
             f"{path} has no {RECORD}: it is not a network saved after surgery",
-            "name a folder that Operation.save (-o) wrote; a file of weights alone is read by"
+            "name a folder that Operation.save wrote; a file of weights alone is read by"
             " load_model(..., checkpoint=FILE)",
+            command="name a folder that `attnsurgeon insert -o` wrote; a file of weights alone is"
+            " read with --checkpoint FILE",
         )
     refuse_links(folder, [file])
     record = read_record(file)
@@ -183,7 +189,7 @@ def _trained(saved: Saved, checkpoint: str | os.PathLike[str]) -> Checkpoint | N
         raise UsageError(
             f"{saved.path} needs no checkpoint of its base, and {read.name} has none of its"
             f" attention ({paths[0]}{' …' if len(paths) > 1 else ''})",
-            "leave it out: load(path); or give a file of the operated network's weights",
+            "leave it out, or give a file of the operated network's weights",
         )
     return read  # of attention without parameters, every file is of the operated network
 
@@ -204,7 +210,7 @@ def _base(
     if checkpoint is not None and (model is not None or not wants_file):
         raise UsageError(
             f"{saved.path} needs no checkpoint",
-            "leave it out: load(path)" if model is None else "the base network brings its weights",
+            "leave it out" if model is None else "the base network brings its weights",
         )
     if model is not None:
         if history(model):
@@ -216,12 +222,12 @@ def _base(
         raise ModelError(
             f"{saved.path} does not know how to build its base network, a"
             f" {saved.record['base']['class']}",
-            "build it yourself and pass it: attnsurgeon.load(path, model=base)",
+            "build it yourself and pass it: model=base",
         )
     if wants_file and checkpoint is None:
         raise ModelError(
             f"{saved.path} is an adapter for {source.spec} with the weights of {source.weights}",
-            "pass that file: attnsurgeon.load(path, checkpoint=FILE)",
+            "pass that file: checkpoint=FILE",
         )
     held_by = given if saved.mode == "adapter" else saved.weights
     if held_by is not None and is_index(Path(held_by)):  # its files lie beside it
@@ -252,7 +258,7 @@ def _check_base(saved: Saved, base: nn.Module, *, compare: bool) -> None:
         raise ModelError(
             f"the base network does not have the weights that the adapter {saved.path} was made"
             " for: their sha256 differs",
-            "give the base it was made from: attnsurgeon.load(path, model=base)",
+            "give the base it was made from: model=base",
         )
 
 

@@ -39,7 +39,7 @@ __all__ = ["MODES", "Origin", "check_output", "save_operation"]
 MODES = ("full", "adapter")
 WEIGHTS = {"full": "model.safetensors", "adapter": "adapter.safetensors"}
 BUFFERS = "buffers.safetensors"
-_SAVE_ALL = 'save all weights: mode="full" (--save full)'
+_SAVE_ALL = 'save all weights: mode="full"'
 
 
 def save_operation(
@@ -231,8 +231,8 @@ def _refuse_baseless(
         raise UsageError(
             "an adapter would be of no use: weights of the base network changed since the"
             f" operation ({which})",
-            f"{_SAVE_ALL}; attnsurgeon.freeze_backbone(model) before training keeps the base as"
-            " it is, running statistics included",
+            f"{_SAVE_ALL}; `freeze_backbone` before training keeps the base as it is, running"
+            " statistics included",
         )
     if source.weights.startswith("checkpoint"):
         return  # the file's name is known but not where it is; its sha256 is checked on loading
@@ -245,8 +245,8 @@ def _refuse_baseless(
         raise UsageError(
             f"an adapter would be of no use: {source.spec} ({source.weights}) does not give the"
             " weights that the base network has",
-            f"{_SAVE_ALL}; or build the base with load_model(..., pretrained=True) or checkpoint=,"
-            " so that its weights can be found again",
+            f"{_SAVE_ALL}; or build the base with pretrained=True or checkpoint=, so that its"
+            " weights can be found again",
         )
 
 

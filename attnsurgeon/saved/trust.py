@@ -22,8 +22,8 @@ from attnsurgeon.saved.folder import RECORD
 
 MOST_INPUT = 1 << 25  # numbers of one input: 3 x 3300 x 3300
 
-_GIVE = "build the base network yourself and pass it: attnsurgeon.load(path, model=base)"
-ALLOW = "if you trust it, say so: attnsurgeon.load(path, trust=True) (--trust-code)"
+_GIVE = "build the base network yourself and pass it: model=base"
+ALLOW = "if you trust it, say so: trust=True"
 
 
 def refuse_untrusted(source: Source, folder: Path, *, trust: bool, most: int | None) -> None:

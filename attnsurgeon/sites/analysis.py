@@ -85,8 +85,8 @@ def record(model: nn.Module, input_size: InputSize | None = None, example: Any =
     """Records one forward on an input, or on the first one that works."""
     if input_size is not None and example is not None:
         raise UsageError(
-            "both `input_size` and `example` say what the input is (--input-size, --input)",
-            "give one of them",
+            "both a size and an example say what the input is",
+            "give one of them: input_size= or example=",
         )
     if example is not None:
         return _on_example(model, form_of_example(example, model))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attnsurgeon.shown import brief
+
 ROLES = (
     "residual-branch",
     "residual-block",
@@ -37,7 +39,7 @@ class ModuleRef:
     type: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Site:
     """One value (or the operation that computes it) where surgery can happen.
 
@@ -99,6 +101,12 @@ class Site:
     grid: tuple[int, ...] | None = None
     beside: tuple[int, int] = (0, 0)
     no_stage: str = ""
+
+    def __repr__(self) -> str:
+        size = "x".join(str(n) for n in (self.channels or "?", *(self.resolution or ())))
+        stage = "" if self.stage is None else f", stage {self.stage}"
+        roles = ", ".join(sorted(self.roles))
+        return brief(self, f"{self.path}: {self.type} {size}{stage}, {roles}")
 
     @property
     def resolution(self) -> tuple[int, ...] | None:

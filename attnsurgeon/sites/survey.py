@@ -13,6 +13,7 @@ from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.recording.handed_on import handed_on
 from attnsurgeon.recording.memory import shared_memory
 from attnsurgeon.recording.record import Call, Event, Traced, key_of, keyed_events
+from attnsurgeon.shown import brief
 from attnsurgeon.sites.ascent import Skip, find_ascent
 from attnsurgeon.sites.blocks import Block, find_blocks, owner_of, spatial_convolution
 from attnsurgeon.sites.flow import (
@@ -48,7 +49,7 @@ _OPERATIONS = [
 ]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Survey:
     """The sites of one recorded network.
 
@@ -77,9 +78,14 @@ class Survey:
     blocks: Mapping[fx.Node, Call] = field(default_factory=dict)
     merges: Mapping[str, fx.Node] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
-    shallow: dict[str, Any] = field(default_factory=dict, repr=False)
-    alike: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-    kinds: dict[Hashable, int] = field(default_factory=dict, repr=False)
+    shallow: dict[str, Any] = field(default_factory=dict)
+    alike: dict[Hashable, Any] = field(default_factory=dict)
+    kinds: dict[Hashable, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        additions = f"{len(self.residuals):,} residual additions"
+        name = type(self.traced.twin).__name__
+        return brief(self, f"{name}: {len(self.sites):,} sites, {additions}")
 
     @cached_property
     def memory(self) -> dict[int, list[fx.Node]]:

@@ -97,6 +97,11 @@ def forget(model: nn.Module, paths: set[str]) -> None:
     remember(model, [record for record in kept if record["sites"]])
 
 
+def mark_of(module: nn.Module) -> Mark | None:
+    """What a module remembers of its cut, None for one that surgery did not insert."""
+    return module.__dict__.get(MARK)
+
+
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yields path and module of every attention that surgery put into `model`."""
     for path, module in model.named_modules():

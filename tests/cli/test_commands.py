@@ -1,11 +1,13 @@
+# ruff: noqa: RUF001 -- the sign between sizes is the reports' own
 """The commands that only look: plan, inspect, cost, compare, attn, rules."""
 
 import json
+import re
 
 import pytest
 import yaml
 
-from attnsurgeon.attention.registry import mechanisms
+from attnsurgeon.attention.registry import KINDS, mechanisms
 from attnsurgeon.rules.placements import placements, shipped_text
 from tests.cli.command import TINY, attnsurgeon
 
@@ -95,13 +97,48 @@ def test_inspect_narrows_by_role_and_by_placement():
     assert "blocks.1.norm" in text
 
 
-def test_inspect_draws_a_tree():
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of a tree by the name of their module, without the guides; the last of a name."""
+    lines = [line.strip(" │├└") for line in text.splitlines()]
+    return {cells[0]: cells[1:] for line in lines if len(cells := re.split(r"  +", line)) > 1}
+
+
+def test_inspect_draws_a_tree_with_shapes_parameters_and_macs():
     text = attnsurgeon("inspect", *NET, "--tree").out
-    nested = [line.strip(" │├└─").split("  ")[0] for line in text.splitlines()]
-    assert nested[3:6] == ["stem", "blocks", "0"]
-    assert nested.count("norm") == 3
-    assert "conv1" not in nested
-    assert attnsurgeon("inspect", *NET, "--tree", "--all").out.count("conv1") == 3
+    rows = rows_of(text)
+    assert list(rows)[:5] == ["module", f"{TINY}net", "stem", "blocks", "0"]
+    # A block: 32 -> 11 -> 32 channels, 3x3, biases in the first and a norm: of one of the two.
+    block = 32 * 11 * 9 + 11 + 11 * 32 * 9 + 2 * 32
+    assert rows["0"] == ["Block", "32×20×12", f"{block / 1000:.2f} k", "1.54 M"]
+    macs = (32 * 11 * 9 + 11 * 32 * 9 + 2 * 32) * 20 * 12  # fvcore: a norm is two an element
+    assert f"{macs / 1e6:.2f} M" == "1.54 M"
+    assert rows["fc"] == ["Linear", "7", "343", "336", "classifier"]
+    assert "residual-branch" in rows["norm"][-1]
+    assert "norm" not in rows["norm"][-1]  # which --all says
+    assert "conv1" not in rows
+    assert "1 single operation" in text or "single operations" in text
+    every = attnsurgeon("inspect", *NET, "--tree", "--all").out
+    assert rows_of(every)["conv1"] == ["Conv2d", "11×10×6", "4.76 k", "285 k", "conv"]
+
+
+def test_inspect_of_a_tree_as_json_has_the_modules():
+    record = attnsurgeon("inspect", *NET, "--tree", "--json").json()
+    late = next(module for module in record["modules"] if module["path"] == "late")
+    params = 48 * 11 * 9 + 11 + 11 * 48 * 9 + 2 * 48
+    assert (late["type"], late["shape"], late["params"]) == ("Block", [48, 10, 6], params)
+    assert "modules" not in attnsurgeon("inspect", *NET, "--json").json()
+
+
+@pytest.mark.parametrize("ask", [["--where", "depthwise"], ["--role", "decoder"]])
+def test_inspect_of_what_is_not_there_is_an_error_like_that_of_a_plan(ask):
+    done = attnsurgeon("inspect", *NET, *ask)
+    assert (done.code, done.out) == (4, "")
+    if ask[0] == "--where":
+        assert done.err == attnsurgeon("plan", *NET, "--attn", "se", *ask).err
+    else:
+        assert "no site has the role 'decoder'" in done.err
+        assert "roles found: " in done.err
+        assert "residual-branch" in done.err
 
 
 def test_cost_weighs_a_network_alone():
@@ -172,6 +209,61 @@ def test_every_mechanism_is_listed_and_has_a_card():
         assert mechanisms()[name].paper in shown.out
 
 
+def listed(*argv: str) -> list[str]:
+    return [one["name"] for one in attnsurgeon(*argv, "--json").json()]
+
+
+def test_mechanisms_are_listed_by_name_kind_start_and_placement():
+    assert listed("attn", "list", "e?a") == ["eca"]
+    assert listed("attn", "list", "*ca", "se") == ["se", "eca", "fca", "dca", "soca"]
+    assert listed("attn", "list", "--kind", "linked") == ["dia", "dca"]
+    natives = listed("attn", "list", "--kind", "gate", "--identity", "native")
+    assert "eca" in natives
+    assert "cbam" in natives
+    assert "nam" not in natives
+    assert "aff" not in natives
+    assert listed("attn", "list", "--placement", "late-*") == ["atac", "aff", "iaff"]
+
+
+def test_every_kind_and_every_start_can_be_asked_for():
+    kinds = {card.kind for card in mechanisms().values()}
+    assert kinds == set(KINDS)
+    for option, every in [("--kind", KINDS), ("--identity", ("native", "blend"))]:
+        found = [listed("attn", "list", option, one) for one in every]
+        assert sorted(name for names in found for name in names) == sorted(mechanisms())
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["attn", "list", "ecaa"], "did you mean 'eca'"),
+        (["attn", "list", "se", "--kind", "head"], "no mechanism se has --kind head"),
+        (["rules", "list", "bottlneck"], "did you mean 'bottleneck'"),
+    ],
+)
+def test_a_list_of_nothing_is_an_error(argv, said):
+    done = attnsurgeon(*argv)
+    assert (done.code, done.out) == (4, "")
+    assert said in done.err
+
+
+def test_placements_are_listed_by_name():
+    assert listed("rules", "list", "late-*", "st?m") == [
+        "late-activation",
+        "late-residual-add",
+        "stem",
+    ]
+    assert len(listed("rules", "list")) == len(placements())
+
+
+def test_a_card_says_of_each_argument_what_it_is():
+    text = attnsurgeon("attn", "show", "cbam").out
+    assert "reduction=16: r, by which the hidden layer of the channel gate is narrower." in text
+    for card in mechanisms().values():
+        assert set(card.meanings) == set(card.args), card.name
+        assert all(said.endswith(".") for said in card.meanings.values())
+
+
 def test_a_card_as_json_has_its_arguments():
     card = attnsurgeon("attn", "show", "se", "--json").json()
     assert card["args"]["reduction"] == 16
@@ -216,6 +308,38 @@ def test_a_rule_test_that_fails_exits_with_1(tmp_path):
     assert done.code == 1
     assert [one["status"] for one in done.json()[0]["outcomes"]] == ["missing"]
     assert "1 rule test failed" in done.err
+
+
+def test_every_mistake_of_every_file_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = "version: 1\nrules:\n"
+    rules = [
+        "  - {id: one, match: {chanels: 3, stage: x}, attn: ecaa}\n",
+        "  - {id: two, match: {site: stem}, attn: {type: se, reductoin: 3}}\n",
+        "  - {id: two, match: {site: stem}, attn: se}\n",
+    ]
+    (tmp_path / "bad.yaml").write_text(head + "".join(rules))
+    (tmp_path / "good.yaml").write_text(head + rules[2])
+    (tmp_path / "tabs.yaml").write_text(head + "\t- id: one\n")
+    done = attnsurgeon("rules", "check", "bad.yaml", "good.yaml", "tabs.yaml", "gone.yaml")
+    assert (done.code, done.out) == (4, "good.yaml: fine (two)\n")
+    said = done.err.splitlines()
+    assert [line.split(" ")[0] for line in said[1:]] == [
+        "bad.yaml:3:42:", "bad.yaml:3:52:", "bad.yaml:4:42:", "tabs.yaml:3:1:", "there",
+    ]  # fmt: skip
+    assert said[0].startswith("error: bad.yaml:3:23: 'chanels' is not a matcher key")
+    assert "'ecaa'" in said[2]
+    assert "did you mean 'eca'" in said[2]
+    assert "'reductoin'" in said[3]
+    one = attnsurgeon("plan", *NET, "--rules", "bad.yaml")
+    assert "(and 3 more)" in one.err
+    assert "hint: `attnsurgeon rules check bad.yaml` lists them" in one.err
+
+
+def test_the_reference_has_every_key_of_a_matcher():
+    text = attnsurgeon("rules", "reference").out
+    for key in ("site", "stage", "channels", "nth", "inside", "conv_stride"):
+        assert re.search(rf"^\| `{key}` \|", text, re.MULTILINE)
 
 
 def test_the_schema_is_a_json_schema():

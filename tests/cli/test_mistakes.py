@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.cli.command import TINY, attnsurgeon
+from tests.cli.test_surfaces import keywords_in
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
 HEAD = "version: 1\nname: mine\n"
@@ -156,6 +157,7 @@ def test_a_mistake_is_one_message_an_exit_code_and_nothing_written(argv, code, s
     assert done.out == ""
     assert re.search(said, done.err, re.DOTALL), done.err
     assert "Traceback" not in done.err
+    assert keywords_in(done.err) == []
     starts = [line for line in done.err.splitlines() if line.lower().startswith("error:")]
     assert len(starts) == 1
     assert everything(here) == before
@@ -254,6 +256,7 @@ def test_a_mistake_in_any_command_is_answered(argv, code, said, here):
     assert done.out == ""
     assert said in done.err
     assert "Traceback" not in done.err
+    assert keywords_in(done.err) == []
     assert everything(here) == before
 
 

@@ -129,13 +129,16 @@ class Asks(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (nn.Conv2d(1, 16, 3), "the first layer is stem.1, Conv2d(1, 16): give --input-size 1,H,W"),
-        (nn.Conv1d(12, 8, 3), "the first layer is stem.1, Conv1d(12, 8): give --input-size 12,L "),
-        (nn.Conv3d(2, 8, 3), "Conv3d(2, 8): give --input-size 2,D,H,W (input_size=(2, D, H, W))"),
+        (
+            nn.Conv2d(1, 16, 3),
+            "the first layer is stem.1, Conv2d(1, 16): give input_size=(1, H, W)",
+        ),
+        (nn.Conv1d(12, 8, 3), "the first layer is stem.1, Conv1d(12, 8): give input_size=(12, L),"),
+        (nn.Conv3d(2, 8, 3), "Conv3d(2, 8): give input_size=(2, D, H, W)"),
         (nn.Linear(10, 5), "stem.1, Linear(10, 5): give"),
         (nn.Linear(10, 5), "example=torch.randn(2, 10)"),
         (nn.Embedding(99, 5), "example=torch.randint(99, (2, 16))"),
-        (nn.ReLU(), "--input FILE.pt"),
+        (nn.ReLU(), "example=torch.randn(2, 3, 224, 224)"),
     ],
 )
 def test_what_the_first_layer_says_is_in_the_message(layer, said):

@@ -188,7 +188,7 @@ def test_a_keyword_that_is_misspelt_is_said_with_the_nearest():
 def test_what_does_not_fit_is_told_how_the_forward_is_called():
     with pytest.raises(SurgeonError, match=r"forward\(x, timesteps, context=\.\.\.\)"):
         attnsurgeon.find_sites(Diffusion(), example=torch.randn(2, 3, 16, 16))
-    with pytest.raises(SurgeonError, match=r"takes x, timesteps.*--input FILE\.pt"):
+    with pytest.raises(SurgeonError, match=r"takes x, timesteps.*example=\(x, timesteps\)"):
         attnsurgeon.find_sites(Diffusion())
 
 

@@ -70,7 +70,7 @@ def test_every_input_counts_in_the_price():
 
 
 def test_a_missing_input_is_named_and_how_to_give_it():
-    with pytest.raises(SurgeonError, match=r"depth.*\n.*--input-size 3,64,64 --input-size"):
+    with pytest.raises(SurgeonError, match=r"depth.*\n.*input_size=\(\(3, 64, 64\), "):
         attnsurgeon.find_sites(ImageAndDepth())
 
 

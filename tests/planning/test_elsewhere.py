@@ -10,6 +10,7 @@ import pytest
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError
 from attnsurgeon.operate import plan_rules, rules_for
 from attnsurgeon.planning.plan import Plan
+from attnsurgeon.report.surfaces import hint_of
 from attnsurgeon.rules.parse import parse_rules
 from attnsurgeon.sites.survey import Survey
 from tests.nets.unadded import Whole
@@ -38,7 +39,7 @@ def test_the_answer_says_what_is_missing_and_what_would_work():
         "expands first; this network has none"
     )
     assert error.hint == "try where='residual-branch' (8 sites)"
-    assert error.command == "try --where residual-branch (8 sites)"
+    assert hint_of(error) == "try --where residual-branch (8 sites)"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,9 @@ def test_the_answer_says_what_is_missing_and_what_would_work():
 )
 def test_what_it_names_takes_the_mechanism_at_as_many_sites(name, network, place):
     survey = survey_of(network)
-    named = re.fullmatch(r"try --where ([\w-]+) \((\d+) sites?\)", refusal(name, survey).command)
+    named = re.fullmatch(
+        r"try --where ([\w-]+) \((\d+) sites?\)", hint_of(refusal(name, survey)) or ""
+    )
     assert named
     assert named[1] == place
     assert sum(1 + len(cut.shared) for cut in asked(name, survey, place)) == int(named[2])
@@ -76,7 +79,9 @@ def test_a_mechanism_that_all_its_own_sites_refuse_has_both_ways_on():
     assert error.hint == (
         "the largest that works here is reduction=3; or try where='depthwise' (17 sites)"
     )
-    assert error.command.endswith("; or try --where depthwise (17 sites)")
+    assert hint_of(error) == (
+        "the largest that works here is --arg reduction=3; or try --where depthwise (17 sites)"
+    )
 
 
 def test_a_placement_that_was_asked_for_by_name_is_answered_with_its_own_sites():

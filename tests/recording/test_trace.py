@@ -170,7 +170,7 @@ def test_a_wrong_size_is_a_model_error_that_names_the_size():
     with pytest.raises(ModelError, match=r"cannot be run on an input of \(2, 4, 13, 11\)") as error:
         trace(Net(Plain()), image(4, 13, 11))
     assert error.value.hint is not None
-    assert "--input-size" in error.value.hint
+    assert "input_size=(3, 224, 224)" in error.value.hint
 
 
 def test_a_network_on_meta_that_needs_numbers_is_refused():

@@ -31,6 +31,7 @@ ECA = {
     "spatial": False,
     "args": {"kernel_size": None},
     "required": [],
+    "meanings": {"kernel_size": "k, odd; None for the paper's function of C."},
 }
 
 
@@ -241,3 +242,36 @@ NETWORK: dict[str, Any] = {
     ],
     "refused": [{"path": "pos:add", "reason": "one term is a parameter"}],
 }  # fmt: skip
+
+
+def module(path: str, kind: str, shape: list[int], params: int, macs: int, **more: Any) -> Any:
+    """A module as `modules_record` writes it."""
+    about = {"path": path, "type": kind, "shape": shape, "params": params, "macs": macs}
+    return {**about, "calls": 1, "attn": None, **more}
+
+
+NETWORK["modules"] = [
+    module("", "TwoStage", [1000], 11_689_512, 1_814_073_344),
+    module("stem", "Sequential", [64, 112, 112], 9_536, 119_214_080),
+    module("stem.conv", "Conv2d", [64, 112, 112], 9_408, 118_013_952),
+    module("stem.norm", "BatchNorm2d", [64, 112, 112], 128, 1_605_632),
+    *(
+        made
+        for stage, blocks in [(1, 2), (2, 3)]
+        for made in (
+            module(f"layer{stage}", "Sequential", [64 * stage, 56, 56], 999 * blocks, 10_000_000),
+            *(
+                made
+                for block in range(blocks)
+                for made in (
+                    module(f"layer{stage}.{block}", "Block", [64 * stage, 56, 56], 999, 5_000_000),
+                    module(f"layer{stage}.{block}.conv2", "Conv2d", [64 * stage, 56, 56], 576, 0),
+                    module(f"layer{stage}.{block}.bn2", "BatchNorm2d", [64 * stage, 56, 56], 99, 0),
+                    module(f"layer{stage}.{block}.attn", "ECA", [64 * stage, 56, 56], 3, 131,
+                           attn="eca"),
+                )
+            ),
+        )
+    ),
+    module("drop", "Dropout", [1000], 0, 0),
+]  # fmt: skip

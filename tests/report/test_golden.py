@@ -9,7 +9,8 @@ import pytest
 
 from attnsurgeon.report.cards import show_card, show_cards
 from attnsurgeon.report.folder import show_checkup
-from attnsurgeon.report.network import show_list, show_network, show_tree
+from attnsurgeon.report.modules import show_tree
+from attnsurgeon.report.network import show_list, show_network
 from attnsurgeon.report.operation import show_operation, show_saved
 from attnsurgeon.report.pricing import show_comparison, show_difference, show_weight
 from attnsurgeon.report.rulebook import show_outcomes, show_placements, show_reasons

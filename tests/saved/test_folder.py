@@ -129,8 +129,8 @@ def test_only_where_overwriting_helps_the_hint_says_so(crowded):
             check_output(crowded / name)
         hints[name] = caught.value.hint
 
-    assert "--overwrite" in hints["ours"]
-    assert "--overwrite" not in hints["folder"]
+    assert "overwrite=True" in hints["ours"]
+    assert "overwrite=True" not in hints["folder"]
 
 
 def test_an_empty_name_is_refused():

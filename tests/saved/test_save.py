@@ -325,7 +325,7 @@ def test_an_adapter_is_refused_where_the_base_could_not_be_had_again(tmp_path, l
     with pytest.raises(UsageError, match=why) as caught:
         operation.save(tmp_path / "out", mode="adapter")
 
-    assert "--save full" in (caught.value.hint or "")
+    assert 'mode="full"' in (caught.value.hint or "")
     assert not (tmp_path / "out").exists()
     assert operation.save(tmp_path / "out").is_dir()
 

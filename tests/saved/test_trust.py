@@ -39,7 +39,7 @@ def test_your_own_code_is_run_only_where_you_say_so(folder, tmp_path):
 
     for said in (str(folder / "surgery.json"), "own_net.py:make", f"in {tmp_path}/own_net.py"):
         assert said in caught.value.what
-    for way in ("trust=True", "--trust-code", "model=base"):
+    for way in ("trust=True", "model=base"):
         assert way in (caught.value.hint or "")
     assert attnsurgeon.load(folder, trust=True)
     assert attnsurgeon.load(folder, model=attnsurgeon.load_model(f"{tmp_path}/own_net.py:make"))

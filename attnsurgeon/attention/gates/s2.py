@@ -142,7 +142,7 @@ def count(channels: int, rank: int) -> int:
         "one; sixths of the channels for quarters",
     ),
     lighter="with 8C^2 parameters a site it is meant for narrow networks; at the last feature map "
-    "alone (--where head) a ResNet-50 gets one instead of sixteen",
+    "alone (the placement head) a ResNet-50 gets one instead of sixteen",
 )
 class S2(nn.Module):
     """Mixes channels and neighbouring positions; it replaces the value instead of scaling it.

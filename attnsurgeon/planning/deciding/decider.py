@@ -96,7 +96,7 @@ class Decider:
             return
         note = (
             f"{len(deep)} of {len(spatial)} spatial convolutions are depthwise, which its own "
-            "placement leaves out; for such networks there is --where depthwise"
+            "placement leaves out; for such networks there is the placement depthwise"
         )
         self.cuts = [replace(c, place=noted(c.place, note)) for c in self.cuts]
 

@@ -103,7 +103,7 @@ def test_a_placement_that_finds_only_the_stem_says_so(name):
     args = {"reduction": 3}  # the stem's three channels have none of 16
     (cut,) = attnsurgeon.plan(model, "aw", attn_args=args)
     assert "spatial convolutions are depthwise" in cut.place.note
-    assert "--where depthwise" in cut.place.note
+    assert "placement depthwise" in cut.place.note
     assert all(c.place.note == "" for c in attnsurgeon.plan(model, "simam"))
 
 
