@@ -154,19 +154,10 @@ def outline(name: str) -> dict[str, list]:
     }
 
 
-@pytest.mark.parametrize("name", [page for page in PAGES if page != "docs/rules.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_a_chinese_page_has_the_same_headings_tables_items_and_figures(name):
     english, translated = map(outline, both(name))
     assert english == translated
-
-
-def test_the_rules_are_the_same_page_but_for_the_reference():
-    english, translated = map(outline, both("docs/rules.md"))
-    start = read("docs/rules.md").index("# Reference")
-    own = read("docs/rules.md")[start:]
-    assert english["items"] == translated["items"]
-    assert english["headings"] == translated["headings"] + re.findall(r"^#+ ", own, re.MULTILINE)
-    assert english["columns"][: len(translated["columns"])] == translated["columns"]
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -204,14 +195,8 @@ def test_every_placement_and_every_role_is_in_the_rules(name):
     assert sorted(roles) == sorted(ROLES)
 
 
-def test_the_reference_of_the_rules_is_the_one_of_their_models():
-    shown = re.search(
-        r"<!-- rule reference -->\n(.*?)\n<!-- rule reference end -->",
-        read("docs/rules.md"),
-        re.DOTALL,
-    )
-    assert shown
-    assert shown[1] == reference().strip()
+def test_the_page_of_the_keys_is_the_one_that_the_models_make():
+    assert read("docs/matchers.md") == reference()
 
 
 @pytest.mark.parametrize("name", READMES)
