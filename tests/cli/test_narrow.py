@@ -86,7 +86,15 @@ def words(text: str) -> Counter[str]:
     return Counter(re.findall(r"[^\W_]", text))
 
 
-@pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv))
+# The others are made of the same tables.
+FAST = ("plan", "inspect", "status", "attn")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [pytest.param(a, marks=() if a[0] in FAST else pytest.mark.slow) for a in COMMANDS],
+    ids=lambda argv: " ".join(argv),
+)
 def test_every_table_fits_and_cuts_nothing(argv, here, monkeypatch):
     narrow, wide = (printed(argv, width, monkeypatch) for width in (WIDTH, 4000))
     assert len(narrow) > 40

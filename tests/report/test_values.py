@@ -98,6 +98,7 @@ def test_every_value_and_all_that_it_leads_to_is_bounded(returned):
     assert {path: repr(v) for path, v in seen.values() if not bounded(repr(v))} == {}
 
 
+@pytest.mark.slow
 def test_every_card_is_bounded_and_names_its_paper(returned):
     for card in returned["mechanisms"].values():
         assert bounded(repr(card)), card.name
