@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from attnsurgeon.saved.restore import load
     from attnsurgeon.sites.site import Site
     from attnsurgeon.splicing.folding import fold
-    from attnsurgeon.splicing.removing import remove
+    from attnsurgeon.splicing.switching import disabled
+    from attnsurgeon.splicing.thinning import remove
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
 
 install()
@@ -38,6 +39,7 @@ _HOMES = {
     "Status": "checks.status",
     "audit": "checks.auditing",
     "create_attention": "attention.registry",
+    "disabled": "splicing.switching",
     "estimate": "operate",
     "find_sites": "operate",
     "fold": "splicing.folding",
@@ -48,7 +50,7 @@ _HOMES = {
     "mechanisms": "attention.registry",
     "param_groups": "training.finetune",
     "plan": "operate",
-    "remove": "splicing.removing",
+    "remove": "splicing.thinning",
     "status": "checks.status",
     "unfreeze": "training.finetune",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "audit",
     "create_attention",
+    "disabled",
     "estimate",
     "find_sites",
     "fold",

@@ -18,7 +18,7 @@ from attnsurgeon.operate import carry_out
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.origin import measure
 from attnsurgeon.saved.restore import Saved, load, read_folder
-from attnsurgeon.splicing.removing import remove
+from attnsurgeon.splicing.removing import remove_all
 from attnsurgeon.splicing.replay import replan
 
 
@@ -90,7 +90,7 @@ def check_folder(
     network = load(path, model=model, checkpoint=checkpoint, trust=trust, attn=attn, **taking)
     network.eval()
     base = copy.deepcopy(network)
-    remove(base, refill=True)
+    remove_all(base, refill=True)
     known = saved.record["base"]["sha256"]
     afresh = []
     plan = None

@@ -31,8 +31,8 @@ WINGS: dict[str, str] = {
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
-    "splicing": "parts channels_first configs makeup history rewriting removing splice replay "
-    "folding",
+    "splicing": "parts channels_first configs makeup history selecting switching rewriting "
+    "removing splice replay folding thinning",
     "cost": "",
     "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file trust code origin weights base loading card save restore "

@@ -19,7 +19,7 @@ from attnsurgeon.recording.twin import meta_twin
 from attnsurgeon.saved.origin import base_tensors
 from attnsurgeon.saved.trust import cannot_be_built, refuse_untrusted
 from attnsurgeon.saved.weights import cast_to, strides_of
-from attnsurgeon.splicing.removing import remove
+from attnsurgeon.splicing.removing import remove_all
 
 
 def find_source(model: nn.Module, *, weights: bool) -> Source | None:
@@ -33,7 +33,7 @@ def find_source(model: nn.Module, *, weights: bool) -> Source | None:
         weights: whether the source has to tell of the weights, too, for an adapter.
     """
     twin = meta_twin(model)
-    remove(twin, refill=True)  # only its form is compared
+    remove_all(twin, refill=True)  # only its form is compared
     noted = source_of(twin)
     if noted is not None and _at_the_hub(noted.spec) and not weights:
         # A hub's configuration may change or be out of reach; the name it stands for does not.

@@ -36,16 +36,34 @@ def history(model: nn.Module) -> tuple[dict[str, Any], ...]:
     return model.__dict__.get(HISTORY, ())
 
 
-def remember(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
-    """Makes these records the history of a network, and of the config it is saved with."""
+def remember(
+    model: nn.Module,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    base: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Makes these records the history of a network, and of the config it is saved with.
+
+    Args:
+        model: the network.
+        records: of its operations, oldest first.
+        base: the shapes that it had before the first, where that is not what it has now.
+    """
     model.__dict__.pop(HISTORY, None)
     if records:
         model.__dict__[HISTORY] = tuple(records)
-        if _BASE not in model.__dict__:
+        if base is not None:
+            model.__dict__[_BASE] = base
+        elif _BASE not in model.__dict__:
             model.__dict__[_BASE] = _shapes(model)
     else:
         model.__dict__.pop(_BASE, None)
     write_config(model, records)
+
+
+def base_shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]] | None:
+    """Name -> shape of the tensors that an operated network had before its first operation."""
+    return model.__dict__.get(_BASE)
 
 
 def added(model: nn.Module) -> frozenset[str]:

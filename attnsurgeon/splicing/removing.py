@@ -46,7 +46,7 @@ def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Mod
 
 
 @known_state()
-def remove(model: nn.Module, *, refill: bool = False) -> None:
+def remove_all(model: nn.Module, *, refill: bool = False) -> None:
     """Takes every inserted attention out again: the original network, in place.
 
     Args:
@@ -58,10 +58,7 @@ def remove(model: nn.Module, *, refill: bool = False) -> None:
     """
     gone = [path for path, m in model.named_modules() if _STRIPPED in m.__dict__]
     if gone and not refill:
-        raise ModelError(
-            f"{gone[0]} was replaced under init='paper', so its weights are gone",
-            "insert into a copy and keep the original, or use init='identity'",
-        )
+        raise weights_gone(gone[0])
     for module in list(model.modules()):
         if original_class(module) is not type(module):
             module.__class__ = original_class(module)
@@ -75,6 +72,14 @@ def remove(model: nn.Module, *, refill: bool = False) -> None:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [k for k, h in hooks.items() if isinstance(h, (OutputTap, InputTap))]:
                 del hooks[key]
+
+
+def weights_gone(path: str) -> ModelError:
+    """Returns the error for a layer that was replaced for good, and is asked for again."""
+    return ModelError(
+        f"{path} was replaced under init='paper', so its weights are gone",
+        "insert into a copy and keep the original, or use init='identity'",
+    )
 
 
 def _drop_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:

@@ -18,7 +18,7 @@ import attnsurgeon
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import ModelError, RuleError, UsageError
 from attnsurgeon.splicing.history import inserted
-from attnsurgeon.splicing.removing import remove
+from attnsurgeon.splicing.removing import remove_all
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ultralytics")
@@ -194,7 +194,7 @@ def fused_and_not(operated: Any) -> tuple[float, float]:
     """How far fuse() moves the boxes, and how far the attention does, which all survives."""
     x = image()
     expected, base = outputs(operated, x)[0], copy.deepcopy(operated)
-    remove(base)
+    remove_all(base)
     fused = copy.deepcopy(operated)
     fused.fuse(verbose=False)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
