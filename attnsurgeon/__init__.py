@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
     from attnsurgeon.saved.restore import load
+    from attnsurgeon.saved.save import save
     from attnsurgeon.sites.site import Site
     from attnsurgeon.splicing.folding import fold
     from attnsurgeon.splicing.switching import disabled
@@ -51,6 +52,7 @@ _HOMES = {
     "param_groups": "training.finetune",
     "plan": "operate",
     "remove": "splicing.thinning",
+    "save": "saved.save",
     "status": "checks.status",
     "unfreeze": "training.finetune",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "param_groups",
     "plan",
     "remove",
+    "save",
     "status",
     "unfreeze",
 ]

@@ -83,7 +83,7 @@ class Operation(Shown):
 
     @known_state()
     def save(self, path: str | Path, *, overwrite: bool = False, mode: str = "full") -> Path:
-        """Writes the folder that `attnsurgeon.load` reads: no pickle, all or nothing.
+        """Writes the folder that `attnsurgeon.load` reads, as `attnsurgeon.save` does.
 
         Args:
             path: the folder.

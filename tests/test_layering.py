@@ -35,8 +35,8 @@ WINGS: dict[str, str] = {
     "removing splice replay folding thinning",
     "cost": "",
     "checks": "auditing status finite learning verify",
-    "saved": "schema drafts folder file trust code origin weights base loading card save restore "
-    "exporting",
+    "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
+    "save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",
@@ -68,6 +68,7 @@ DOORS = {
     "rich": "report",
     "click": "cli",
     "safetensors": ("saved", "models"),
+    "huggingface_hub": ("saved", "models"),
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "shipped" not in path.parts)
 

@@ -29,18 +29,36 @@ def identify(model: nn.Module) -> Source | None:
         model: is only read.
     """
     for source in _origins(model):
-        for candidate in _variants(source, model):
+        todo = list(_variants(source, model))
+        while todo:
+            candidate = todo.pop(0)
             try:
                 twin = build_on_meta(candidate.spec, **candidate.model_args)
             except ModelError:  # a guess that cannot be built is a wrong guess
                 continue
             if type(twin) is not type(model):
                 break  # no argument makes it another class
-            if _shapes(twin) == _shapes(model):
-                if repr(twin) == repr(model) and _settings(twin) == _settings(model):
-                    return candidate
-                break  # nor, with shapes as they are, another arithmetic
+            if _shapes(twin) != _shapes(model):
+                number = _classes_of_its_head(model, twin)
+                said = _with(source, {"num_classes": number})
+                if number is not None and candidate != said and said not in todo:
+                    todo.append(said)
+                continue
+            if repr(twin) == repr(model) and _settings(twin) == _settings(model):
+                return candidate
+            break  # nor, with shapes as they are, another arithmetic
     return None
+
+
+def _classes_of_its_head(model: nn.Module, twin: nn.Module) -> int | None:
+    """The number of outputs of a classifier that was put in by hand, if only it is different."""
+    ours, theirs = model.state_dict(), twin.state_dict()
+    if list(ours) != list(theirs):
+        return None
+    other = [name for name, tensor in ours.items() if tensor.shape != theirs[name].shape]
+    sizes = {(len(ours[name]), len(theirs[name])) for name in other if ours[name].dim()}
+    inside = all(ours[name].shape[1:] == theirs[name].shape[1:] for name in other)
+    return next(iter(sizes))[0] if inside and len(sizes) == 1 else None
 
 
 def _origins(model: nn.Module) -> Iterator[Source]:
@@ -87,7 +105,11 @@ def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
 
 
 def _settings(model: nn.Module) -> list[dict[str, Any]]:
-    return [plain_settings(vars(module)) for module in model.modules()]
+    """The plain settings of every layer. What a network says of its classes is left out: a
+    classifier put in by hand leaves it as it was, and the shapes tell.
+    """
+    found = [plain_settings(vars(module)) for module in model.modules()]
+    return [{k: v for k, v in one.items() if k != "num_classes"} for one in found]
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, Any]]:

@@ -51,6 +51,11 @@ class Origin:
         return [name for name in names if self.tensors.get(name) != other.tensors.get(name)]
 
 
+def noted(model: nn.Module) -> Origin:
+    """Return the origin that an operated network carries; one that knows nothing without a note."""
+    return model.__dict__.get(_NOTE) or Origin(None)
+
+
 def note(model: nn.Module, origin: Origin) -> None:
     """Write an origin on a network as a plain attribute; copies and pickles carry it."""
     model.__dict__[_NOTE] = origin

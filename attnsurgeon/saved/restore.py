@@ -27,6 +27,7 @@ from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.code import admit_attention
 from attnsurgeon.saved.folder import RECORD
+from attnsurgeon.saved.hub import fetched, is_at_hub
 from attnsurgeon.saved.loading import Loading, loading
 from attnsurgeon.saved.origin import Origin, measure, note
 from attnsurgeon.saved.save import BUFFERS, WEIGHTS
@@ -76,24 +77,29 @@ class Saved:
 
 
 def read_folder(path: str | os.PathLike[str]) -> Saved:
-    """Read the record of a folder that `Operation.save` wrote; the weights are not touched.
+    """Read the record of a folder that `save` wrote; the weights are not touched.
+
+    Args:
+        path: of the folder; or `hf-hub:ORG/NAME`, which is fetched into the hub's cache.
 
     Raises:
         ModelError: it is no such folder, it is damaged, or a newer version wrote it.
     """
+    if is_at_hub(path):
+        path = fetched(str(path))
     folder = Path(path)
     file = folder / RECORD
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise ModelError(
             f"{path} {what}",
-            "name a folder that Operation.save wrote",
+            "name a folder that attnsurgeon.save wrote",
             command="name a folder that `attnsurgeon insert -o` wrote",
         )
     if not file.is_file():
         raise ModelError(
             f"{path} has no {RECORD}: it is not a network saved after surgery",
-            "name a folder that Operation.save wrote; a file of weights alone is read by"
+            "name a folder that attnsurgeon.save wrote; a file of weights alone is read by"
             " load_model(..., checkpoint=FILE)",
             command="name a folder that `attnsurgeon insert -o` wrote; a file of weights alone is"
             " read with --checkpoint FILE",
@@ -140,7 +146,8 @@ def load(
     the result is in training mode and every parameter is trainable.
 
     Args:
-        path: a folder that `Operation.save` wrote.
+        path: a folder that `save` wrote, or `hf-hub:ORG/NAME` for one of the Hugging Face hub, to
+            which it was pushed; `hf-hub:ORG/NAME@REVISION` for an earlier state of it.
         model: the base network, where it cannot be built from what the folder knows, or should
             not be; it is copied. Of an adapter, with its weights.
         checkpoint: a file of the operated network's weights, trained since: a state dict, what a

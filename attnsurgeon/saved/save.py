@@ -1,4 +1,4 @@
-"""Operation -> folder: `surgery.json`, the weights as safetensors, and a README."""
+"""Operated network -> folder: `surgery.json`, the weights as safetensors, and a README."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models import Source, left_random
 from attnsurgeon.plain import to_plain
 from attnsurgeon.planning.plan import Plan
+from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.base import (
     Form,
     find_source,
@@ -27,19 +28,69 @@ from attnsurgeon.saved.base import (
 )
 from attnsurgeon.saved.card import write_card
 from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
-from attnsurgeon.saved.origin import Origin, attention_prefixes, measure
+from attnsurgeon.saved.hub import check_repository, push
+from attnsurgeon.saved.origin import Origin, attention_prefixes, measure, noted
+from attnsurgeon.saved.pricing import price
 from attnsurgeon.saved.schema import FORMAT, FORMAT_VERSION
 from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
+from attnsurgeon.sizes import InputSize, each, to_lists, together
 from attnsurgeon.splicing.history import history, inserted
+from attnsurgeon.splicing.selecting import operated_in
 from attnsurgeon.version import __version__
 
-__all__ = ["MODES", "Origin", "check_output", "save_operation"]
+__all__ = ["MODES", "Origin", "check_output", "save", "save_operation"]
 
 MODES = ("full", "adapter")
 WEIGHTS = {"full": "model.safetensors", "adapter": "adapter.safetensors"}
 BUFFERS = "buffers.safetensors"
 _SAVE_ALL = 'save all weights: mode="full"'
+
+
+@known_state()
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    mode: str = "full",
+    push_to_hub: str | None = None,
+) -> Path:
+    """Write an operated network to a folder that `attnsurgeon.load` reads.
+
+    However it came about: operated here, loaded, unpickled, of `from_pretrained`, trained since,
+    with another classifier since. All or nothing: after an error or a crash there is the folder of
+    before, or none, or the new one. Nothing is pickled.
+
+    Args:
+        model: a network that carries the records of its operations, on any device.
+        path: of the folder; its parents are created.
+        overwrite: replace a folder that this tool wrote.
+        mode: "full" for all weights; "adapter" for those of the attention only, where the base
+            network can be had again and still has the weights it had.
+        push_to_hub: `ORG/NAME` of a repository of the Hugging Face hub to which the folder is
+            uploaded as well; it is created where it does not exist.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: the folder cannot be written, the network has no attention, or cannot be saved
+            that way; or the hub does not take it.
+        CheckFailed: the network no longer has the attention that was put in.
+        ModelError: it can no longer be run on the input that it was operated with.
+    """
+    check_mode(mode)
+    check_output(path, overwrite)
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
+    refuse_unoperated(model)
+    _refuse_lost(model)
+    cost = price(model, together(each(history(model)[-1]["input_size"])))
+    written = write_network(path, model, cost, noted(model), overwrite=overwrite, mode=mode)
+    if push_to_hub is not None:
+        push(written, push_to_hub)
+    return written
 
 
 def save_operation(
@@ -52,37 +103,61 @@ def save_operation(
     overwrite: bool = False,
     mode: str = "full",
 ) -> Path:
-    """Write an operated network to a folder that `attnsurgeon.load` reads.
-
-    All or nothing: after an error or a crash there is the folder of before, or none, or the new
-    one. Nothing is pickled.
+    """Write the network of an operation, as `save` does; refuse one that was operated since.
 
     Args:
-        path: of the folder; its parents are created.
-        model: the operated network.
+        path, model, overwrite, mode: as for `save`.
         plan: what was last carried out on it; all earlier operations are saved, too.
         cost: of that plan.
         origin: of the base network.
-        overwrite: replace a folder that this tool wrote.
-        mode: "full" for all weights; "adapter" for those of the attention, where the base network
-            can be had again and still has the weights it had.
-
-    Returns:
-        The path.
-
-    Raises:
-        UsageError: the folder cannot be written, or the network cannot be saved that way.
-        CheckFailed: the network no longer has the attention that was put in.
     """
+    check_mode(mode)
+    check_output(path, overwrite)
+    records = history(model)
+    if not records or records[-1] != plan.record():
+        what = "has been operated on again since" if records else "has no attention any more"
+        raise CheckFailed(
+            f"this operation cannot be saved: its network {what}",
+            "save the network as it is now: attnsurgeon.save(operation.model, path)",
+        )
+    _refuse_lost(model)
+    if len(records) > 1:  # the folder says what all its attention costs
+        cost = price(model, together(each(records[-1]["input_size"])))
+    return write_network(path, model, cost, origin, overwrite=overwrite, mode=mode)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a way to save that there is not."""
     if mode not in MODES:
         raise UsageError(f"mode={mode!r} is not a way to save", nearest(str(mode), MODES))
+
+
+def write_network(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    cost: Cost,
+    origin: Origin,
+    *,
+    overwrite: bool,
+    mode: str,
+    input_size: InputSize | None = None,
+) -> Path:
+    """Write a network, its operations and its cost to a folder.
+
+    Args:
+        path, model, overwrite, mode: as for `save`.
+        cost: of all its attention.
+        origin: of the base network.
+        input_size: to look at it with, where no operation says so.
+    """
     target = check_output(path, overwrite)
-    _refuse_altered(model, plan)
     source = find_source(model, weights=mode == "adapter")
     form = Form.of(model) if mode == "adapter" else None
     if form is not None:
         _refuse_baseless(model, source, origin, form, target)
     record = _record(model, cost, origin, source, form, mode)
+    if input_size is not None:
+        record["input_size"] = to_lists(input_size)
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
     with new_folder(path, overwrite=overwrite) as folder:
@@ -186,22 +261,31 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _refuse_altered(model: nn.Module, plan: Plan) -> None:
-    """Refuse a network that is no longer what the operation made of it."""
-    records = history(model)
-    if not records or records[-1] != plan.record():
-        what = "has been operated on again since" if records else "has no attention any more"
-        raise CheckFailed(
-            f"this operation cannot be saved: its network {what}",
-            "save what the last `insert` returned",
-        )
-    planned = {site["module_path"] for record in records for site in record["sites"]}
+def refuse_unoperated(model: nn.Module) -> None:
+    """Refuse what carries no record of an operation, and say where in it a network does.
+
+    Raises:
+        UsageError: naming what to save instead.
+    """
+    if history(model):
+        return
+    inside, _ = operated_in(model)
+    raise UsageError(
+        f"this {type(model).__name__} is not the network that was operated: that stands in it, at"
+        f" {inside}",
+        f"save that one: attnsurgeon.save(model.get_submodule({inside!r}), path)",
+    )
+
+
+def _refuse_lost(model: nn.Module) -> None:
+    """Refuse a network that has not the attention that its records speak of."""
+    planned = {site["module_path"] for record in history(model) for site in record["sites"]}
     present = {name for name, _ in inserted(model)}
     if planned != present:
         lost = sorted(planned - present)
         what = f"has lost {_some(lost)}" if lost else f"also has {_some(sorted(present - planned))}"
         raise CheckFailed(
-            f"this operation cannot be saved: its network {what}",
+            f"this network cannot be saved: it {what}",
             "`attnsurgeon.audit` counts what still runs; fuse(), reparameterize() and"
             " switch_to_deploy() drop attention, so save before them",
         )

@@ -105,7 +105,7 @@ class _Switch:
 
 
 # Compiled code would keep the answer of the thread that compiled it.
-@torch.compiler.disable
+@torch.compiler.disable()
 def _is_off(key: str) -> bool:
     return key in _OFF.get()
 

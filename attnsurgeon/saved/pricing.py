@@ -1,0 +1,28 @@
+"""Operated network -> Cost: what all its attention costs, against the network without any."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attnsurgeon.cost.comparing import Cost, compare
+from attnsurgeon.cost.weighing import weigh
+from attnsurgeon.recording.twin import shared_twin
+from attnsurgeon.sites.analysis import example
+from attnsurgeon.sizes import InputSize
+from attnsurgeon.splicing.removing import remove_all
+
+
+def price(model: nn.Module, input_size: InputSize) -> Cost:
+    """Weigh a network as it is now, and without its attention, for a batch of one.
+
+    Args:
+        model: the operated network; it is only read.
+        input_size: of one input, or of each.
+
+    Raises:
+        ModelError: the network cannot be run on such an input any more.
+    """
+    inputs = example(input_size, batch=1)
+    base = shared_twin(model)
+    remove_all(base, refill=True)
+    return compare(weigh(base, inputs), weigh(model, inputs), [])
