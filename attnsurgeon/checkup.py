@@ -12,6 +12,7 @@ from torch import nn
 
 from attnsurgeon.checks.auditing import Audit, audit
 from attnsurgeon.checks.verify import Verification, verify
+from attnsurgeon.errors import UsageError
 from attnsurgeon.models import source_of
 from attnsurgeon.models.own_attention import Attention
 from attnsurgeon.operate import carry_out
@@ -87,6 +88,11 @@ def check_folder(
         UsageError: a checkpoint was given that is not needed.
     """
     saved = read_folder(path)
+    if not saved.operations:
+        raise UsageError(
+            f"the network in {path} has no attention in it, so there is nothing to verify",
+            "inspect it, or operate it again: attnsurgeon insert DIR --attn NAME",
+        )
     network = load(path, model=model, checkpoint=checkpoint, trust=trust, attn=attn, **taking)
     network.eval()
     base = copy.deepcopy(network)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.checks.finite import outputs_not_finite, weights_not_finite
-from attnsurgeon.checks.learning import copies_agree, still_modules, stuck_parameters
+from attnsurgeon.checks.learning import faults_of_copies, still_modules, stuck_parameters
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.planning.cut import Cut
 from attnsurgeon.planning.plan import Plan
@@ -52,7 +52,8 @@ class Verification(Shown):
         still: inserted modules that change nothing even with random parameters.
         stuck: new parameters that two optimiser steps did not move; None if not tried.
         excused: stuck parameters whose mechanism's card says why.
-        round_trip: copies by deepcopy and pickle compute the same; None if not tried.
+        round_trip: copies by deepcopy and pickle compute the same; None if not tried, or if those
+            of the network without attention do not either, which `notes` say.
         not_finite: where there is NaN or Inf, so that nothing can be compared.
         notes: what could not be checked, and why.
     """
@@ -137,14 +138,17 @@ def verify(
         notes.append("what was replaced is not kept: compared with random weights in its place")
     runs, failures = _run_sizes(operated, plan)
     extra: dict[str, Any] = {}
+    copies: dict[str, str] = {}
     if full and runs:
         x = runs[-1].inputs
         still = still_modules(operated, plan, x)
         stuck, excused = stuck_parameters(operated, plan, x, notes)
         extra = {"still": still, "stuck": stuck, "excused": excused}
-        extra["round_trip"] = copies_agree(operated, x, notes)
+        copies = faults_of_copies(operated, x)
     base = undo(operated, plan, removed)  # the same copy: what it computed is kept in `runs`
     _explain_failures(base, failures, notes)
+    if full and runs:
+        extra["round_trip"] = _copies_agree(copies, base, runs[-1].inputs, notes)
     comparisons = [_compare(run, _run(base, run.inputs, ())) for run in runs]
     if len(runs) == 1:
         only = ", the only one that the network takes" if failures else ""
@@ -311,6 +315,19 @@ def _explain_failures(base: nn.Module, failures: list[_Failure], notes: list[str
             f"after surgery the network no longer takes {size}: {failure.error}",
             "choose a mechanism that is not tied to one size, or another place",
         ) from failure.error
+
+
+def _copies_agree(
+    faults: dict[str, str], base: nn.Module, inputs: Inputs, notes: list[str]
+) -> bool | None:
+    """Whether attention spoils no copy; None where the network spoils its copies itself."""
+    if not faults:
+        return True
+    theirs = faults_of_copies(base, inputs)
+    for way, what in faults.items():
+        whose = "also without attention" if way in theirs else "without attention it does not"
+        notes.append(f"{way} {what}; {whose}")
+    return None if faults.keys() <= theirs.keys() else False
 
 
 def _forms(plan: Plan) -> Iterator[InputForm]:

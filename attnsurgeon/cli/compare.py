@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnsurgeon.cli.networks import sketch, source_noted
-from attnsurgeon.cli.options import Network, init_option, json_flag, network, trust_option
+from attnsurgeon.cli.networks import described, sketch
+from attnsurgeon.cli.options import Network, init_option, json_flag, network
 from attnsurgeon.cli.values import Names, complete_attn, complete_where
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.report.streams import out, step, write_json
@@ -37,18 +37,16 @@ _ALL = "all"
     help="Placement or rule file.  [default: each paper's own]",
 )
 @init_option
-@trust_option
 @json_flag
 def command(
     asked: Network,
     names: tuple[tuple[str, ...], ...],
     where: str | None,
     init: str,
-    trust_code: bool,
     as_json: bool,
 ) -> None:
     """Weigh mechanisms side by side on MODEL. No weights are loaded."""
-    files = _rules(tuple(name for some in names for name in some), where, init, trust_code)
+    files = _rules(tuple(name for some in names for name in some), where, init, asked.trust)
     built, found = sketch(asked)
     with step("weighing"):
         from attnsurgeon.cost.weighing import weigh
@@ -56,7 +54,7 @@ def command(
 
         priced = [_priced(found, name, file, where, init) for name, file in files.items()]
         before = weigh(found.traced.twin, found.traced.form.at_batch(1))
-        record = comparison_record(model_record(source_noted(built)), init, before, priced)
+        record = comparison_record(model_record(described(asked, built)), init, before, priced)
     if as_json:
         write_json(record)
     refusals = [one.refusal for one in priced if one.refusal is not None]

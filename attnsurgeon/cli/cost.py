@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from attnsurgeon.cli.networks import (
+    described,
     load,
     plan_on,
     read_selection,
     sketch,
-    source_noted,
     timed,
 )
 from attnsurgeon.cli.options import (
@@ -55,7 +55,9 @@ def _show_weight(network: Network, timing: Measuring, as_json: bool) -> None:
     if timing.asked:
         model = load(network)
         measured = timed(model, model, found.traced.form, timing)
-    record = network_weight_record(model_record(source_noted(model)), size, weight, parts, measured)
+    record = network_weight_record(
+        model_record(described(network, model)), size, weight, parts, measured
+    )
     if as_json:
         write_json(record)
         return
@@ -79,7 +81,9 @@ def _show_difference(network: Network, chosen: Selection, timing: Measuring, as_
         model = load(network)
         after = insert(model, rules=file, init=chosen.init, example=form).model
         measured = timed(model, after, form, timing)
-    record = operation_record(made, cost, model=model_record(source_noted(model)), latency=measured)
+    record = operation_record(
+        made, cost, model=model_record(described(network, model)), latency=measured
+    )
     if as_json:
         write_json(record)
         return

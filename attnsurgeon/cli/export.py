@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from attnsurgeon.cli.folders import base_network, base_options
-from attnsurgeon.cli.networks import note_what_was_taken
+from attnsurgeon.cli.folders import base_options, loaded
 from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import step, write_json, write_text
@@ -42,20 +41,24 @@ def command(
     as_json: bool,
 ) -> None:
     """Export the network in DIR to one file. The file is kept if it computes the same."""
-    with step(f"loading {folder}"):
-        from attnsurgeon.recording.input_records import recorded_form
+    with step(f"reading {folder}"):
         from attnsurgeon.saved.exporting import export, format_of
         from attnsurgeon.saved.file import check_file
-        from attnsurgeon.saved.restore import load, read_folder
+        from attnsurgeon.saved.restore import read_folder
+        from attnsurgeon.sizes import to_lists
 
         check_file(output, overwrite)
         form = format_of(output, form)
-        operation = read_folder(folder).operations[-1]
-        given = recorded_form(operation)
-        model = base_network(base, base_args, checkpoint, taking)
-        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
-        network = load(folder, model=model, trust=trust_code, attn=attn_code, **how)
-    note_what_was_taken(network)
+        given = read_folder(folder).form
+    network = loaded(
+        folder,
+        checkpoint=checkpoint,
+        base=base,
+        base_args=base_args,
+        attn_code=attn_code,
+        trust_code=trust_code,
+        taking=taking,
+    )
     folded: tuple[str, ...] = ()
     if fold:
         from attnsurgeon.splicing.folding import fold as fold_weights
@@ -66,7 +69,7 @@ def command(
     record = {
         "output": str(made.path),
         "format": made.form,
-        "input_size": operation["input_size"],
+        "input_size": to_lists(given.size),
         "batches": list(made.batches),
         "dynamic_batch": made.dynamic,
         "relative_diff": made.relative_diff,

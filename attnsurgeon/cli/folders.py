@@ -9,6 +9,7 @@ import click
 from attnsurgeon.cli.networks import note_what_was_taken
 from attnsurgeon.cli.options import Command, Network, Taking, taking, trust_option
 from attnsurgeon.cli.values import Pair, PathName, as_mapping
+from attnsurgeon.report.streams import step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,3 +59,24 @@ def base_network(
     model = load_model(asked.spec, checkpoint=checkpoint, **taking.arguments, **asked.args)
     note_what_was_taken(model)
     return model
+
+
+def loaded(
+    folder: str,
+    *,
+    checkpoint: str | None,
+    base: str | None,
+    base_args: tuple[tuple[str, Any], ...],
+    trust_code: bool,
+    taking: Taking,
+    attn_code: str | None = None,
+) -> nn.Module:
+    """Loads the network in a folder, as the options of `base_options` say."""
+    with step(f"loading {folder}"):
+        from attnsurgeon.saved.restore import load
+
+        model = base_network(base, base_args, checkpoint, taking)
+        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
+        network = load(folder, model=model, trust=trust_code, attn=attn_code, **how)
+    note_what_was_taken(network)
+    return network

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.cli.networks import (
+    described,
     few_threads,
+    given_input,
     note_what_was_taken,
     plan_on,
     read_budget,
-    read_input,
     read_selection,
-    source_noted,
     timed,
 )
 from attnsurgeon.cli.options import (
@@ -34,7 +34,7 @@ from attnsurgeon.cli.options import (
     weights,
 )
 from attnsurgeon.cli.plan import show_plan
-from attnsurgeon.errors import CheckFailed, SurgeonError
+from attnsurgeon.errors import CheckFailed, SurgeonError, UsageError
 from attnsurgeon.report.streams import note, out, step, write_json
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
 
 def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes) -> None:
     file = read_selection(chosen)
-    example = read_input(network)
+    example = given_input(network)
     model = _load(network, wishes)
     with step("finding sites"):
         from attnsurgeon.sites.analysis import analyse
@@ -191,7 +191,7 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
     record = operation_record(
         made,
         cost,
-        model=model_record(source_noted(operation.model)),
+        model=model_record(described(network, operation.model)),
         latency=measured,
         verification=checked,
         output=None if saved is None else wishes.output,
@@ -212,6 +212,8 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
 
 def _load(network: Network, wishes: Wishes) -> nn.Module:
     """Builds the network with its weights, and says every liberty that was taken with them."""
+    if network.is_folder:
+        return _load_folder(network, wishes)
     with step(f"loading {network.spec}"):
         from attnsurgeon.models import load_model
 
@@ -226,6 +228,27 @@ def _load(network: Network, wishes: Wishes) -> nn.Module:
             **({"pretrained": True} if wishes.pretrained else {}),
             **network.args,
         )
+    note_what_was_taken(model)
+    return model
+
+
+def _load_folder(network: Network, wishes: Wishes) -> nn.Module:
+    """Loads a network that was operated before, to be operated again."""
+    said = {
+        "--pretrained": wishes.pretrained,
+        "--unsafe-pickle": wishes.unsafe_pickle,
+        "--new-head": wishes.new_head,
+    }
+    if option := next((name for name, given in said.items() if given), None):
+        raise UsageError(
+            f"{network.spec} is a saved folder, with its weights", f"leave {option} out"
+        )
+    given = wishes.checkpoint
+    how = {} if given is None else {"checkpoint": given, **wishes.taking.arguments}
+    with step(f"loading {network.spec}"):
+        from attnsurgeon.saved.restore import load
+
+        model = load(network.spec, trust=network.trust, **how)
     note_what_was_taken(model)
     return model
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.cli.options import Measuring, Network, Selection
+from attnsurgeon.errors import ModelError
 from attnsurgeon.report.streams import note, step
 from attnsurgeon.report.surfaces import in_options
 
@@ -28,6 +30,8 @@ def sketch(network: Network) -> tuple[nn.Module, Survey]:
     """Builds a network without weights, or where it looks at values with random ones, and finds
     its sites.
     """
+    if network.is_folder:
+        return _sketch_of_folder(network)
     with step(f"looking at {network.spec}"):
         from attnsurgeon.sites.analysis import sketch
 
@@ -47,13 +51,47 @@ def read_input(network: Network) -> Any:
     return read_example(network.input)
 
 
-def source_noted(model: nn.Module) -> Source:
-    """Returns where a network comes from that was built for a command."""
+def _sketch_of_folder(network: Network) -> tuple[nn.Module, Survey]:
+    """The same of a saved folder: attention of another operation is part of its network."""
+    with step(f"looking at {network.spec}"):
+        from attnsurgeon.saved.restore import outline, read_folder, without_weights
+        from attnsurgeon.sites.analysis import analyse
+
+        saved = read_folder(network.spec)
+        asked = network.input_size, given_input(network)
+        try:
+            model = outline(saved, trust=network.trust)
+            return model, analyse(model, *asked)
+        except ModelError:
+            model = without_weights(saved, trust=network.trust)
+            found = analyse(model, *asked)
+    if found.traced.why_real:
+        note(f"note: {network.spec} looks at values, so it was built with random weights")
+    return model, found
+
+
+def given_input(network: Network) -> Any:
+    """Returns the input to look at a network with: of a folder that of its last operation, unless
+    the user names another.
+    """
+    if network.is_folder and network.input_size is None and network.input is None:
+        from attnsurgeon.saved.restore import read_folder
+
+        return read_folder(network.spec).form
+    return read_input(network)
+
+
+def described(network: Network, model: nn.Module) -> Source:
+    """Returns where a network comes from that was built for a command: as it was asked for."""
     from attnsurgeon.models import source_of
 
     source = source_of(model)
-    assert source is not None, "load_model and build_on_meta note where a network comes from"
-    return source
+    assert source is not None, "whatever builds or loads a network notes where it comes from"
+    if not network.is_folder:
+        return source
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    weights = "none" if empty else source.weights
+    return dataclasses.replace(source, spec=network.spec, model_args={}, weights=weights)
 
 
 def note_what_was_taken(model: nn.Module) -> None:
@@ -70,6 +108,10 @@ def load(network: Network) -> nn.Module:
     with step(f"building {network.spec}"):
         from attnsurgeon.models import load_model
 
+        if network.is_folder:
+            from attnsurgeon.saved.restore import read_folder, without_weights
+
+            return without_weights(read_folder(network.spec), trust=network.trust)
         return load_model(network.spec, **network.args)
 
 

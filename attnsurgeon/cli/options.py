@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ OWN = {
     "accept": "--accept",
     "new_head": "--new-head",
 }
+_RECORD = "surgery.json"  # as `saved.folder` has it; to import that takes time that --help has not
 FOLDER = PathName()  # what is there is checked by the library
 
 
@@ -51,13 +53,39 @@ class Network:
     args: dict[str, Any]
     input_size: InputSize | None
     input: str | None = None
+    trust: bool = False
+
+    @functools.cached_property
+    def is_folder(self) -> bool:
+        """Whether it is a network that was saved after surgery."""
+        return os.path.isfile(os.path.join(self.spec, _RECORD))
 
     def __post_init__(self) -> None:
+        if self.is_folder:
+            _refuse_two_meanings(self.spec)
+            if self.args:
+                raise UsageError(
+                    f"{self.spec} is a saved folder, which says how its network is built",
+                    "leave --model-arg out",
+                )
         for name, value in self.args.items():
             if name in OWN and (name != "pretrained" or value is True):
                 raise UsageError(
                     f"{name!r} is not an argument of the network", f"say it by {OWN[name]}"
                 )
+
+
+def _refuse_two_meanings(spec: str) -> None:
+    """Refuses a bare word that names a saved folder here and a network of timm's."""
+    if os.path.basename(spec) != spec:
+        return
+    from attnsurgeon.models.timm_names import known_to_timm
+
+    if known_to_timm(spec):
+        raise UsageError(
+            f"{spec} is a saved folder here, and the name of a network of timm's",
+            f"write {os.path.join(os.curdir, spec)} for the folder, timm:{spec} for the other",
+        )
 
 
 @dataclass(frozen=True)
@@ -129,11 +157,14 @@ def network(function: Command) -> Command:
         model_args: Pairs,
         input_size: tuple[tuple[int, ...], ...],
         input_file: str | None,
+        trust_code: bool,
         **rest: Any,
     ) -> Any:
-        return function(asked=chosen_network(model, model_args, input_size, input_file), **rest)
+        asked = chosen_network(model, model_args, input_size, input_file, trust_code)
+        return function(asked=asked, **rest)
 
     for decorate in (
+        trust_option,
         click.option(
             "--input",
             "input_file",
@@ -162,7 +193,10 @@ def network(function: Command) -> Command:
 
 
 def selection(*, required: bool = True) -> Callable[[Command], Command]:
-    """What to insert and where: the command gets `chosen`, None where nothing has to be said."""
+    """What to insert and where: the command gets `chosen`, None where nothing has to be said.
+
+    Below `network`, whose --trust-code is also for what a rule file names.
+    """
 
     def decorator(function: Command) -> Command:
         @functools.wraps(function)
@@ -177,17 +211,16 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
             stage: Any,
             channels: Any,
             every: int | None,
-            trust_code: bool,
+            asked: Network,
             **rest: Any,
         ) -> Any:
             narrow = {"at": at, "stage": stage, "channels": channels, "every": every}
-            chosen = chosen_sites(attn, where, rules, args, init, narrow, trust_code)
+            chosen = chosen_sites(attn, where, rules, args, init, narrow, asked.trust)
             if chosen is None and required:
                 raise click.UsageError("say what to insert: --attn NAME, or --rules FILE")
-            return function(chosen=chosen, **rest)
+            return function(asked=asked, chosen=chosen, **rest)
 
         for decorate in (
-            trust_option,
             init_option,
             click.option(
                 "--arg",
@@ -378,12 +411,13 @@ def chosen_network(
     model_args: Pairs,
     input_size: tuple[tuple[int, ...], ...],
     input_file: str | None = None,
+    trust: bool = False,
 ) -> Network:
     """Returns the network that the options of `network` name."""
     if input_size and input_file is not None:
         raise click.UsageError("--input-size and --input both say what the input is; give one")
     sizes = (input_size[0] if len(input_size) == 1 else input_size) or None
-    return Network(spec, as_mapping(model_args, "--model-arg"), sizes, input_file)
+    return Network(spec, as_mapping(model_args, "--model-arg"), sizes, input_file, trust)
 
 
 def chosen_sites(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnsurgeon.cli.networks import plan_on, read_budget, read_selection, sketch, source_noted
+from attnsurgeon.cli.networks import described, plan_on, read_budget, read_selection, sketch
 from attnsurgeon.cli.options import (
     Network,
     Selection,
@@ -63,7 +63,7 @@ def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool
         from attnsurgeon.report.record import model_record, operation_record
 
         cost = weigh_plan(made)
-        record = operation_record(made, cost, model=model_record(source_noted(model)))
+        record = operation_record(made, cost, model=model_record(described(network, model)))
     if as_json:
         write_json(record)
     else:

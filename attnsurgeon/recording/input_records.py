@@ -9,7 +9,7 @@ from typing import Any
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.examples import DTYPES, PLAIN, refuse_senseless
 from attnsurgeon.recording.inputs import BATCH, InputForm, TensorForm
-from attnsurgeon.sizes import each, together
+from attnsurgeon.sizes import each, to_lists, together
 
 _LONGEST = 10_000  # characters of a string
 
@@ -53,6 +53,11 @@ def recorded_form(operation: Mapping[str, Any]) -> InputForm:
     if operation.get("example") is not None:
         return form_of_record(operation["example"])
     return InputForm.of_size(together(each(operation["input_size"])))
+
+
+def input_record(form: InputForm) -> dict[str, Any]:
+    """Returns what `recorded_form` reads, as plain values."""
+    return {"input_size": to_lists(form.size), "example": form_record(form)}
 
 
 def _is_image(value: Any, form: InputForm) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from attnsurgeon.errors import UsageError
 from attnsurgeon.report import words
 from attnsurgeon.report.checks import Went, kept_keys, sentences
 from attnsurgeon.report.record import (
@@ -32,6 +33,11 @@ def folder_record(saved: Saved) -> Record:
     from attnsurgeon.saved.restore import loading_of
 
     made = saved.operations
+    if not made:
+        raise UsageError(
+            f"the network in {saved.path} has no attention in it, so there is nothing to report",
+            "look at it with `attnsurgeon inspect DIR`",
+        )
     sites = [site for one in made for site in one["sites"]]
     inits = {one["init"] for one in made}
     known = mechanisms()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import ModelError
-from attnsurgeon.models import Source, identify, load_model, source_of
+from attnsurgeon.models import Source, build_on_meta, identify, load_model, source_of
 from attnsurgeon.models.fitting import Wishes
 from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
@@ -130,6 +130,7 @@ def rebuild(
     trust: bool = False,
     most: int | None = None,
     wishes: Wishes | None = None,
+    empty: bool = False,
 ) -> nn.Module:
     """Build a base network again.
 
@@ -141,6 +142,7 @@ def rebuild(
         trust: let the folder name code and addresses.
         most: numbers that the network may hold; None for a few times those that it usually has.
         wishes: how to take the file of weights.
+        empty: on the meta device, without any.
 
     Raises:
         ModelError: it cannot be built, or a saved folder may not have it built.
@@ -152,7 +154,7 @@ def rebuild(
         arguments.setdefault("pretrained", weights)
     refuse_untrusted(source, folder, trust=trust, most=most)
     try:
-        model = load_model(source.spec, **arguments)
+        model = (build_on_meta if empty else load_model)(source.spec, **arguments)
     except ModelError as error:
         raise cannot_be_built(error) from error
     noted = source_of(model)

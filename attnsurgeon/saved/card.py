@@ -28,7 +28,7 @@ def write_card(record: Mapping[str, Any], folder: str, *, needs_trust: bool) -> 
         _loading(record, folder, needs_trust),
         "## Cost",
         _cost(record["cost"]),
-        "## Where the attention is",
+        "## Where the attention is" if record["operations"] else "",
         *(_sites(operation) for operation in record["operations"]),
         "## Base network",
         _base(record),
@@ -45,7 +45,7 @@ def _front_matter() -> str:
 
 def _title(record: Mapping[str, Any]) -> str:
     names = [operation["attn"] for operation in record["operations"]]
-    return f"{_base_name(record)} with {' and '.join(names)}"
+    return f"{_base_name(record)} with {' and '.join(names)}" if names else _base_name(record)
 
 
 def _base_name(record: Mapping[str, Any]) -> str:
@@ -55,6 +55,12 @@ def _base_name(record: Mapping[str, Any]) -> str:
 
 def _what(record: Mapping[str, Any]) -> str:
     count = sum(len(operation["sites"]) for operation in record["operations"])
+    if not count:
+        made = record["versions"]["attnsurgeon"]
+        return (
+            f"`{_base_name(record)}`, an image network, saved by attnsurgeon {made} without the"
+            " attention that was put in and taken out again. All its weights are here."
+        )
     held = {
         "full": "All its weights are here.",
         "adapter": "Only the weights of the attention are here; those of the base are not.",

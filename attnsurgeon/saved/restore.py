@@ -23,6 +23,8 @@ from attnsurgeon.models.own_attention import Attention
 from attnsurgeon.models.provenance import note_on
 from attnsurgeon.plain import from_plain
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.input_records import recorded_form
+from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.saved.base import Form, rebuild, source_from
 from attnsurgeon.saved.code import admit_attention
@@ -69,6 +71,12 @@ class Saved:
     def operations(self) -> tuple[dict[str, Any], ...]:
         """The operations as `Plan.record` gave them, oldest first."""
         return tuple(from_plain(record) for record in self.record["operations"])
+
+    @property
+    def form(self) -> InputForm:
+        """The form of the input that the last operation was made with."""
+        made = self.record["operations"]
+        return recorded_form(made[-1] if made else self.record["input"])
 
     @property
     def weights(self) -> Path:
@@ -184,6 +192,39 @@ def load(
     return base
 
 
+@known_state()
+def outline(saved: Saved, *, trust: bool = False, real: bool = False) -> nn.Module:
+    """Build the network of a saved folder without its weights: on the meta device.
+
+    Args:
+        saved: the folder.
+        trust: as for `load`.
+        real: with random weights in their place, for what looks at values.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    if saved.source is None:
+        raise _unknown_base(saved)
+    if not trust:
+        refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
+    most = None if saved.mode == "adapter" else size_of(saved.weights)
+    with OwnDice():
+        base = rebuild(
+            saved.source, folder=saved.path, weights=False, trust=trust, most=most, empty=not real
+        )
+        replay(base, saved.operations, functools.partial(_drift, saved))
+    return base
+
+
+def _unknown_base(saved: Saved) -> ModelError:
+    return ModelError(
+        f"{saved.path} does not know how to build its base network, a"
+        f" {saved.record['base']['class']}",
+        "build it yourself and pass it: model=base",
+    )
+
+
 def _trained(saved: Saved, checkpoint: str | os.PathLike[str]) -> Checkpoint | None:
     """Read a file of the operated network's weights; None of one of an adapter's base alone."""
     read = read_checkpoint(checkpoint)
@@ -226,11 +267,7 @@ def _base(
             )
         return copy.deepcopy(model)
     if source is None:
-        raise ModelError(
-            f"{saved.path} does not know how to build its base network, a"
-            f" {saved.record['base']['class']}",
-            "build it yourself and pass it: model=base",
-        )
+        raise _unknown_base(saved)
     if wants_file and checkpoint is None:
         raise ModelError(
             f"{saved.path} is an adapter for {source.spec} with the weights of {source.weights}",

@@ -20,6 +20,8 @@ from attnsurgeon.models import Source, left_random
 from attnsurgeon.plain import to_plain
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.input_records import input_record, recorded_form
+from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.saved.base import (
     Form,
     find_source,
@@ -34,7 +36,6 @@ from attnsurgeon.saved.pricing import price
 from attnsurgeon.saved.schema import FORMAT, FORMAT_VERSION
 from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
-from attnsurgeon.sizes import InputSize, each, to_lists, together
 from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.splicing.selecting import operated_in
 from attnsurgeon.version import __version__
@@ -86,7 +87,7 @@ def save(
         check_repository(push_to_hub)
     refuse_unoperated(model)
     _refuse_lost(model)
-    cost = price(model, together(each(history(model)[-1]["input_size"])))
+    cost = price(model, recorded_form(history(model)[-1]))
     written = write_network(path, model, cost, noted(model), overwrite=overwrite, mode=mode)
     if push_to_hub is not None:
         push(written, push_to_hub)
@@ -122,8 +123,27 @@ def save_operation(
         )
     _refuse_lost(model)
     if len(records) > 1:  # the folder says what all its attention costs
-        cost = price(model, together(each(records[-1]["input_size"])))
+        cost = price(model, recorded_form(records[-1]))
     return write_network(path, model, cost, origin, overwrite=overwrite, mode=mode)
+
+
+@known_state()
+def save_without(
+    model: nn.Module, path: str | os.PathLike[str], form: InputForm, *, overwrite: bool
+) -> Path:
+    """Write a network from which attention was taken out, be there any left or not.
+
+    Args:
+        model: what `remove` left.
+        path, overwrite: as for `save`.
+        form: of the input to look at it with.
+    """
+    if history(model):
+        return save(model, path, overwrite=overwrite)
+    cost = price(model, form)
+    return write_network(
+        path, model, cost, noted(model), overwrite=overwrite, mode="full", form=form
+    )
 
 
 def check_mode(mode: str) -> None:
@@ -140,7 +160,7 @@ def write_network(
     *,
     overwrite: bool,
     mode: str,
-    input_size: InputSize | None = None,
+    form: InputForm | None = None,
 ) -> Path:
     """Write a network, its operations and its cost to a folder.
 
@@ -148,16 +168,15 @@ def write_network(
         path, model, overwrite, mode: as for `save`.
         cost: of all its attention.
         origin: of the base network.
-        input_size: to look at it with, where no operation says so.
+        form: of the input to look at it with, where no operation says so.
     """
     target = check_output(path, overwrite)
     source = find_source(model, weights=mode == "adapter")
-    form = Form.of(model) if mode == "adapter" else None
-    if form is not None:
-        _refuse_baseless(model, source, origin, form, target)
-    record = _record(model, cost, origin, source, form, mode)
-    if input_size is not None:
-        record["input_size"] = to_lists(input_size)
+    base = Form.of(model) if mode == "adapter" else None
+    if base is not None:
+        _refuse_baseless(model, source, origin, base, target)
+    record = _record(model, cost, origin, source, base, mode)
+    record["input"] = None if form is None else input_record(form)
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
     with new_folder(path, overwrite=overwrite) as folder:

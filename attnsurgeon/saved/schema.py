@@ -146,9 +146,12 @@ def _spelled(way: tuple[str | int, ...]) -> str:
 
 def _contradiction(record: Record) -> str | None:
     mode, base = record.mode, record.base
-    for at, made in enumerate(record.operations):
+    if not record.operations and (mode == "adapter" or record.input is None):
+        return "it has no operations, and says no input"
+    given = {f"operations[{at}]": made for at, made in enumerate(record.operations)}
+    for name, made in (given | ({"input": record.input} if record.input else {})).items():
         if made.example is None and not _is_input_size(made.input_size):
-            return f"operations[{at}].input_size is not valid: {str(made.input_size)[:60]!r}"
+            return f"{name}.input_size is not valid: {str(made.input_size)[:60]!r}"
     if record.weights.file != f"{'model' if mode == 'full' else 'adapter'}.safetensors":
         return f"weights.file is not that of mode {mode!r}"
     if mode == "adapter" and (base.form is None or base.sha256 is None):
@@ -339,6 +342,13 @@ class Operation(_Part):
     code: Annotated[list[Code], Field(max_length=100), FailFast()] = []
 
 
+class Input(_Part):
+    """What a network is looked at with."""
+
+    input_size: InputSize
+    example: Example = None
+
+
 class Tensors(_Part):
     """A file of tensors, and what such a file cannot hold."""
 
@@ -392,7 +402,8 @@ class Record(_Part):
     mode: Literal["full", "adapter"]
     source: Source | None
     base: Base
-    operations: Annotated[list[Operation], Field(min_length=1, max_length=100), FailFast()]
+    operations: Annotated[list[Operation], Field(max_length=100), FailFast()]
+    input: Input | None = None  # of a network without operations, which say their own
     weights: Weights
     buffers: Buffers | None
     cost: Cost

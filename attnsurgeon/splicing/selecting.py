@@ -98,7 +98,7 @@ def _is_called(names: tuple[str, ...], wanted: str | Site) -> bool:
 
 
 def _unknown(wanted: str, names: Mapping[str, tuple[str, ...]]) -> UsageError:
-    close = nearest(wanted, [name for own in names.values() for name in own])
+    close = nearest(wanted, {name for own in names.values() for name in own})
     hint = close if close.startswith("did you mean") else _where(names)
     return UsageError(f"no inserted attention is called {wanted!r}", hint)
 

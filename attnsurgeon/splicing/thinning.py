@@ -137,7 +137,7 @@ def _rehearsed(
                 raise _cannot([f"{path} would be of another size"])
         plans.append(plan)
     try:
-        record_forward(twin, plans[-1].survey.traced.input_size)
+        record_forward(twin, example=plans[-1].survey.traced.form)
     except ModelError as error:  # what one hands on, another cannot take
         raise _cannot([error.what]) from error
     return plans

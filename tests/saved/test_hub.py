@@ -121,7 +121,7 @@ def test_a_link_out_of_the_cache_is_refused(hub, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "alone", "a/b/c", "../x", "a b/c"])
 def test_what_is_no_name_of_a_repository_is_refused_before_anything_is_written(name, hub, tmp_path):
-    with pytest.raises(UsageError, match="ORG/NAME|no name"):
+    with pytest.raises(UsageError, match="no name of a repository"):
         attnsurgeon.save(operated(), tmp_path / "out", push_to_hub=name)
     with pytest.raises(UsageError, match="no name of a repository"):
         attnsurgeon.load(f"hf-hub:{name}")

@@ -49,6 +49,17 @@ def test_what_no_field_knows_is_left_out(record):
     assert check_record(more, FILE) == record
 
 
+def test_a_network_without_operations_says_its_input_size(record):
+    given = {"input_size": [3, 20, 28], "example": None}
+    bare = set_at(set_at(record, ("operations",), []), ("input",), given)
+    assert check_record(bare, FILE) == bare
+    for size in (None, [3, -1, 2], "3,20,28"):
+        with pytest.raises(ModelError, match="input_size"):
+            check_record(set_at(bare, ("input", "input_size"), size), FILE)
+    with pytest.raises(ModelError, match="no operations, and says no input"):
+        check_record(set_at(bare, ("input",), None), FILE)
+
+
 @pytest.mark.parametrize(
     ("field", "default"),
     [("resolution", []), ("beside", 0), ("replaced", []), ("scope", ""), ("chain", ""),
