@@ -36,7 +36,7 @@ WINGS: dict[str, str] = {
     "cost": "",
     "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
-    "save restore exporting",
+    "config save restore exporting",
     "training": "layer_depth finetune",
     "operate": "",
     "integrations": "",
@@ -57,7 +57,7 @@ FLOORS |= {
     folder: min(FLOORS[r] for r in FLOORS if r.startswith(f"{folder}.")) for folder in FOLDERS
 }
 DOORS = {
-    "timm": "models",
+    "timm": ("models", "integrations"),
     "torchvision": "models",
     "ultralytics": ("models", "integrations"),
     "transformers": ("models", "integrations"),

@@ -81,7 +81,7 @@ def test_the_rules_of_a_page_do_what_they_say(text):
 
 def test_the_readme_and_the_pages_have_code_of_each_language():
     assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 6]
-    assert len(blocks("docs/python.md", "python")) == 6
+    assert len(blocks("docs/python.md", "python")) == 10
     assert len(blocks("docs/rules.md", "yaml")) == 1
 
 

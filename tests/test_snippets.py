@@ -71,6 +71,9 @@ CASES = {
     "all weights of your own code": ["own_net.py:make", *SIZE, "--attn", "se"],
     "its arguments": ["own_net.py:make", *SIZE, "--attn", "se", "--model-arg", "width=32"],
     "code that a folder may not have run": ["zoo.py:Zoo.named", *SIZE, "--attn", "se"],
+    "code of a module that a folder may not have run": [
+        "zoo:Zoo.named", *SIZE, "--attn", "se", "--checkpoint", "weights/base.pth",
+    ],
     "an adapter on code that a folder may not have run": [
         "zoo.py:Zoo.named", *SIZE, "--attn", "se", "--model-arg", "name=it's",
         "--checkpoint", "weights/base.pth", "--save", "adapter",

@@ -20,7 +20,9 @@ from attnsurgeon.saved.drafts import draft_beside, named, put_aside, refusing
 
 RECORD = "surgery.json"
 CARD = "README.md"
-FILES = (RECORD, CARD, "model.safetensors", "adapter.safetensors", "buffers.safetensors")
+CONFIG = "config.json"
+TENSORS = ("model.safetensors", "adapter.safetensors", "buffers.safetensors")
+FILES = (RECORD, CARD, CONFIG, *TENSORS)
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> Path:

@@ -192,14 +192,30 @@ def load(
     return base
 
 
-@known_state()
-def outline(saved: Saved, *, trust: bool = False, real: bool = False) -> nn.Module:
-    """Build the network of a saved folder without its weights: on the meta device.
+def outline(saved: Saved, *, trust: bool = False) -> nn.Module:
+    """Build the network of a saved folder on the meta device.
 
     Args:
         saved: the folder.
         trust: as for `load`.
-        real: with random weights in their place, for what looks at values.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    return without_weights(saved, trust=trust, empty=True)
+
+
+@known_state(own_dice=False)
+def without_weights(
+    saved: Saved, *, base: nn.Module | None = None, trust: bool = False, empty: bool = False
+) -> nn.Module:
+    """Build the network of a saved folder with random weights.
+
+    Args:
+        saved: the folder.
+        base: the base network, which is operated itself; None to build it.
+        trust: as for `load`.
+        empty: on the meta device, without weights.
 
     Raises:
         ModelError: as `load`.
@@ -209,10 +225,11 @@ def outline(saved: Saved, *, trust: bool = False, real: bool = False) -> nn.Modu
     if not trust:
         refuse_out_of_size(saved.record, saved.path, size_of(saved.weights))
     most = None if saved.mode == "adapter" else size_of(saved.weights)
-    with OwnDice():
+    if base is None:
         base = rebuild(
-            saved.source, folder=saved.path, weights=False, trust=trust, most=most, empty=not real
+            saved.source, folder=saved.path, weights=False, trust=trust, most=most, empty=empty
         )
+    with OwnDice():
         replay(base, saved.operations, functools.partial(_drift, saved))
     return base
 

@@ -29,7 +29,8 @@ from attnsurgeon.saved.base import (
     source_record,
 )
 from attnsurgeon.saved.card import write_card
-from attnsurgeon.saved.folder import CARD, RECORD, check_output, new_folder
+from attnsurgeon.saved.config import timm_config
+from attnsurgeon.saved.folder import CARD, CONFIG, RECORD, check_output, new_folder
 from attnsurgeon.saved.hub import check_repository, push
 from attnsurgeon.saved.origin import Origin, attention_prefixes, measure, noted
 from attnsurgeon.saved.pricing import price
@@ -184,6 +185,8 @@ def write_network(
         record["buffers"] = _write(folder, BUFFERS, buffers) if buffers.tensors else None
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         _write_text(folder / RECORD, text)
+        if (config := timm_config(model, source)) is not None:
+            _write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         card = write_card(record, target.name, needs_trust=needs_trust(source))
         _write_text(folder / CARD, card)
     return Path(path)

@@ -1,0 +1,153 @@
+"""timm builds the network of a folder: by its registry, its names for folders, its own scripts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import _registry
+
+import attnsurgeon
+from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.splicing.history import inserted
+from tests.saved import networks
+from tests.saved.test_hub import Hub, hub  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    model = attnsurgeon.insert(
+        attnsurgeon.load_model("test_resnet", num_classes=7), "eca", "residual-branch"
+    ).model
+    networks.randomise(model)
+    return attnsurgeon.save(model, tmp_path_factory.mktemp("timm") / "out")
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """The entry point for one test: others count what timm registers."""
+    from attnsurgeon.integrations import timm as entry
+
+    if not timm.is_model("attnsurgeon"):
+        timm.models.register_model(entry.attnsurgeon)
+    yield
+    _registry._clear_model_entries("attnsurgeon")
+    del _registry._model_entrypoints["attnsurgeon"]
+
+
+def test_the_folder_by_the_name_of_the_registry_and_by_its_place(folder):
+    saved = attnsurgeon.load(folder)
+    for made in (
+        timm.create_model("attnsurgeon", folder=folder, pretrained=True),
+        timm.create_model(f"local-dir:{folder}", pretrained=True),
+    ):
+        networks.assert_same(made, saved)
+        assert (
+            made.pretrained_cfg["mean"] == timm.create_model("test_resnet").pretrained_cfg["mean"]
+        )
+
+
+def test_without_pretrained_it_has_the_attention_and_weights_of_its_own(folder):
+    saved = attnsurgeon.load(folder)
+    torch.manual_seed(3)
+    made = timm.create_model(f"local-dir:{folder}")
+    torch.manual_seed(3)
+    again = timm.create_model(f"local-dir:{folder}")
+    assert list(made.state_dict()) == list(saved.state_dict())
+    assert [path for path, _ in inserted(made)] == [path for path, _ in inserted(saved)]
+    assert not torch.equal(made.conv1[0].weight, saved.conv1[0].weight)
+    networks.assert_same(made, again)
+
+
+def test_other_classes_reset_the_classifier_and_nothing_else(folder):
+    saved = attnsurgeon.load(folder)
+    made = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=10)
+    assert made.fc.out_features == made.num_classes == 10
+    for name, tensor in saved.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(made.state_dict()[name], tensor)
+
+
+def test_further_arguments_reach_the_base(folder):
+    made = timm.create_model(f"local-dir:{folder}", pretrained=True, drop_rate=0.25)
+    assert made.drop_rate == 0.25
+    networks.assert_same(made, attnsurgeon.load(folder))
+    with pytest.raises(ModelError, match="dorp_rate"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True, dorp_rate=0.25)
+    with pytest.raises(UsageError, match="takes 3 input channels, not 1"):
+        timm.create_model(f"local-dir:{folder}", in_chans=1)
+    with pytest.raises(UsageError, match="none is named"):
+        timm.create_model("attnsurgeon")
+
+
+def test_a_checkpoint_of_timms_saver_goes_in_by_timms_own_argument(folder, tmp_path):
+    trained = attnsurgeon.load(folder)
+    networks.randomise(trained, seed=8)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    timm.utils.CheckpointSaver(trained, optimizer, checkpoint_dir=str(tmp_path)).save_checkpoint(0)
+    made = timm.create_model(f"local-dir:{folder}", checkpoint_path=str(tmp_path / "last.pth.tar"))
+    networks.assert_same(made, trained)
+    networks.assert_same(attnsurgeon.load(folder, checkpoint=tmp_path / "last.pth.tar"), trained)
+
+
+def test_a_folder_of_the_hub_by_timms_name_for_it(folder, hub, monkeypatch):  # noqa: F811
+    name = "someone/net"
+    from attnsurgeon.saved.hub import push
+
+    push(folder, name)
+    monkeypatch.setattr(
+        timm.models._hub, "download_from_hf", lambda *a, **k: str(hub.home / name / "config.json")
+    )
+    made = timm.create_model(f"hf-hub:{name}", pretrained=True)
+    networks.assert_same(made, attnsurgeon.load(folder))
+
+
+def test_without_this_module_timm_does_not_build_the_base_alone(folder):
+    _registry._model_entrypoints.pop("attnsurgeon")
+    with pytest.raises(RuntimeError, match="Unknown model"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    _registry._model_entrypoints["attnsurgeon"] = None  # for the fixture to take away
+
+
+def test_code_that_a_folder_names_is_not_run_by_timm_either(folder, tmp_path):
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for file in folder.iterdir():
+        (copied / file.name).write_bytes(file.read_bytes())
+    record = json.loads((copied / "surgery.json").read_text())
+    record["source"]["spec"] = f"{tmp_path}/trap.py:make"
+    (copied / "surgery.json").write_text(json.dumps(record))
+    (tmp_path / "trap.py").write_text("raise SystemExit('this was run')\n")
+    for pretrained in (True, False):
+        with pytest.raises(ModelError, match="code of its own"):
+            timm.create_model(f"local-dir:{copied}", pretrained=pretrained)
+
+
+def test_networks_that_timm_does_not_register_have_no_config_for_it(tmp_path):
+    made = networks.operated(f"{networks.write(tmp_path)}:make")
+    assert "config.json" not in [file.name for file in made.save(tmp_path / "out").iterdir()]
+
+
+SCRIPT = """
+import sys
+import timm
+model = timm.create_model(sys.argv[1], pretrained=True, num_classes=7)
+print(__name__, len(sys.argv), sum(p.numel() for p in model.parameters()))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_of_timms_is_run_through_the_module(folder, tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-m", "attnsurgeon.integrations.timm", tmp_path / "train.py",
+         f"local-dir:{folder}"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    numbers = sum(p.numel() for p in attnsurgeon.load(folder).parameters())
+    assert done.stdout.split() == ["__main__", "2", str(numbers)]
