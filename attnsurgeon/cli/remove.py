@@ -44,7 +44,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Take the attention out of the network in DIR again, all of it or some.
+    """Take the attention in DIR out again, all or some of it.
 
     What is left is bit for bit what it was, with the weights that it has by now.
 

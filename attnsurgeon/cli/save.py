@@ -39,7 +39,7 @@ def command(
     push_to_hub: str | None,
     as_json: bool,
 ) -> None:
-    """Save the network in DIR again, with the weights that it was trained to, or for others.
+    """Save DIR again, with trained weights, or to the hub.
 
     \b
     attnsurgeon save r50-eca --checkpoint last.pth -o r50-eca-trained

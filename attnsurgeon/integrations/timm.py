@@ -44,6 +44,7 @@ def attnsurgeon(
     in_chans: int | None = None,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: Any = None,
+    pretrained_model_args: Any = None,
     cache_dir: Any = None,
     device: Any = None,
     dtype: Any = None,
@@ -55,19 +56,34 @@ def attnsurgeon(
         pretrained: with the weights of the folder; else with random ones, as everywhere in timm.
         folder: that `attnsurgeon.save` wrote, or `hf-hub:ORG/NAME`. Of `local-dir:` and `hf-hub:`
             names timm hands it over itself, in `pretrained_cfg`.
-        trust: as for `attnsurgeon.load`.
+        trust: as for `attnsurgeon.load`; with `folder` only, for timm takes arguments from the
+            config.json of a folder, and no file may say that it is trusted.
         num_classes: where it is another number than the folder's, the classifier is reset.
         in_chans: that of the folder.
-        pretrained_cfg, pretrained_cfg_overlay, cache_dir: as timm hands them over.
+        pretrained_cfg, pretrained_cfg_overlay, pretrained_model_args, cache_dir: as timm hands
+            them over.
         device, dtype: to which the network is moved.
         **model_args: further arguments of the base network that leave its tensors as they are:
             drop_rate, drop_path_rate, ...
 
     Raises:
-        UsageError: no folder is named, or its network takes another number of input channels.
+        UsageError: no folder is named, or two are; or its network takes another number of input
+            channels.
         ModelError: as `attnsurgeon.load`.
     """
-    where = folder if folder is not None else _named_by_timm(pretrained_cfg)
+    found = _found_by_timm(pretrained_cfg)
+    if found is not None and (folder is not None or trust):
+        raise UsageError(
+            f"{found} is named already, and what comes with it may not say folder or trust",
+            "timm.create_model('attnsurgeon', folder='DIR', trust=True)",
+        )
+    where = folder if folder is not None else found
+    if where is None:
+        raise UsageError(
+            "the model `attnsurgeon` is that of a folder, and none is named",
+            "timm.create_model('attnsurgeon', folder='DIR'), or the name local-dir:DIR; of timm's"
+            " scripts --model local-dir:DIR, or --model attnsurgeon --model-kwargs folder=DIR",
+        )
     saved = read_folder(where)
     _check_channels(saved, in_chans)
     base = _base(saved, model_args, trust) if model_args else None
@@ -80,18 +96,14 @@ def attnsurgeon(
     return model.to(device=device, dtype=dtype)
 
 
-def _named_by_timm(config: Any) -> str:
-    """The folder that timm found a config in."""
+def _found_by_timm(config: Any) -> str | None:
+    """The folder in which timm found the config that it hands over."""
     config = config if isinstance(config, Mapping) else vars(config) if config else {}
-    if config.get("source") == "local-dir" and config.get("file"):
-        return str(config["file"])
-    if config.get("source") == "hf-hub" and config.get("hf_hub_id"):
-        return f"{PREFIX}{config['hf_hub_id']}"
-    raise UsageError(
-        "the model `attnsurgeon` is that of a folder, and none is named",
-        "timm.create_model('attnsurgeon', folder='DIR'), or the name local-dir:DIR; of timm's"
-        " scripts --model local-dir:DIR, or --model attnsurgeon --model-kwargs folder=DIR",
-    )
+    if config.get("source") == "local-dir":
+        return str(config.get("file"))
+    if config.get("source") == "hf-hub":
+        return f"{PREFIX}{config.get('hf_hub_id')}"
+    return None
 
 
 def _check_channels(saved: Saved, in_chans: int | None) -> None:

@@ -74,6 +74,12 @@ def _explain(
         return _not_fetched(error, name)
     if "Invalid pretrained tag" in str(error):
         return _unknown_tag(name)
+    if hub and "Unknown model (attnsurgeon)" in str(error):
+        return ModelError(
+            f"{name} is a network with attention in it, saved by attnsurgeon",
+            f"load it: attnsurgeon.load({name!r}); on the command line save it to a folder first:"
+            f" attnsurgeon save {name} -o DIR",
+        )
     if hub and (isinstance(error, KeyError) or "Unknown model" in str(error)):
         return ModelError(
             f"{name} is not a network that this timm can build: {first_line(error)}",

@@ -56,7 +56,7 @@ def folder_record(saved: Saved) -> Record:
         "cost": _cost(saved.record["cost"]),
         "latency": None,
         "verification": None,
-        "output": str(saved.path),
+        "output": saved.name,
         "load": loading_of(saved).code,
     }
 
@@ -110,7 +110,7 @@ def checkup_record(found: Checkup) -> Record:
     """Returns what was found in a saved folder."""
     return {
         **_model(found.saved),
-        "folder": str(found.saved.path),
+        "folder": found.saved.name,
         "attn": "+".join(one["attn"] for one in found.saved.operations),
         "modules": len(found.audit.calls),
         "base_kept": found.base_kept,
@@ -157,3 +157,14 @@ def _findings(record: Mapping[str, Any]) -> Iterator[tuple[Went, str]]:
     from attnsurgeon.report.standing import audit_sentences
 
     yield from audit_sentences(record["audit"])
+
+
+def show_audit(console: Console, record: Mapping[str, Any]) -> None:
+    """Prints how often the inserted modules of a saved folder run."""
+    from attnsurgeon.report.operation import show_checks
+    from attnsurgeon.report.standing import audit_sentences
+    from attnsurgeon.report.tables import show_heading
+
+    count = words.several(len(record["calls"]), "inserted module")
+    show_heading(console, f"{record['folder']}: {count}")
+    show_checks(console, audit_sentences(record))

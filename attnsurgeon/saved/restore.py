@@ -52,10 +52,12 @@ class Saved:
     Attributes:
         path: of the folder.
         record: what stands in its surgery.json.
+        name: what it was asked for by: its path, or `hf-hub:ORG/NAME`.
     """
 
     path: Path
     record: Mapping[str, Any]
+    name: str
 
     @property
     def mode(self) -> str:
@@ -93,8 +95,9 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
     Raises:
         ModelError: it is no such folder, it is damaged, or a newer version wrote it.
     """
+    name = os.fspath(path)
     if is_at_hub(path):
-        path = fetched(str(path))
+        path = fetched(name)
     folder = Path(path)
     file = folder / RECORD
     if not folder.is_dir():
@@ -114,7 +117,7 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
         )
     refuse_links(folder, [file])
     record = read_record(file)
-    saved = Saved(folder, record)
+    saved = Saved(folder, record, name if is_at_hub(name) else str(folder))
     files = (saved.weights, *([folder / BUFFERS] if record["buffers"] else []))
     for needed in files:
         if not needed.is_file():
@@ -129,7 +132,7 @@ def read_folder(path: str | os.PathLike[str]) -> Saved:
 def loading_of(saved: Saved, *, checkpoint: str | None = None) -> Loading:
     """Returns the Python that loads a folder; `checkpoint` as for `loading`."""
     trust = needs_trust(saved.source)
-    return loading(saved.record, str(saved.path), trust=trust, checkpoint=checkpoint)
+    return loading(saved.record, saved.name, trust=trust, checkpoint=checkpoint)
 
 
 @known_state()

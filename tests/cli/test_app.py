@@ -113,7 +113,7 @@ def test_a_placement_is_completed_in_the_shell():
         (["inser", "resnet50"], "did you mean 'insert'"),
         (["rules", "lst"], "did you mean 'list'"),
         (["attn", "shwo"], "did you mean 'show'"),
-        (["zzz"], "known: attn, compare"),
+        (["zzz"], "known: attn, audit, compare"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(argv, near):

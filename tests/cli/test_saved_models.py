@@ -182,6 +182,37 @@ def test_a_trained_checkpoint_becomes_a_folder(once, tmp_path):
     assert "the base has been trained since the operation" in removed.err
 
 
+def test_a_folder_is_operated_again_with_the_weights_of_a_checkpoint(once, tmp_path):
+    trained = load(once)
+    randomise(trained)
+    torch.save(trained.state_dict(), tmp_path / "last.pth")
+    argv = [once, TRUST, "--attn", "simam", *BRANCH, "--checkpoint", tmp_path / "last.pth"]
+    assert attnsurgeon("insert", *argv, "-o", tmp_path / "o").code == 0
+    made = load(tmp_path / "o").state_dict()
+    assert all(torch.equal(made[name], t) for name, t in trained.state_dict().items())
+
+
+def test_an_audit_counts_calls_and_fails_where_one_is_lost(once, monkeypatch):
+    done = attnsurgeon("audit", once, TRUST)
+    assert (done.code, done.err) == (0, "")
+    assert "3 inserted modules" in done.out
+    assert "every inserted module runs" in done.out
+    record = attnsurgeon("audit", once, TRUST, "--json").json()
+    assert record["calls"] == {"blocks.0.attn": 1, "blocks.1.attn": 1, "late.attn": 1}
+    from attnsurgeon.saved import restore
+
+    def broken(*args, **how):
+        model = library.load_model(f"{TINY}net")
+        model = library.insert(model, "eca", "residual-branch", input_size=SIZE).model
+        model.late.attn = torch.nn.Identity()
+        return model
+
+    monkeypatch.setattr(restore, "load", broken)
+    lost = attnsurgeon("audit", once, TRUST)
+    assert lost.code == 1
+    assert "late.attn" in lost.err
+
+
 def test_the_lines_that_are_printed_run(once, tmp_path, monkeypatch):
     for argv in (["remove", once, TRUST, "-o"], ["save", once, TRUST, "-o"]):
         done = attnsurgeon(*argv, tmp_path / argv[0])

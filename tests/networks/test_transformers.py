@@ -180,6 +180,15 @@ def test_operations_one_after_the_other_are_all_repeated(integration, tmp_path):
     assert same(values(loaded, RESNET), values(model, RESNET))
 
 
+def test_what_from_pretrained_gave_is_saved_to_a_folder_and_comes_back(integration, tmp_path):
+    operated(built(RESNET), RESNET).model.save_pretrained(tmp_path / "theirs")
+    model = active(type(built(RESNET)).from_pretrained(tmp_path / "theirs"))
+    loaded = attnsurgeon.load(attnsurgeon.save(model, tmp_path / "ours"))
+    assert history(loaded) == history(model)
+    assert same_state(loaded, model)
+    assert same(values(loaded, RESNET), values(model, RESNET))
+
+
 @pytest.mark.parametrize(
     ("attn", "where", "init"),
     [

@@ -136,3 +136,26 @@ def test_a_repository_that_is_not_there_and_one_that_refuses_are_said(hub, tmp_p
         attnsurgeon.save(operated(), tmp_path / "out", push_to_hub="forbidden/net")
     assert "hf auth login" in raised.value.hint
     networks.assert_same(attnsurgeon.load(tmp_path / "out"), attnsurgeon.load(tmp_path / "out"))
+
+
+def test_a_folder_of_the_hub_is_called_by_its_name_there(hub, tmp_path):
+    from tests.cli.command import attnsurgeon as run
+
+    attnsurgeon.save(operated(), tmp_path / "out", push_to_hub=NAME)
+    record = run("report", f"hf-hub:{NAME}", "--json").json()
+    assert record["load"] == f"model = attnsurgeon.load('hf-hub:{NAME}')"
+    assert run("save", f"hf-hub:{NAME}", "-o", tmp_path / "mine").code == 0
+    networks.assert_same(attnsurgeon.load(tmp_path / "mine"), attnsurgeon.load(tmp_path / "out"))
+
+
+def test_load_model_says_how_such_a_repository_is_loaded(hub, tmp_path, monkeypatch):
+    import timm
+
+    attnsurgeon.save(operated(), tmp_path / "out", push_to_hub=NAME)
+    config = str(hub.home / NAME / "config.json")
+    monkeypatch.setattr(timm.models._hub, "download_from_hf", lambda *a, **k: config)
+    if timm.is_model("attnsurgeon"):  # another test has imported the integration
+        monkeypatch.delitem(timm.models._registry._model_entrypoints, "attnsurgeon")
+    with pytest.raises(ModelError, match="a network with attention in it") as raised:
+        attnsurgeon.load_model(f"hf-hub:{NAME}")
+    assert f"attnsurgeon.load('hf-hub:{NAME}')" in raised.value.hint

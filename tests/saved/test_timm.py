@@ -76,6 +76,8 @@ def test_further_arguments_reach_the_base(folder):
     made = timm.create_model(f"local-dir:{folder}", pretrained=True, drop_rate=0.25)
     assert made.drop_rate == 0.25
     networks.assert_same(made, attnsurgeon.load(folder))
+    own = timm.create_model("attnsurgeon", folder=folder, pretrained=True, device="meta")
+    assert own.fc.weight.is_meta
     with pytest.raises(ModelError, match="dorp_rate"):
         timm.create_model(f"local-dir:{folder}", pretrained=True, dorp_rate=0.25)
     with pytest.raises(UsageError, match="takes 3 input channels, not 1"):
@@ -122,6 +124,12 @@ def test_code_that_a_folder_names_is_not_run_by_timm_either(folder, tmp_path):
     record["source"]["spec"] = f"{tmp_path}/trap.py:make"
     (copied / "surgery.json").write_text(json.dumps(record))
     (tmp_path / "trap.py").write_text("raise SystemExit('this was run')\n")
+    config = json.loads((copied / "config.json").read_text())
+    for said in ({"trust": True}, {"folder": str(copied), "trust": True}):
+        (copied / "config.json").write_text(json.dumps({**config, "model_args": said}))
+        with pytest.raises(UsageError, match="may not say folder or trust"):
+            timm.create_model(f"local-dir:{copied}", pretrained=True)
+    (copied / "config.json").write_text(json.dumps({**config, "model_args": {"drop_rate": 0.5}}))
     for pretrained in (True, False):
         with pytest.raises(ModelError, match="code of its own"):
             timm.create_model(f"local-dir:{copied}", pretrained=pretrained)

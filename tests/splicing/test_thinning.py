@@ -10,6 +10,7 @@ from torch import nn
 
 import attnsurgeon
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.rules.schema import RuleFile
 from attnsurgeon.splicing.history import added, history, inserted
 from tests.networks.test_kinds import build
 from tests.saved.networks import assert_same
@@ -91,8 +92,6 @@ def test_one_mechanism_of_one_rule_file_can_go():
         {"id": "a", "match": {"site": "residual-branch", "stage": 1}, "attn": "se"},
         {"id": "b", "match": {"site": "residual-branch", "stage": 2}, "attn": "eca"},
     ]
-    from attnsurgeon.rules.schema import RuleFile
-
     file = RuleFile.model_validate({"version": 1, "rules": rules})
     net = attnsurgeon.insert(build("stages"), rules=file, input_size=SIZE).model
     assert history(net)[0]["attn"] == "se+eca"
@@ -125,18 +124,18 @@ def test_a_part_that_was_exchanged_is_refused_where_it_would_stay():
     ]
 
 
-def test_what_a_chain_hands_on_keeps_its_middle_from_going(monkeypatch):
-    from attnsurgeon.splicing import thinning
-
-    def refuses(model, size):
-        raise ModelError("mat1 and mat2 do not fit")
-
-    _, net = operated("se", "residual-branch")
-    before = kinds(net)
-    monkeypatch.setattr(thinning, "record_forward", refuses)
-    with pytest.raises(ModelError, match="depends on what would go:\n  mat1"):
-        attnsurgeon.remove(net, "stage2.*")
-    assert kinds(net) == before
+def test_what_a_chain_hands_on_keeps_its_middle_from_going():
+    """The third of them is built for the channels of the second, and would be handed others."""
+    rule = {"id": "a", "match": {"site": "residual-branch"}, "attn": "dca", "scope": "network"}
+    rules = RuleFile.model_validate({"version": 1, "rules": [rule]})
+    net = attnsurgeon.insert(attnsurgeon.load_model("test_resnet"), rules=rules).model.eval()
+    before = copy.deepcopy(net)
+    with pytest.raises(ModelError, match="what would stay depends on what would go"):
+        attnsurgeon.remove(net, "layer2.*")
+    assert_same(net, before)
+    assert kinds(net) == kinds(before)
+    attnsurgeon.remove(net, ["layer3.*", "layer4.*"])
+    assert [path for path, _ in inserted(net)] == ["layer1.0.attn", "layer2.0.attn"]
 
 
 def test_a_new_classifier_stays_new():
