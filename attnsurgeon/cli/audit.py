@@ -40,7 +40,7 @@ def command(
         from attnsurgeon.saved.restore import read_folder
 
         saved = read_folder(folder)
-        found = audit(model.eval(), input_size=saved.input_size)
+        found = audit(model.eval(), example=saved.form)
     record = {"folder": saved.name, **audit_record(found), "ok": found.ok}
     if as_json:
         write_json(record)

@@ -119,8 +119,8 @@ def command(
 ) -> None:
     """Put attention into MODEL, verify it, weigh it and save it.
 
-    MODEL is a timm name (resnet50), torchvision:NAME, hf-hub:ORG/NAME, path/file.py:factory or
-    package.module:factory.
+    MODEL is a timm name (resnet50), torchvision:NAME, hf-hub:ORG/NAME, path/file.py:factory,
+    package.module:factory, or a folder that was saved here, to be operated again.
 
     \b
     attnsurgeon insert resnet50 --attn eca --where bottleneck -o r50-eca

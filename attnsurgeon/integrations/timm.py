@@ -31,6 +31,7 @@ from attnsurgeon.saved.base import rebuild
 from attnsurgeon.saved.hub import PREFIX
 from attnsurgeon.saved.restore import Saved, load, read_folder, without_weights
 from attnsurgeon.saved.trust import size_of
+from attnsurgeon.sizes import each
 
 __all__ = ["attnsurgeon"]
 
@@ -107,8 +108,7 @@ def _found_by_timm(config: Any) -> str | None:
 
 
 def _check_channels(saved: Saved, in_chans: int | None) -> None:
-    first = saved.input_size[0]
-    own = first if isinstance(first, int) else first[0]
+    own = each(saved.form.size)[0][0]
     if in_chans is not None and in_chans != own:
         raise UsageError(
             f"the network of {saved.path} takes {own} input channels, not {in_chans}",
