@@ -18,6 +18,7 @@ import attnsurgeon
 from attnsurgeon.errors import CheckFailed, SurgeonError, UsageError
 from attnsurgeon.models import source_of
 from attnsurgeon.saved import restore
+from attnsurgeon.saved.save import save_without
 from attnsurgeon.splicing.history import history, inserted
 from tests.saved import networks
 from tests.saved.test_restore import kinds
@@ -194,3 +195,29 @@ def test_a_training_checkpoint_goes_into_a_fresh_copy(spec, tmp_path):
         again = load(tmp_path / "out", checkpoint=tmp_path / f"{name}.pth")
         networks.assert_same(again, after)
         assert_comes_back(again, tmp_path / f"out-{name}")
+
+
+class Timed(nn.Module):
+    """A residual block that is also told a time, by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.time = nn.Embedding(11, 16)
+
+    def forward(self, x: torch.Tensor, *, step: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.conv1(x)) + self.time(step)[:, :, None, None]
+        return x + self.conv2(torch.relu(y))
+
+
+def test_inputs_that_are_no_images_are_kept_also_where_no_attention_is_left(tmp_path):
+    example = (torch.randn(2, 16, 12, 12), {"step": torch.tensor([10, 3])})
+    base = Timed()
+    model = attnsurgeon.insert(base, "se", "residual-branch", example=example).model
+    again = load(attnsurgeon.save(model, tmp_path / "out"), model=base)
+    networks.assert_same(again, model)
+    form = restore.read_folder(tmp_path / "out").form
+    attnsurgeon.remove(model)
+    save_without(model, tmp_path / "bare", form, overwrite=False)
+    assert restore.read_folder(tmp_path / "bare").form == form
+    networks.assert_same(load(tmp_path / "bare", model=base), base)
