@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import attnsurgeon
 from attnsurgeon.errors import UsageError
@@ -160,6 +161,32 @@ def test_gradients_flow_past_what_is_off():
     for name, parameter in base.named_parameters():
         assert torch.equal(net.get_parameter(name).grad, parameter.grad)
     assert all(p.grad is None for _, part in inserted(net) for p in part.parameters())
+
+
+def test_checkpointing_runs_the_same_again_or_is_refused():
+    base, net = operated("se", "residual-branch")
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        x = image().requires_grad_()
+        return checkpoint(model, x, use_reentrant=False).square().sum()
+
+    with attnsurgeon.disabled(net):
+        loss(net).backward()
+        waiting, failed = loss(net), []
+
+        def elsewhere() -> None:  # as the threads of a device's backward do
+            try:
+                waiting.backward()
+            except RuntimeError as error:
+                failed.append(str(error))
+
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+    loss(base).backward()
+    for name, parameter in base.named_parameters():
+        assert torch.equal(net.get_parameter(name).grad, parameter.grad)
+    assert "activation checkpointing" in failed[0]
 
 
 @pytest.mark.parametrize(
