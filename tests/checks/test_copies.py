@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -69,6 +70,7 @@ def test_a_network_that_cannot_be_pickled_is_to_blame_itself():
     assert note.endswith("; also without attention")
 
 
+@pytest.mark.slow
 def test_a_feature_extractor_of_torchvision_is_no_fault_of_attention():
     net = create_feature_extractor(resnet18(), ["layer1", "layer2"])
     found = verified(net)

@@ -37,6 +37,7 @@ def load(path, **how):
     return library.load(path, trust=True, **how)
 
 
+@pytest.mark.slow
 def test_a_folder_operated_again_holds_both_operations(once, twice):
     record = json.loads((twice / "surgery.json").read_text())
     assert [made["attn"] for made in record["operations"]] == ["eca", "se"]
@@ -57,6 +58,7 @@ def test_what_a_folder_is_called_is_what_reports_say(once):
     ]
 
 
+@pytest.mark.slow
 def test_every_command_of_a_model_takes_a_folder(once, twice):
     params = sum(p.numel() for p in load(twice).parameters())
     assert attnsurgeon("cost", twice, TRUST, "--json").json()["cost"]["before"]["params"] == params
@@ -97,6 +99,7 @@ def test_a_name_of_two_meanings_is_refused(once, tmp_path, monkeypatch):
     assert attnsurgeon("plan", "./test_resnet", TRUST, "--attn", "se", *BRANCH).code == 0
 
 
+@pytest.mark.slow
 def test_all_attention_removed_is_the_original_bit_for_bit(twice, tmp_path):
     original = library.load(twice, trust=True)
     library.remove(original)
@@ -114,6 +117,7 @@ def test_all_attention_removed_is_the_original_bit_for_bit(twice, tmp_path):
     assert more.code == 0
 
 
+@pytest.mark.slow
 def test_a_part_is_removed_by_site_or_by_mechanism_or_both(twice, tmp_path):
     def left(*argv):
         done = attnsurgeon("remove", twice, TRUST, *argv, "-o", tmp_path / "o", "--overwrite",
@@ -160,6 +164,7 @@ def test_a_folder_without_attention_says_so(once, tmp_path):
         assert "has no attention in it" in done.err
 
 
+@pytest.mark.slow
 def test_what_was_replaced_for_good_cannot_be_had_back(tmp_path):
     made = tmp_path / "sk"
     argv = ["--attn", "sk", "--where", "conv3x3", "--init", "paper", "--arg", "groups=1"]
@@ -182,6 +187,7 @@ def test_a_trained_checkpoint_becomes_a_folder(once, tmp_path):
     assert "the base has been trained since the operation" in removed.err
 
 
+@pytest.mark.slow
 def test_a_folder_is_operated_again_with_the_weights_of_a_checkpoint(once, tmp_path):
     trained = load(once)
     randomise(trained)
@@ -192,6 +198,7 @@ def test_a_folder_is_operated_again_with_the_weights_of_a_checkpoint(once, tmp_p
     assert all(torch.equal(made[name], t) for name, t in trained.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_audit_counts_calls_and_fails_where_one_is_lost(once, monkeypatch):
     done = attnsurgeon("audit", once, TRUST)
     assert (done.code, done.err) == (0, "")
@@ -213,6 +220,7 @@ def test_an_audit_counts_calls_and_fails_where_one_is_lost(once, monkeypatch):
     assert "late.attn" in lost.err
 
 
+@pytest.mark.slow
 def test_the_lines_that_are_printed_run(once, tmp_path, monkeypatch):
     for argv in (["remove", once, TRUST, "-o"], ["save", once, TRUST, "-o"]):
         done = attnsurgeon(*argv, tmp_path / argv[0])

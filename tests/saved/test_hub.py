@@ -86,6 +86,7 @@ def test_what_is_pushed_is_loaded_again(hub, tmp_path):
     assert hub.asked[2:] == [("fetch", NAME, None), ("fetch", NAME, "v2")]
 
 
+@pytest.mark.slow
 def test_only_the_files_of_a_saved_folder_are_fetched(hub, tmp_path):
     attnsurgeon.save(operated(), tmp_path / "out", push_to_hub=NAME)
     (hub.home / NAME / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -129,6 +130,7 @@ def test_what_is_no_name_of_a_repository_is_refused_before_anything_is_written(n
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_not_there_and_one_that_refuses_are_said(hub, tmp_path):
     with pytest.raises(ModelError, match=r"could not fetch hf-hub:someone/resnet-eca: Repository"):
         attnsurgeon.load(f"hf-hub:{NAME}")
@@ -138,6 +140,7 @@ def test_a_repository_that_is_not_there_and_one_that_refuses_are_said(hub, tmp_p
     networks.assert_same(attnsurgeon.load(tmp_path / "out"), attnsurgeon.load(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub_is_called_by_its_name_there(hub, tmp_path):
     from tests.cli.command import attnsurgeon as run
 
@@ -148,6 +151,7 @@ def test_a_folder_of_the_hub_is_called_by_its_name_there(hub, tmp_path):
     networks.assert_same(attnsurgeon.load(tmp_path / "mine"), attnsurgeon.load(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_load_model_says_how_such_a_repository_is_loaded(hub, tmp_path, monkeypatch):
     import timm
 

@@ -57,6 +57,7 @@ def test_however_it_came_about_it_comes_back(spec, tmp_path):
         assert_comes_back(trained(model), tmp_path / f"again-{at}")
 
 
+@pytest.mark.slow
 def test_what_a_loaded_network_was_operated_with_later_is_saved_too(spec, tmp_path):
     first = load(attnsurgeon.save(networks.operated(spec).model, tmp_path / "first"))
     both = attnsurgeon.insert(first, "eca", "residual-branch", input_size=SIZE).model
@@ -83,6 +84,7 @@ def test_another_classifier_comes_back(new, tmp_path):
     assert again.num_classes == 13
 
 
+@pytest.mark.slow
 def test_another_classifier_of_torchvision_comes_back(tmp_path):
     base = torchvision.models.mobilenet_v3_small()
     model = attnsurgeon.insert(
@@ -93,6 +95,7 @@ def test_another_classifier_of_torchvision_comes_back(tmp_path):
     assert source_of(again).model_args == {"num_classes": 13}
 
 
+@pytest.mark.slow
 def test_a_head_that_no_argument_makes_needs_the_base(tmp_path):
     model = attnsurgeon.insert(timm.create_model("test_resnet"), "eca", "residual-branch").model
     base = timm.create_model("test_resnet")
@@ -104,6 +107,7 @@ def test_a_head_that_no_argument_makes_needs_the_base(tmp_path):
     networks.assert_same(load(tmp_path / "out", model=base), model)
 
 
+@pytest.mark.slow
 def test_the_folder_prices_all_attention_against_none(spec, tmp_path):
     first = networks.operated(spec)
     second = attnsurgeon.insert(first.model, "eca", "residual-branch", input_size=SIZE)
@@ -128,6 +132,7 @@ def test_the_folder_is_the_one_that_the_operation_writes(spec, tmp_path):
     assert one == two
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_loaded_network_is_saved(spec, tmp_path):
     published = spec.replace(":make", ":published")
     made = networks.operated(published, pretrained=True, randomised=False)
@@ -150,6 +155,7 @@ def test_what_has_no_attention_is_refused(spec, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_stands_around_the_network_is_refused_and_told_where_it_is(spec, tmp_path):
     made = networks.operated(spec).model
     for around in (torch.compile(made), nn.DataParallel(made), nn.ModuleDict({"net": made})):
@@ -176,6 +182,7 @@ def test_a_folder_that_is_there_is_not_replaced_unasked(spec, tmp_path):
         attnsurgeon.save(made, tmp_path / "new", mode="ful")
 
 
+@pytest.mark.slow
 def test_a_training_checkpoint_goes_into_a_fresh_copy(spec, tmp_path):
     """The state dict, what Lightning writes, and what timm's saver writes."""
     made = networks.operated(spec).model

@@ -52,6 +52,7 @@ def test_the_folder_by_the_name_of_the_registry_and_by_its_place(folder):
         )
 
 
+@pytest.mark.slow
 def test_without_pretrained_it_has_the_attention_and_weights_of_its_own(folder):
     saved = attnsurgeon.load(folder)
     torch.manual_seed(3)
@@ -64,6 +65,7 @@ def test_without_pretrained_it_has_the_attention_and_weights_of_its_own(folder):
     networks.assert_same(made, again)
 
 
+@pytest.mark.slow
 def test_other_classes_reset_the_classifier_and_nothing_else(folder):
     saved = attnsurgeon.load(folder)
     made = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=10)
@@ -72,6 +74,7 @@ def test_other_classes_reset_the_classifier_and_nothing_else(folder):
         assert name.startswith("fc.") or torch.equal(made.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 def test_further_arguments_reach_the_base(folder):
     made = timm.create_model(f"local-dir:{folder}", pretrained=True, drop_rate=0.25)
     assert made.drop_rate == 0.25
@@ -86,6 +89,7 @@ def test_further_arguments_reach_the_base(folder):
         timm.create_model("attnsurgeon")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_timms_saver_goes_in_by_timms_own_argument(folder, tmp_path):
     trained = attnsurgeon.load(folder)
     networks.randomise(trained, seed=8)
@@ -96,6 +100,7 @@ def test_a_checkpoint_of_timms_saver_goes_in_by_timms_own_argument(folder, tmp_p
     networks.assert_same(attnsurgeon.load(folder, checkpoint=tmp_path / "last.pth.tar"), trained)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub_by_timms_name_for_it(folder, hub, monkeypatch):  # noqa: F811
     name = "someone/net"
     from attnsurgeon.saved.hub import push

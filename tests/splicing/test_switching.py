@@ -20,7 +20,11 @@ from tests.surgery import active
 
 SIZE = (3, 32, 24)
 # A mechanism of each kind, each of them with the network's own value handed over in its own way.
-KINDS = ["se", "ge", "dia", "we", "atac", "aff", "sk", "csra", "interflow", "ba2m"]
+KINDS = ["se", "aff", "csra"]
+KINDS += [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("ge", "dia", "we", "atac", "sk", "interflow", "ba2m")
+]
 
 
 def operated(attn: str, where: object = None, **how: object) -> tuple[nn.Module, nn.Module]:

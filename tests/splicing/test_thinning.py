@@ -26,7 +26,9 @@ def insert(base: nn.Module, attn: str, where: object, **how: object) -> nn.Modul
     return attnsurgeon.insert(base, attn, where, input_size=SIZE, **how).model
 
 
-@pytest.mark.parametrize("attn", ["se", "dia", "we", "sk"])
+@pytest.mark.parametrize(
+    "attn", ["se", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dia", "we", "sk"))]
+)
 def test_what_stays_is_the_network_that_only_ever_had_the_rest(attn):
     base, net = operated(attn)
     first = next(iter(inserted(net)))[0]
@@ -66,6 +68,7 @@ def test_several_patterns_take_out_all_and_leave_the_original():
     assert attnsurgeon.remove(net) is None  # nothing is left, and nothing is wrong with that
 
 
+@pytest.mark.slow
 def test_of_two_operations_either_can_go():
     base = build("stages")
     both = active(insert(insert(base, "se", "residual-branch"), "eca", "residual-branch"))
@@ -87,6 +90,7 @@ def test_of_two_operations_either_can_go():
             assert torch.equal(net(x), alone(x))
 
 
+@pytest.mark.slow
 def test_one_mechanism_of_one_rule_file_can_go():
     rules = [
         {"id": "a", "match": {"site": "residual-branch", "stage": 1}, "attn": "se"},
@@ -111,6 +115,7 @@ def test_what_was_replaced_for_good_is_refused_and_nothing_changes():
     assert net.stage2[0].conv2.weight.shape == (64, 64, 3, 3)
 
 
+@pytest.mark.slow
 def test_a_part_that_was_exchanged_is_refused_where_it_would_stay():
     _, net = operated("se", "residual-branch")
     net.stage1[0].attn = nn.Identity()
@@ -124,6 +129,7 @@ def test_a_part_that_was_exchanged_is_refused_where_it_would_stay():
     ]
 
 
+@pytest.mark.slow
 def test_what_a_chain_hands_on_keeps_its_middle_from_going():
     """The third of them is built for the channels of the second, and would be handed others."""
     rule = {"id": "a", "match": {"site": "residual-branch"}, "attn": "dca", "scope": "network"}
