@@ -13,6 +13,7 @@ import torch
 from timm.models import _registry
 
 import attnsurgeon
+import attnsurgeon.integrations.timm
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.splicing.history import inserted
 from tests.saved import networks
@@ -26,18 +27,6 @@ def folder(tmp_path_factory) -> Path:
     ).model
     networks.randomise(model)
     return attnsurgeon.save(model, tmp_path_factory.mktemp("timm") / "out")
-
-
-@pytest.fixture(autouse=True)
-def registered():
-    """The entry point for one test: others count what timm registers."""
-    from attnsurgeon.integrations import timm as entry
-
-    if not timm.is_model("attnsurgeon"):
-        timm.models.register_model(entry.attnsurgeon)
-    yield
-    _registry._clear_model_entries("attnsurgeon")
-    del _registry._model_entrypoints["attnsurgeon"]
 
 
 def test_the_folder_by_the_name_of_the_registry_and_by_its_place(folder):
@@ -113,11 +102,10 @@ def test_a_folder_of_the_hub_by_timms_name_for_it(folder, hub, monkeypatch):  # 
     networks.assert_same(made, attnsurgeon.load(folder))
 
 
-def test_without_this_module_timm_does_not_build_the_base_alone(folder):
-    _registry._model_entrypoints.pop("attnsurgeon")
+def test_without_this_module_timm_does_not_build_the_base_alone(folder, monkeypatch):
+    monkeypatch.delitem(_registry._model_entrypoints, "attnsurgeon")
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm.create_model(f"local-dir:{folder}", pretrained=True)
-    _registry._model_entrypoints["attnsurgeon"] = None  # for the fixture to take away
 
 
 def test_code_that_a_folder_names_is_not_run_by_timm_either(folder, tmp_path):
