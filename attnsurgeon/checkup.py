@@ -91,7 +91,8 @@ def check_folder(
     if not saved.operations:
         raise UsageError(
             f"the network in {path} has no attention in it, so there is nothing to verify",
-            "inspect it, or operate it again: attnsurgeon insert DIR --attn NAME",
+            "load it, and operate it again",
+            command="inspect it, or operate it again: `attnsurgeon insert DIR --attn NAME`",
         )
     network = load(path, model=model, checkpoint=checkpoint, trust=trust, attn=attn, **taking)
     network.eval()

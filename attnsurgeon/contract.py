@@ -153,7 +153,8 @@ def check_mechanism(
     ):
         raise UsageError(
             f"{card.name} is a {card.kind}, which is tried inside of a network only",
-            "attnsurgeon insert MODEL --attn NAME --verify full",
+            "put it into one, and verify the operation: operation.verify()",
+            command="`attnsurgeon insert MODEL --attn NAME --verify full` tries it there",
         )
     if isinstance(card, Own):
         card.check_args(args or {})

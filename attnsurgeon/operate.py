@@ -488,7 +488,7 @@ def _refuse_untrusted(attn: Attn, *, trust: bool, said: str | None) -> None:
     if wrong and not trust:
         raise MechanismError(
             f"the rules name the mechanism {shown(attn.type)}; {wrong}",
-            "if you trust the file, say so: trust=True (--trust-code)",
+            "if you trust the file, say so: trust=True",
         )
     if is_code(attn.type):
         named(attn.type)

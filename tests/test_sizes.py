@@ -30,7 +30,7 @@ def test_a_size_is_taken_as_it_is(given, size):
 def test_what_is_no_size_is_refused(given):
     with pytest.raises(ModelError, match="is not a size") as caught:
         checked(given)
-    assert "--input-size 3,224,224" in (caught.value.hint or "")
+    assert "input_size=(3, 224, 224)" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

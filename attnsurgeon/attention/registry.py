@@ -315,7 +315,7 @@ def lookup(name: str) -> Mechanism:
     if ":" in str(name):
         raise MechanismError(
             f"{name} is code that nobody has named in this process, so it is not known here",
-            "name it first: attnsurgeon.insert(..., attn='FILE.py:NAME'), or load(..., attn=...)",
+            "name it first: attn='FILE.py:NAME' of insert or load",
         )
     known = [*_TABLE, *plugins()]
     raise MechanismError(f"no attention mechanism is called {name!r}", nearest(str(name), known))

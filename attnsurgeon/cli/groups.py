@@ -11,9 +11,9 @@ import click
 
 from attnsurgeon.cli import INTERRUPTED
 from attnsurgeon.cli.once import refuse_repeated
-from attnsurgeon.errors import SurgeonError, UsageError, nearest
+from attnsurgeon.errors import RuleError, SurgeonError, UsageError, nearest
 from attnsurgeon.report.streams import note, plain
-from attnsurgeon.report.surfaces import hint_of
+from attnsurgeon.report.surfaces import hint_of, in_options
 
 
 class Named(click.Group):
@@ -88,7 +88,9 @@ class Files(Named):
 
 def show_error(error: SurgeonError) -> None:
     """Writes what failed and the next step to stderr."""
-    note(error.what, heading=f"{_coloured('error:', fg='red')} ")
+    # What is wrong with a mechanism that a rule file names ends with what to do about it.
+    what = in_options(error.what) if isinstance(error, RuleError) else error.what
+    note(what, heading=f"{_coloured('error:', fg='red')} ")
     if hint := hint_of(error):
         note(hint, heading=f"{_coloured('hint:')} ")
 

@@ -147,6 +147,11 @@ init_option = click.option(
 )
 
 
+def is_rule_file(where: str | None) -> bool:
+    """Whether a `--where` is the name of a file, not of a placement."""
+    return where is not None and where.endswith((".yaml", ".yml"))
+
+
 def network(function: Command) -> Command:
     """MODEL, how to build it, and the input to look at it with: the command gets `asked`."""
 
@@ -161,6 +166,12 @@ def network(function: Command) -> Command:
         **rest: Any,
     ) -> Any:
         asked = chosen_network(model, model_args, input_size, input_file, trust_code)
+        files = [rest.get("rules"), *filter(is_rule_file, [rest.get("where")])]
+        if trust_code and not asked.is_folder and not any(files):
+            raise UsageError(
+                f"--trust-code is about a saved folder or a rule file, and {model} is neither",
+                "leave it out: what you name yourself is run",
+            )
         return function(asked=asked, **rest)
 
     for decorate in (

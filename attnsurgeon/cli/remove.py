@@ -36,6 +36,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
+    attn_code: str | None,
     trust_code: bool,
     taking: Taking,
     sites: tuple[str, ...],
@@ -64,6 +65,7 @@ def command(
         checkpoint=checkpoint,
         base=base,
         base_args=base_args,
+        attn_code=attn_code,
         trust_code=trust_code,
         taking=taking,
     )

@@ -31,6 +31,7 @@ def command(
     checkpoint: str | None,
     base: str | None,
     base_args: tuple[tuple[str, Any], ...],
+    attn_code: str | None,
     trust_code: bool,
     taking: Taking,
     output: str | None,
@@ -68,6 +69,7 @@ def command(
             checkpoint=checkpoint,
             base=base,
             base_args=base_args,
+            attn_code=attn_code,
             trust_code=trust_code,
             taking=taking,
         )

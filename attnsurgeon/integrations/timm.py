@@ -82,8 +82,8 @@ def attnsurgeon(
     if where is None:
         raise UsageError(
             "the model `attnsurgeon` is that of a folder, and none is named",
-            "timm.create_model('attnsurgeon', folder='DIR'), or the name local-dir:DIR; of timm's"
-            " scripts --model local-dir:DIR, or --model attnsurgeon --model-kwargs folder=DIR",
+            "timm.create_model('attnsurgeon', folder='DIR'), or the name local-dir:DIR, which"
+            " timm's scripts take as well",
         )
     saved = read_folder(where)
     _check_channels(saved, in_chans)
@@ -146,10 +146,13 @@ if __name__ != "__main__":
     register_model(attnsurgeon)
 
 
+_USAGE_COMMAND = "usage: python -m attnsurgeon.integrations.timm SCRIPT.py [ARGUMENT ...]"
+
+
 def main() -> None:
     """Run a script of timm's with this module imported."""
     if len(sys.argv) < 2:
-        raise SystemExit("usage: python -m attnsurgeon.integrations.timm SCRIPT.py [ARGUMENT ...]")
+        raise SystemExit(_USAGE_COMMAND)
     import attnsurgeon.integrations.timm  # noqa: F401 -- by its name, not as __main__
 
     del sys.argv[0]

@@ -77,8 +77,8 @@ def _explain(
     if hub and "Unknown model (attnsurgeon)" in str(error):
         return ModelError(
             f"{name} is a network with attention in it, saved by attnsurgeon",
-            f"load it: attnsurgeon.load({name!r}); on the command line save it to a folder first:"
-            f" attnsurgeon save {name} -o DIR",
+            f"load it: attnsurgeon.load({name!r})",
+            command=f"save it to a folder first: `attnsurgeon save {name} -o DIR`",
         )
     if hub and (isinstance(error, KeyError) or "Unknown model" in str(error)):
         return ModelError(

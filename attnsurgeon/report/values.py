@@ -99,7 +99,9 @@ def _draw(console: Console, value: Any) -> None:
     """Draws a value; one that is not whole yet, or no longer, is named and does not raise."""
     name = type(value).__name__
     try:
-        _DRAWN[name](console, value)
+        kinds = [kind.__name__ for kind in type(value).__mro__]
+        drawn = next(_DRAWN[kind] for kind in kinds if kind in _DRAWN)
+        drawn(console, value)
     except Exception as error:  # a debugger shows values in any state
         console.print(f"<{name}: {type(error).__name__}: {printable(str(error))[:COLUMNS]}>")
 

@@ -25,6 +25,8 @@ from attnsurgeon.models.vocabulary import shown
 from attnsurgeon.saved.folder import RECORD
 from attnsurgeon.saved.trust import ALLOW
 
+_NAME_IT_COMMAND = "name it, and it is taken as it is: --attn-code FILE.py:CLASS"
+
 
 def admit_attention(
     operations: Iterable[Mapping[str, Any]],
@@ -64,7 +66,7 @@ def admit_attention(
         if wrong and not trust:
             raise ModelError(
                 f"{folder / RECORD} says that its attention is {shown(name)}; {wrong}",
-                f"{ALLOW}; or hand it in: attnsurgeon.load(path, attn=MyAttention)",
+                f"{ALLOW}; or hand it in: attn=MyAttention",
                 command="if you trust it, say so: --trust-code; or name it yourself: --attn-code"
                 " FILE.py:CLASS",
             )
@@ -94,8 +96,8 @@ def _handed(given: Any, names: list[str], folder: Path) -> Mapping[str, Attentio
 
 def _refuse_changed(name: str, code: Mapping[str, Any] | None, folder: Path) -> None:
     """Import code that a folder names, if it is what the folder was made with."""
-    hand_in = "hand it in, and it is taken as it is: attnsurgeon.load(path, attn=MyAttention)"
-    command = "name it, and it is taken as it is: --attn-code FILE.py:CLASS"
+    hand_in = "hand it in, and it is taken as it is: attn=MyAttention"
+    command: str = _NAME_IT_COMMAND
     then = None if code is None else code["sha256"]
     file = code_file(name)
     if then is None:

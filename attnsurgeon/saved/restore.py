@@ -232,8 +232,9 @@ def without_weights(
         base = rebuild(
             saved.source, folder=saved.path, weights=False, trust=trust, most=most, empty=empty
         )
+    operations = admit_attention(saved.operations, saved.path, trust=trust, given=None)
     with OwnDice():
-        replay(base, saved.operations, functools.partial(_drift, saved))
+        replay(base, operations, functools.partial(_drift, saved))
     return base
 
 

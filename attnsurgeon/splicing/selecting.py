@@ -26,7 +26,7 @@ def operated_in(model: nn.Module) -> tuple[str, nn.Module]:
     if found is None:
         raise UsageError(
             f"this {type(model).__name__} has no attention in it that was inserted",
-            "operate it first: attnsurgeon.insert(...)",
+            "operate it first",
         )
     return found
 

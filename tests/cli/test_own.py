@@ -128,7 +128,7 @@ def test_an_installed_package_is_listed_and_a_broken_one_named(monkeypatch):
 def test_it_has_a_card():
     done = attnsurgeon("attn", "show", "mine.py:MyAttention")
     assert done.code == 0
-    for said in ("Gates by means", "c1=$C, ratio=4", "sha256", "residual-branch"):
+    for said in ("Gates by means", "c1=$C\n", "ratio=4\n", "sha256", "residual-branch"):
         assert said in done.out
 
 

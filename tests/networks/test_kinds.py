@@ -357,4 +357,4 @@ def test_a_site_of_the_wrong_kind_is_refused_with_the_right_one(name, where, rea
     with pytest.raises(attnsurgeon.SurgeonError, match=reason) as caught:
         attnsurgeon.plan(Stages(), name, where, input_size=(3, 32, 24))
     if mechanisms()[name].kind != "gate":
-        assert f"--where {mechanisms()[name].placement}" in caught.value.hint
+        assert f"for the placement {mechanisms()[name].placement}; " in caught.value.hint
