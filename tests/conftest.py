@@ -17,6 +17,63 @@ def _seeded() -> None:
     torch.default_generator.manual_seed(0)
 
 
+# Of tests that take long in each of their cases, how many of these belong to the fast suite: the
+# first ones, which fail alone if any does. The rest are slow.
+FIRST = {
+    "test_a_command_takes_the_file_once_and_the_folder_needs_it_no_more": 0,
+    "test_a_folder_is_loaded": 3,
+    "test_a_form_that_is_taken_has_every_number_and_says_what_was_done": 20,
+    "test_a_network_with_an_autograd_function_keeps_its_outputs_and_its_gradients": 5,
+    "test_a_pickled_network_of_other_arguments_is_refused_with_them": 1,
+    "test_a_placement_is_narrowed": 5,
+    "test_a_report_of_two_operations_names_both": 0,
+    "test_a_shipped_rule_that_was_changed_fails_its_tests": 2,
+    "test_a_torchvision_name_of_any_task_builds_without_a_network": 1,
+    "test_an_adapter_is_loaded": 2,
+    "test_an_export_that_computes_something_else_is_not_kept": 0,
+    "test_an_exported_file_is_run": 1,
+    "test_attention_acts_on_every_way": 2,
+    "test_attention_at_skips_starts_as_nothing": 0,
+    "test_attention_on_tokens_is_bit_equal_learns_and_is_saved": 2,
+    "test_every_mechanism_comes_back_bit_equal": 3,
+    "test_every_parameter_of_a_start_as_identity_learns": 8,
+    "test_every_table_fits_and_cuts_nothing": 3,
+    "test_everything_but_the_head_is_taken": 1,
+    "test_it_is_operated_bit_equal_and_a_folder_remembers_the_input": 2,
+    "test_macs_on_meta_are_fvcores_on_real_tensors_operator_by_operator": 3,
+    "test_no_addition_is_lost_and_every_size_comes_out_as_before": 2,
+    "test_no_hook_of_the_users_notices_an_operation": 2,
+    "test_outputs_keys_and_copies_are_as_before": 6,
+    "test_that_no_trained_weights_were_loaded_is_said_loudly": 0,
+    "test_the_gradient_of_the_shifts_is_theirs": 1,
+    "test_the_identity_is_a_convolution_of_any_form_to_the_bit": 12,
+    "test_the_meta_network_has_the_same_keys_shapes_and_dtypes_and_no_numbers": 2,
+    "test_the_page_and_the_card_of_a_folder_run_as_they_stand": 2,
+    "test_the_python_of_a_page_runs_and_asserts_something": 3,
+    "test_the_recipe_moves_what_is_new_and_then_everything": 0,
+    "test_training_copying_and_converting_alter_nothing": 3,
+    "test_weights_of_another_registered_network_are_answered_with_its_name": 0,
+    "test_weights_that_were_trained_since_are_looked_at": 0,
+    "test_weights_trained_since_are_verified_in_their_folder": 0,
+    "test_weights_trained_since_go_into_a_fresh_copy_of_their_folder": 1,
+    "test_what_is_printed_after_an_operation_runs_as_it_is_printed": 2,
+    "test_what_needs_no_network_does_not_import_torch": 6,
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `FIRST` leaves of the cases of a test."""
+    seen: dict[tuple[object, str], int] = {}
+    for item in items:
+        name = item.originalname if isinstance(item, pytest.Function) else ""
+        if name in FIRST and item.get_closest_marker("slow") is None:
+            at = item.path, name
+            seen[at] = seen.get(at, 0) + 1
+            if seen[at] > FIRST[name]:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     gc.disable()  # while the tests are collected: their million objects all stay

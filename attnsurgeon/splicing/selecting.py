@@ -26,7 +26,8 @@ def operated_in(model: nn.Module) -> tuple[str, nn.Module]:
     if found is None:
         raise UsageError(
             f"this {type(model).__name__} has no attention in it that was inserted",
-            "operate it first",
+            "operate it first: attnsurgeon.insert(...)",
+            command="operate it first: `attnsurgeon insert`",
         )
     return found
 

@@ -12,11 +12,20 @@ def pytest_generate_tests(metafunc):
     if "case" not in metafunc.fixturenames:
         return
     cases = metafunc.module.CASES
+    if metafunc.config.getoption("markexpr") == "not slow and not nightly":
+        cases = [case for case in cases if case.rank == 2]  # the others are slow: see below
     if "channels" in metafunc.fixturenames:
         widths = [(case, width) for case in cases for width in case.widths]
         metafunc.parametrize(("case", "channels"), widths, ids=str)
     else:
         metafunc.parametrize("case", cases, ids=str)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Does not even read what would be left out."""
+    if config.getoption("markexpr") == "not slow and not nightly":
+        return collection_path.name in SLOW_FILES or None
+    return None
 
 
 COMPILERS = ("test_an_onnx_runtime", "test_it_exports", "test_it_compiles")  # take seconds each

@@ -1,0 +1,14 @@
+"""The table of what belongs to the fast suite names tests that there are."""
+
+import re
+from pathlib import Path
+
+from tests.conftest import FIRST
+
+ROOT = Path(__file__).parent
+
+
+def test_every_name_in_the_table_is_a_tests():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("test_*.py"))
+    text += "\n".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("contract/*.py"))
+    assert {*FIRST} - {*re.findall(r"^def (test_\w+)", text, re.MULTILINE)} == set()
