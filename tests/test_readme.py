@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.cli.app import app
 from attnsurgeon.rules.cases import run_tests
@@ -118,15 +120,27 @@ def test_there_are_commands_in_the_readme():
     assert len(COMMANDS) >= 10
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the main command was run, and its network trained since."""
+    path = tmp_path_factory.mktemp("readme")
+    words = ["resnet50", "--attn", "eca", "--where", "bottleneck", "--verify", "none", "-o"]
+    done = CliRunner().invoke(app, ["insert", *words, str(path / "resnet50-eca")])
+    assert done.exit_code == 0, done.output
+    torch.save(attnsurgeon.load(path / "resnet50-eca").state_dict(), path / "last.pth")
+    return path
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_of_the_readme_does_what_it_says(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
-    refuses = "--max-params" in words  # "A budget refuses what is too dear"
-    assert done.exit_code == (1 if refuses else 0), done.output
-    assert done.stdout
-    assert not [*tmp_path.iterdir()]
+def test_every_command_of_the_readme_does_what_it_says(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # one after the other: some take what others have written
+    for words in COMMANDS:
+        done = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
+        refused = "--max-params" in words
+        assert done.exit_code == (1 if refused else 0), (words, done.output)
+        assert done.stdout
+    made = {"resnet50-eca", "resnet50-both", "resnet50-again", "resnet50-trained", "last.pth"}
+    assert {path.name for path in folder.iterdir()} == made
 
 
 def comparable(code: str) -> str:

@@ -43,8 +43,8 @@ def chosen(model: nn.Module, sites: Chosen) -> tuple[str, ...]:
     Args:
         model: a network that was operated.
         sites: the path of a site (`layer4.1.bn2`) or of an inserted module (`layer4.1.attn`), a
-            pattern of either (`layer4.*`, `re:...`), a Site; or several; None for all. A module
-            that serves several sites is meant by any of them.
+            pattern of either (`layer[34].*`, `re:...`), a module around them (`layer4`), a Site; or
+            several; None for all. A module that serves several sites is meant by any of them.
 
     Raises:
         UsageError: nothing in the network is called that.
@@ -89,7 +89,7 @@ def made_of(
 def _is_called(names: tuple[str, ...], wanted: str | Site) -> bool:
     if isinstance(wanted, Site):
         return wanted.path in names
-    if wanted in names:
+    if any(name == wanted or name.startswith((f"{wanted}.", f"{wanted}:")) for name in names):
         return True
     try:
         pattern = Pattern.parse(wanted)

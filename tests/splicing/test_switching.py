@@ -61,6 +61,8 @@ def test_a_pattern_a_path_and_sites_switch_what_they_name():
     cut = {site.path: site for site in two}
     for sites, off in [
         ("stage2.*", ("stage2.0.attn", "stage2.1.attn")),
+        ("stage2", ("stage2.0.attn", "stage2.1.attn")),
+        ("stage1.1", ("stage1.1.attn",)),
         ("stage1.1.bn3", ("stage1.1.attn",)),
         (["stage1.0.attn", "re:2.1"], ("stage1.0.attn", "stage2.1.attn")),
         (two, ("stage2.0.attn", "stage2.1.attn")),
