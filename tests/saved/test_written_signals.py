@@ -28,7 +28,7 @@ def unpacked(case: str, to: Path) -> Path:
     return to / "folders" / case
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sorted(CASES))
 def test_a_folder_is_loaded_and_operated_and_saved_again(case, tmp_path):
     model = attnsurgeon.load(unpacked(case, tmp_path), trust=True).eval()
     (record,) = history(model)
