@@ -17,6 +17,17 @@ def _seeded() -> None:
     torch.default_generator.manual_seed(0)
 
 
+# Files of the slow suite: each asks of whole networks what smaller tests ask of their parts.
+SLOW_FILES = (
+    "networks/test_kinds.py",
+    "networks/test_random_networks.py",
+    "networks/test_timm_utilities.py",
+    "recording/test_hooks.py",
+    "test_ambient.py",
+    "test_pictures.py",
+    "test_published.py",
+    "training/test_new_heads.py",
+)
 # Of tests that take long in each of their cases, how many of these belong to the fast suite: the
 # first ones, which fail alone if any does. The rest are slow.
 FIRST = {
@@ -29,6 +40,7 @@ FIRST = {
     "test_a_pickled_network_of_other_arguments_is_refused_with_them": 1,
     "test_a_placement_is_narrowed": 5,
     "test_a_report_of_two_operations_names_both": 0,
+    "test_a_shipped_rule_takes_and_leaves_what_its_tests_say": 12,
     "test_a_shipped_rule_that_was_changed_fails_its_tests": 2,
     "test_a_torchvision_name_of_any_task_builds_without_a_network": 1,
     "test_an_adapter_is_loaded": 2,
@@ -38,11 +50,13 @@ FIRST = {
     "test_attention_at_skips_starts_as_nothing": 0,
     "test_attention_on_tokens_is_bit_equal_learns_and_is_saved": 2,
     "test_autocast_makes_the_dtype_that_was_there_and_stays_near": 8,
+    "test_each_placement_takes_what_the_data_says_in_the_networks_of_its_authors": 15,
     "test_every_mechanism_comes_back_bit_equal": 3,
     "test_every_parameter_of_a_start_as_identity_learns": 8,
     "test_every_table_fits_and_cuts_nothing": 3,
     "test_everything_but_the_head_is_taken": 1,
     "test_half_precision_does_not_overflow_on_large_values": 8,
+    "test_importing_the_package_does_not_import_torch": 0,
     "test_it_is_operated_bit_equal_and_a_folder_remembers_the_input": 2,
     "test_macs_on_meta_are_fvcores_on_real_tensors_operator_by_operator": 3,
     "test_no_addition_is_lost_and_every_size_comes_out_as_before": 2,
@@ -57,6 +71,7 @@ FIRST = {
     "test_the_page_and_the_card_of_a_folder_run_as_they_stand": 2,
     "test_the_python_of_a_page_runs_and_asserts_something": 3,
     "test_the_recipe_moves_what_is_new_and_then_everything": 0,
+    "test_the_sites_of_a_family_are_those_that_people_name": 60,
     "test_training_copying_and_converting_alter_nothing": 3,
     "test_weights_of_another_registered_network_are_answered_with_its_name": 0,
     "test_weights_that_were_trained_since_are_looked_at": 0,
@@ -69,9 +84,11 @@ FIRST = {
 
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what `FIRST` leaves of the cases of a test."""
+    """Marks as slow the files that are, and what `FIRST` leaves of the cases of a test."""
     seen: dict[tuple[object, str], int] = {}
     for item in items:
+        if item.path.as_posix().endswith(SLOW_FILES):
+            item.add_marker(pytest.mark.slow)
         name = item.originalname if isinstance(item, pytest.Function) else ""
         if name in FIRST and item.get_closest_marker("slow") is None:
             at = item.path, name
