@@ -293,3 +293,31 @@ def self_calibrated() -> nn.Module:
     return Classifier(
         16, stem=cbr(3, 8), b1=Gated(8), b2=Gated(8), down=cbr(8, 16, 2), b3=Gated(16)
     )
+
+
+def dilated_from_the_start() -> nn.Module:
+    """As SKNet: the first stage's own branches dilate, behind a stem that is pooled."""
+    return Classifier(
+        24,
+        stem=nn.Sequential(cbr(3, 8, 2), nn.MaxPool2d(2)),
+        stage1=nn.Sequential(Block(8, 16, spread=2), Block(16, 16, spread=2)),
+        stage2=nn.Sequential(Block(16, 24, 2, spread=2), Block(24, 24, spread=2)),
+    )
+
+
+class Growing(nn.Module):
+    """A dense layer: what it makes stands beside what it was given."""
+
+    def __init__(self, inside: int, spread: int) -> None:
+        super().__init__()
+        self.make = cbr(inside, 4, spread=spread)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.make(x)), 1)
+
+
+def dilated_dense() -> nn.Module:
+    """As EDANet: the layers of one dense block dilate more and more."""
+    spreads = (1, 1, 2, 2, 4, 4)
+    layers = [Growing(8 + 4 * i, spread) for i, spread in enumerate(spreads)]
+    return Classifier(32, stem=cbr(3, 8, 2), block=nn.Sequential(cbr(8, 8, 2), *layers))
