@@ -82,10 +82,31 @@ FIRST = {
 }
 
 
+# The same of the slow suite, and of these the rest is for the night.
+FIRST_OF_SLOW = {
+    "test_a_detector_detects_and_learns_as_before": 4,
+    "test_a_paper_start_changes_the_outputs_and_comes_back_from_its_folder": 40,
+    "test_a_video_resnet_computes_the_same_after_surgery": 23,
+    "test_an_identity_start_changes_no_bit_and_keeps_every_key": 40,
+    "test_every_parameter_of_a_start_as_identity_learns": 60,
+    "test_killed_two_hundred_times_while_saving_there_is_the_old_or_the_new_and_nothing_left": 0,
+    "test_many_random_networks": 2,
+    "test_methods_and_copies_work_as_before": 8,
+    "test_two_hundred_operations_in_eight_threads_equal_those_of_one": 0,
+}
+
+
 @pytest.hookimpl(tryfirst=True)  # before the expression of -m decides
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow the files that are, and what `FIRST` leaves of the cases of a test."""
+    """Marks the files that are slow, and what the two tables leave of the cases of a test."""
     seen: dict[tuple[object, str], int] = {}
+    for item in items:
+        name = item.originalname if isinstance(item, pytest.Function) else ""
+        if name in FIRST_OF_SLOW:
+            at = item.path, f"{name} at night"
+            seen[at] = seen.get(at, 0) + 1
+            if seen[at] > FIRST_OF_SLOW[name]:
+                item.add_marker(pytest.mark.nightly)
     for item in items:
         if item.path.as_posix().endswith(SLOW_FILES):
             item.add_marker(pytest.mark.slow)

@@ -119,13 +119,16 @@ def test_it_acts_learns_and_is_copied(model, attn):
     assert insert(model, attn, where).verify(full=True).problems == ()
 
 
+class Spare(own.Map):
+    """Has a layer that its forward leaves out."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.spare = nn.Linear(channels, 2, bias=False)
+
+
 @pytest.mark.slow
 def test_what_is_never_used_is_said_and_no_failure(model):
-    class Spare(own.Map):
-        def __init__(self, channels):
-            super().__init__(channels)
-            self.spare = nn.Linear(channels, 2, bias=False)
-
     checked = insert(model, Spare).verify(full=True)
     assert (checked.problems, checked.stuck) == ((), ())
     assert any("attn.inner.spare.weight and 2 more did not move" in note for note in checked.notes)

@@ -105,7 +105,7 @@ class Verification(Shown):
         if self.reordered:
             found.append("original keys or parameters stand in another order")
         if self.round_trip is False:
-            found.append("a copy (deepcopy, pickle) computes something else")
+            found.append("a copy (deepcopy, pickle) fails or computes something else")
         return tuple(found)
 
     @property

@@ -25,7 +25,7 @@ NETWORKS: dict[str, set[str]] = {
     "stages": set(),
     "resnet18": set(),
     "torchvision:resnet18": set(),  # one ReLU module for all activations of a block
-    "mobilenetv3_small_050": {"sk", "psa", "aw"},
+    "mobilenetv3_small_050": {"sk", "psa", "sc", "aw"},
     "regnety_002": {"sk", "psa", "aw"},
     "convnext_atto": {"sk", "psa", "sc", "aw"},
     "vit_tiny_patch16_224": {"sk", "psa", "sc", "aw", "spa", "ran", "csra", "interflow"},

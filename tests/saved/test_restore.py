@@ -564,7 +564,7 @@ EDITS = [
     (set_at("source", "model_args", value={"checkpoint": "a"}), "for the one who loads it to give"),
     (set_at("source", "model_args", value={"colour": 1}), "takes no argument 'colour'"),
     (set_at("operations", value={}), "operations is not a list"),
-    (set_at("operations", value=[]), "operations is empty"),
+    (set_at("operations", value=[]), "it has no operations"),
     (set_at("operations", 0, "input_size", value=[3, -20, 28]), r"input_size is not valid"),
     (set_at("operations", 0, "input_size", value=[3, 1 << 40, 28]), r"input_size is not"),
     (drop(*SITE, "rule"), r"operations\[0\]\.sites\[0\] has no 'rule'"),
