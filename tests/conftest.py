@@ -19,13 +19,17 @@ def _seeded() -> None:
 
 # Files of the slow suite: each asks of whole networks what smaller tests ask of their parts.
 SLOW_FILES = (
+    "cli/test_folders.py",
     "networks/test_kinds.py",
     "networks/test_random_networks.py",
     "networks/test_timm_utilities.py",
     "recording/test_hooks.py",
+    "splicing/test_switching.py",
     "test_ambient.py",
+    "test_own_attention.py",
     "test_pictures.py",
     "test_published.py",
+    "test_snippets.py",
     "training/test_new_heads.py",
 )
 # Of tests that take long in each of their cases, how many of these belong to the fast suite: the
