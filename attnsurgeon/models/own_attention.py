@@ -78,20 +78,21 @@ def known_as(name: str, attn: Attention) -> Mechanism:
     return own
 
 
-def objection(name: str, args: Mapping[str, Any]) -> str | None:
+def objection(name: str, *args: Mapping[str, Any]) -> str | None:
     """Return why a file may not name a mechanism unasked, to go on after its name; None if it may.
 
     Nothing is imported to find out.
 
     Args:
         name: of the mechanism, as the file has it.
-        args: its arguments, as the file has them.
+        args: its arguments, as the file has them; several, where it names it several times.
     """
     if is_code(name):
         place = code_place(name)
         return "that is code of its own" + (f", in {place}" if place else "")
     if name in plugins():
-        wrong = next((w for n, value in args.items() if (w := not_plain(n, value))), None)
+        given = ((n, value) for one in args for n, value in one.items())
+        wrong = next((w for n, value in given if (w := not_plain(n, value))), None)
         return None if wrong is None else f"its argument {wrong}"
     return None
 

@@ -37,6 +37,8 @@ from attnsurgeon.recording.record import (
 from attnsurgeon.recording.shape_only import shape_only
 from attnsurgeon.recording.twin import full_twin, meta_twin
 
+MOST_OPERATIONS = 100_000  # of one forward; the longest known networks run some 10,000
+
 
 class _Recorder(TorchFunctionMode):
     """Writes down each torch function and each module call of one forward."""
@@ -54,6 +56,7 @@ class _Recorder(TorchFunctionMode):
         self.kept: list[Tensor] = []  # ids must not be used again while we look values up by them
         self.count = 0
         self.names: Counter[str] = Counter()
+        self.ordinals: Counter[tuple[int, str]] = Counter()  # of a call, how many of one name
         self.stack: list[Call] = []
         self.root: Call | None = None
         self.closed = False  # an inserted attention is running: it is one operation
@@ -113,7 +116,15 @@ class _Recorder(TorchFunctionMode):
         fresh = [t for t in {id(t): t for t in (*results, *changed)}.values()
                  if id(t) not in self.nodes or any(t is c for c in changed)]  # fmt: skip
         call = self.stack[-1]
-        ordinal = sum(isinstance(e, Event) and e.name == name for e in call.events)
+        if self.count > MOST_OPERATIONS:
+            self.caught = ModelError(
+                f"the network's forward runs more than {MOST_OPERATIONS:,} operations,"
+                f" most of them in {call.name or type(call.module).__name__}: one for each value?",
+                "take the part of the network that works on whole maps",
+            )
+            raise self.caught
+        ordinal = self.ordinals[id(call), name]
+        self.ordinals[id(call), name] += 1
         if not fresh:
             same = tuple(self.node_of(t) for t in results)
             call.events.append(Event(name, same, alias=True, ordinal=ordinal))
@@ -286,6 +297,8 @@ def trace(model: nn.Module, example: Given) -> Traced:
         twin.eval()  # a statement: who overrides train() may forget to return self
         try:
             return _record(twin, form, on_meta, "meta")
+        except ModelError:
+            raise  # a judgement of ours holds on every device
         except (Exception, SystemExit) as error:  # a stranger's forward; the CPU run decides
             failed = failed or error
             why = why or _in_words(error)
@@ -298,6 +311,8 @@ def trace(model: nn.Module, example: Given) -> Traced:
     inputs = map_tensors(form.drawn(generator), lambda t: as_taken(t, model))
     try:
         traced = _record(real, form, inputs, "cpu")
+    except ModelError:
+        raise
     except (Exception, SystemExit) as error:  # a stranger's forward may raise anything
         text = _in_words(error)
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(inputs))

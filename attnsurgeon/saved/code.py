@@ -61,8 +61,7 @@ def admit_attention(
         if name in handed:
             now[name] = known_as(name, handed[name])
             continue
-        args = [site["args"] for site in sites if site["attn"] == name]
-        wrong = next((w for one in args if (w := objection(name, one))), None)
+        wrong = objection(name, *(site["args"] for site in sites if site["attn"] == name))
         if wrong and not trust:
             raise ModelError(
                 f"{folder / RECORD} says that its attention is {shown(name)}; {wrong}",

@@ -428,8 +428,8 @@ def _before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
 def _before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     """The last map where a network's scores are a map that is only pooled, else the map itself.
 
-    NIN, SqueezeNet and class activation maps: a pointwise convolution with no norm behind it, and
-    no weights after it.
+    NIN, SqueezeNet and class activation maps: a pointwise convolution with no norm behind it, or
+    one that gives fewer channels and is not bent (ResNet in ResNet), and no weights after it.
     """
     users = [n for n in flow.nodes[flow.rank[node] + 1 :] if flow.reaches(node, n)]
     if any(is_weighted(n) for n in users):
@@ -437,7 +437,13 @@ def _before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     scores = node
     while name_of(scores) in ACTIVATIONS | _ASIDE and (before := _main_input(scores)) is not None:
         scores = before
+    normed = scores if scores is node and name_of(scores) in NORMS else None
+    if normed is not None:
+        scores = _main_input(normed) or scores
     if not is_weighted(scores) or not is_pointwise(scores):
+        return node
+    entered = _main_input(scores)
+    if normed is not None and (entered is None or _channels(scores) >= _channels(entered)):
         return node
     chain = [n for n in flow.dominators(scores)[:-1] if levels.is_map(n)]
     same = [n for n in chain if levels.of[n] == levels.of[node]]

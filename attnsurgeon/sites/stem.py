@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.ending import weighted_inside
-from attnsurgeon.sites.flow import Flow, calls_making
+from attnsurgeon.sites.flow import Flow, calls_making, name_of
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
 
@@ -34,6 +34,19 @@ def find_stem(
         values: of the trunk, in order.
         way: all that the trunk's last value is made of.
     """
+    stem = _first_entrance(traced, flow, levels, values, way, residuals)
+    return stem if stem is None else _whole_stem(traced, stem, values, levels)
+
+
+def _first_entrance(
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    values: list[fx.Node],
+    way: set[fx.Node],
+    residuals: Sequence[Residual],
+) -> fx.Node | None:
+    """What enters the first block that comes back, and the modules around it at its resolution."""
     calls = [call for call in calls_in(traced.root) if call.parent]
     blocks = [call for call in calls if _is_block(call, values)]
     back = _coming_back(blocks)
@@ -61,6 +74,34 @@ def find_stem(
         return _before_step(entrance, values, levels)
     entering = [r.source for r in residuals if r.source in values and r.add in values]
     return _before_step(entering[0], values, levels) if len(entering) > 1 else None
+
+
+def _whole_stem(traced: Traced, stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:
+    """What the module gives that holds the stem inside, where the stages are modules of one kind
+    behind it: it may have blocks of the stages' own kinds (VoVNet, GCViT, FastViT).
+    """
+    made = {n: i for i, n in enumerate(values)}
+    for stages in _lists_of_stages(traced, values, levels):
+        first = stages[0]
+        around = {outer.parent for outer in first.chain()}
+        for call in stem.meta["call"].chain():
+            given = [n for n in call.outputs if n in made]
+            if call.parent not in around or not given or call.end > first.start:
+                continue
+            entered = last_before(first.start, values)
+            if made.get(stem, -1) < made[given[-1]] and entered is given[-1]:
+                return given[-1]
+    return stem
+
+
+def _lists_of_stages(traced: Traced, values: list[fx.Node], levels: Levels) -> list[list[Call]]:
+    """Modules of one kind beside each other that give trunk values of three levels or more."""
+    found: dict[tuple[int, Hashable], list[Call]] = {}
+    for call in calls_in(traced.root):
+        if call.parent is not None and _is_block(call, values):
+            found.setdefault((id(call.parent), _kind(call.module)), []).append(call)
+    return [calls for calls in found.values()
+            if len({levels.of[call.outputs[0]] for call in calls}) > 2]  # fmt: skip
 
 
 def _before_step(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:
@@ -109,10 +150,16 @@ def _are_alike(one: Hashable, other: Hashable) -> bool:
 
 
 def _is_block(call: Call, values: Container[fx.Node]) -> bool:
-    """Whether a call is a unit of the trunk: two or more weighted operations, a trunk output."""
+    """Whether a call is a unit of the trunk: it gives one of its values, made by two or more
+    weighted operations, or by one whose result joins what it was given (a dense unit).
+    """
     if isinstance(call.module, nn.Sequential) and type(call.module) is not nn.Sequential:
         return False  # a convolution with its norm, written as a list of its own class
-    return bool(call.outputs) and call.outputs[0] in values and weighted_inside(call) >= 2
+    if not call.outputs or call.outputs[0] not in values:
+        return False
+    made = call.outputs[0]
+    joins = name_of(made) in ("add", "cat") and not {*Flow.inputs(made)}.isdisjoint(call.inputs)
+    return weighted_inside(call) >= (1 if joins else 2)
 
 
 def calls_in(call: Call) -> list[Call]:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,15 @@ def test_a_package_that_is_broken_is_named(monkeypatch):
     monkeypatch.setattr(plugins, "entry_points", Installed(mine="no_such_package:Gate"))
     with pytest.raises(MechanismError, match=r"the mechanism 'mine' of .* cannot be imported"):
         lookup("mine")
+
+
+def test_what_is_installed_is_looked_up_once_for_all_the_sites_of_a_name(monkeypatch):
+    asked = []
+    offered = Installed(mygate=f"{HERE}:Gate")
+    monkeypatch.setattr(plugins, "entry_points", lambda **how: asked.append(1) or offered(**how))
+    args: list[dict[str, Any]] = [{"reduction": 8}] * 500
+
+    assert objection("mygate", *args) is None
+    assert len(asked) == 1
+    said = objection("mygate", *args, {"path": print})
+    assert said is not None and "its argument 'path'" in said

@@ -361,3 +361,27 @@ def test_a_constant_that_is_read_does_not_need_a_run_on_values():
     traced = trace(net, (torch.empty(2, 3, 4, 6, device="meta"),))
     assert (traced.device, traced.why_real) == ("meta", None)
     assert net.strides.tolist() == [8, 16]
+
+
+class ForEachValue(nn.Module):
+    """Looks at the positions one by one, as a search for points does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(())
+        for value in self.conv(x).flatten():
+            total = total + value.relu()
+        return total
+
+
+@pytest.mark.parametrize("most", [40, 10_000])
+def test_a_forward_that_goes_through_all_values_is_refused(monkeypatch, most):
+    monkeypatch.setattr("attnsurgeon.recording.trace.MOST_OPERATIONS", most)
+    if most > 2 * 5 * 5 * 3:
+        assert len(trace(ForEachValue(), (torch.zeros(2, 3, 5, 5),)).root.events) > 100
+        return
+    with pytest.raises(ModelError, match="runs more than 40 operations, most of them in ForEach"):
+        trace(ForEachValue(), (torch.zeros(2, 3, 5, 5),))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +51,7 @@ class Decider:
 
     survey: Survey
     cuts: list[Cut] = field(default_factory=list)
-    _names: set[tuple[str, str]] = field(default_factory=set)
+    _names: dict[str, Iterator[str]] = field(default_factory=dict)  # host -> those that are free
     _torn: dict[str, str] = field(default_factory=dict)  # host -> why its runs cannot share
     _parts: dict[Hashable, nn.Module] = field(default_factory=dict)
     _tried: set[Hashable] = field(default_factory=set)
@@ -168,15 +169,11 @@ class Decider:
 
     def _name(self, host: str) -> str:
         """A child name that the host does not use: attn, attn_1, ..."""
-        module: nn.Module = self.survey.traced.twin.get_submodule(host)
-        number = 0
-        while True:
-            name = f"attn_{number}" if number else "attn"
-            # dir(), not hasattr(): a class may answer for every name.
-            if (host, name) not in self._names and name not in dir(module):
-                self._names.add((host, name))
-                return name
-            number += 1
+        if host not in self._names:  # dir(), not hasattr(): a class may answer for every name
+            taken = set(dir(self.survey.traced.twin.get_submodule(host)))
+            numbered = itertools.chain(["attn"], (f"attn_{i}" for i in itertools.count(1)))
+            self._names[host] = (name for name in numbered if name not in taken)
+        return next(self._names[host])
 
 
 def _parameters(module: nn.Module) -> int:

@@ -321,3 +321,81 @@ def dilated_dense() -> nn.Module:
     spreads = (1, 1, 2, 2, 4, 4)
     layers = [Growing(8 + 4 * i, spread) for i, spread in enumerate(spreads)]
     return Classifier(32, stem=cbr(3, 8, 2), block=nn.Sequential(cbr(8, 8, 2), *layers))
+
+
+def dense_from_the_image() -> nn.Module:
+    """DenseNet for small images: layers of one convolution behind the first, and transitions."""
+
+    def layers(inside: int) -> list[nn.Module]:
+        return [Growing(inside + 4 * i, 1) for i in range(3)]
+
+    def narrower(inside: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inside, 8, 1), nn.AvgPool2d(2))
+
+    return Classifier(
+        20,
+        first=nn.Conv2d(3, 8, 3, padding=1),
+        stage1=nn.Sequential(*layers(8)),
+        stage2=nn.Sequential(narrower(20), *layers(8)),
+        stage3=nn.Sequential(narrower(20), *layers(8)),
+    )
+
+
+class Separable(nn.Module):
+    """A depthwise convolution and a pointwise one."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
+        self.mix = cbr(inside, outside, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.wide(x))
+
+
+class Stage(nn.Module):
+    """VoVNet's: a pooling, then layers whose results are put beside each other and mixed."""
+
+    def __init__(self, inside: int, outside: int, *, pooled: bool) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2) if pooled else nn.Identity()
+        self.one, self.two = Separable(inside, inside), Separable(inside, inside)
+        self.mix = cbr(2 * inside, outside, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.one(self.pool(x))
+        return self.mix(torch.cat((one, self.two(one)), 1))
+
+
+def stem_of_layers() -> nn.Module:
+    """VoVNet with depthwise layers: its stem is made of the layers of which its stages are."""
+    stages = [Stage(8, 16, pooled=False), Stage(16, 24, pooled=True), Stage(24, 32, pooled=True)]
+    return Classifier(
+        32,
+        stem=nn.Sequential(cbr(3, 8, 2), Separable(8, 8), Separable(8, 8, 2)),
+        stages=nn.Sequential(*stages),
+    )
+
+
+def layers_without_stages() -> nn.Module:
+    """MobileNet: the same layers in one list. What is ahead of them is the stem."""
+    layers = [Separable(8, 8), Separable(8, 16, 2), Separable(16, 16), Separable(16, 24, 2)]
+    return Classifier(24, body=nn.Sequential(cbr(3, 8, 2), *layers, Separable(24, 24)))
+
+
+def normed_scores() -> nn.Module:
+    """As ResNet in ResNet: the scores are a map with a norm, which is only pooled."""
+    net = Classifier(16, stem=cbr(3, 8, 2), b1=Block(8, 16, 2), b2=Block(16, 16))
+    net.fc = nn.Identity()
+    net.add_module("scores", nn.Sequential(nn.Conv2d(16, 5, 1), nn.BatchNorm2d(5)))
+    net.names = (*net.names, "scores")
+    return net
+
+
+def normed_features() -> nn.Module:
+    """A backbone that ends by making its map wider: this is a map of features still."""
+    net = Classifier(16, stem=cbr(3, 8, 2), b1=Block(8, 16, 2), b2=Block(16, 16))
+    net.fc = nn.Identity()
+    net.add_module("last", nn.Sequential(nn.Conv2d(16, 40, 1), nn.BatchNorm2d(40)))
+    net.names = (*net.names, "last")
+    return net
