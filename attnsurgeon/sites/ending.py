@@ -1,7 +1,8 @@
 """Flow -> the encoder's end: the last value on the way down, before a neck, a decoder or heads.
 
-Where the network gives one vector, it is the last map that the whole network passes. Else it is the
-last value that everything made of the deepest resolution passes, which is the deepest that is
+Where the network gives one vector, it is the last map that the whole network passes, unless deeper
+ones are raised to it again (MobileNetV5's fusion of its last two resolutions). Else it is the last
+value that everything made of the deepest resolution passes, which is the deepest that is
 raised again, or where nothing is, the deepest of all. What only hands it on is not the encoder's:
 a lateral or scoring convolution, the convolution before a pixel shuffle.
 """
@@ -77,10 +78,11 @@ def find_ending(
     needed = ways_back(outputs, set())
     on_way = [n for n in flow.nodes if n in needed and n not in aside and levels.is_map(n)]
     if vectors and maps:
+        end = _before_idle(maps[-1], flow, levels)
         depth = levels.of[maps[-1]] or 0
         deeper = [n for n in on_way if (levels.of[n] or 0) > depth]
-        if all(flow.reaches(n, maps[-1]) for n in deeper):
-            end = _before_asked(_before_idle(maps[-1], flow, levels), flow, asked)
+        if all(flow.reaches(n, maps[-1]) for n in deeper) and not _is_raised(end, flow, levels):
+            end = _before_asked(end, flow, asked)
             return Ending(_before_scores(end, flow, levels), dense=False)
     if not on_way:
         return None
@@ -93,6 +95,12 @@ def find_ending(
     if one and len(traced.calls[ending.end.meta["call"].path]) == 1:
         return None  # several networks side by side, and not one that runs several times
     return ending
+
+
+def _is_raised(end: fx.Node, flow: Flow, levels: Levels) -> bool:
+    """Whether the network has been deeper than a map, and has come up to it again."""
+    rises = _outer(find_rises(flow, levels), flow, levels)
+    return any(r.below > (levels.of[end] or 0) and flow.reaches(r.node, end) for r in rises)
 
 
 def _dense(

@@ -218,7 +218,8 @@ class _Descent:
         """The value of a higher level that the first value of a level was made from.
 
         Of several it is the last one that all pass; where that leaves out more work than it
-        keeps, some only run beside, and it is the one with the most work.
+        keeps, some only run beside, and it is the one of the nearest resolution, if half of the
+        work is in it, with the most work.
         """
         carried, work = self.levels.carried, self.levels.work
         level = carried[first]
@@ -237,7 +238,11 @@ class _Descent:
         worked = [n for n in sources if work[n] and self._left(n, level) is None]
         if not worked:
             return None
-        heavy = max(worked, key=lambda n: (work[n], self.flow.rank[n]))
+        most = max(work[n] for n in worked)
+        heavy = max(
+            (n for n in worked if 2 * work[n] > most),
+            key=lambda n: (carried[n] or 0, work[n], self.flow.rank[n]),
+        )
         self.steps[level] = sources[heavy]
         heavy = self._entering(heavy, level)
         at = carried[heavy]

@@ -94,6 +94,11 @@ def test_a_network_without_maps_has_no_trunk():
     assert trunk(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), (3,)) == {role: [] for role in ROLES}
 
 
+def of_stages(stem: str, ends: list[str]) -> dict[str, list[str]]:
+    """The trunk of a classifier: every stage but the last is followed by a step down."""
+    return {"stem": [stem], "stage": ends, "downsample": ends[:-1], "head": ends[-1:]}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -130,6 +135,32 @@ def test_a_network_without_maps_has_no_trunk():
         (
             "vit_tiny_patch16_224",
             {"stem": [":add"], "stage": ["norm"], "downsample": [], "head": ["norm"]},
+        ),
+        pytest.param(
+            "ese_vovnet19b_dw",  # its stem is made of the layers that its stages are made of
+            of_stages("stem.2.bn.act", [f"stages.{i}.blocks.0.attn:mul" for i in range(4)]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "gcvit_xxtiny",  # its stem ends with the downsampling that its stages begin with
+            of_stages("stem.down.norm2", [f"stages.{i}:contiguous" for i in range(4)]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "coat_mini",  # three resolutions go on beside each other and give to each other
+            of_stages(
+                ":cat",
+                [":contiguous", "parallel_blocks.5:add#7", "parallel_blocks.5:add#8", "norm4"],
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "mobilenetv5_300m",  # it fuses its last two resolutions, and pools them
+            of_stages(
+                "conv_stem.bn.act",
+                ["blocks.0.2:add", "blocks.1.4:add", "blocks.2.36:add", "blocks.3.38:add"],
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.nets.families.parts import Block, Classifier, ResNet, cbr, twice
+from tests.nets.families.parts import Block, Classifier, ResNet, cbr, twice, up
 
 
 def vgg() -> nn.Module:
@@ -399,3 +399,19 @@ def normed_features() -> nn.Module:
     net.add_module("last", nn.Sequential(nn.Conv2d(16, 40, 1), nn.BatchNorm2d(40)))
     net.names = (*net.names, "last")
     return net
+
+
+class FusedAtTheEnd(nn.Module):
+    """MobileNetV5: the last resolution is raised to the one before it, and both are pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.b1 = cbr(3, 8, 2), Block(8, 8)
+        self.b2 = nn.Sequential(Block(8, 16, 2), Block(16, 16))
+        self.b3 = nn.Sequential(Block(16, 24, 2), Block(24, 24))
+        self.fuse, self.fc = cbr(40, 32, kernel=1), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b2(self.b1(self.stem(x)))
+        y = self.b3(x)
+        return self.fc(self.fuse(torch.cat((x, up(y, x)), 1)).mean((2, 3)))
