@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attnsurgeon.attention.registry import create_attention, mechanisms
     from attnsurgeon.checks.auditing import audit
     from attnsurgeon.checks.status import Status, status
+    from attnsurgeon.cost.measuring import measure
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
@@ -48,6 +49,7 @@ _HOMES = {
     "insert": "operate",
     "load": "saved.restore",
     "load_model": "models",
+    "measure": "cost.measuring",
     "mechanisms": "attention.registry",
     "param_groups": "training.finetune",
     "plan": "operate",
@@ -74,6 +76,7 @@ __all__ = [
     "insert",
     "load",
     "load_model",
+    "measure",
     "mechanisms",
     "param_groups",
     "plan",

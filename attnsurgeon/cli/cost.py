@@ -9,8 +9,10 @@ from attnsurgeon.cli.networks import (
     load,
     plan_on,
     read_selection,
+    require_device,
     sketch,
     timed,
+    timed_plan,
 )
 from attnsurgeon.cli.options import (
     Measuring,
@@ -36,6 +38,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Weigh MODEL, alone or with attention. No weights are loaded, but for --latency."""
+    require_device(timing)
     if chosen is None:
         _show_weight(asked, timing, as_json)
     else:
@@ -71,16 +74,13 @@ def _show_difference(network: Network, chosen: Selection, timing: Measuring, as_
     model, found = sketch(network)
     made = plan_on(found, file, chosen)
     with step("weighing"):
-        from attnsurgeon.operate import insert, weigh_plan
+        from attnsurgeon.operate import weigh_plan
         from attnsurgeon.report.record import model_record, operation_record
 
         cost = weigh_plan(made)
     measured = None
     if timing.asked:
-        form = found.traced.form
-        model = load(network)
-        after = insert(model, rules=file, init=chosen.init, example=form).model
-        measured = timed(model, after, form, timing)
+        measured = timed_plan(network, file, chosen, found.traced.form, timing)
     record = operation_record(
         made, cost, model=model_record(described(network, model)), latency=measured
     )

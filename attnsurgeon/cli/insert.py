@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,9 @@ from attnsurgeon.cli.networks import (
     plan_on,
     read_budget,
     read_selection,
+    require_device,
     timed,
+    too_dear,
 )
 from attnsurgeon.cli.options import (
     FOLDER,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.budgets import Budget
-    from attnsurgeon.cost.timing import Latency
     from attnsurgeon.operate import Operation
 
 
@@ -54,7 +54,7 @@ class Wishes:
         pretrained, checkpoint, unsafe_pickle, new_head, taking: the weights to load, and how.
         output, overwrite, mode: the folder to write, and how.
         verify: "quick", "full" or "none".
-        timing: whether and how to measure latency.
+        timing: whether and how to measure latency and memory.
         as_json: print JSON.
     """
 
@@ -95,7 +95,6 @@ class Wishes:
 )
 @budgets
 @measuring
-@click.option("--max-latency", metavar="LIMIT", help="Refuse above it: +5%, +0.5ms, 20ms.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, like `plan`.")
 @json_flag
 def command(
@@ -110,12 +109,10 @@ def command(
     overwrite: bool,
     mode: str,
     verify: str,
-    max_params: str | None,
-    max_macs: str | None,
     timing: Measuring,
-    max_latency: str | None,
     dry_run: bool,
     as_json: bool,
+    **limits: str | None,
 ) -> None:
     """Put attention into MODEL, verify it, weigh it and save it.
 
@@ -128,21 +125,21 @@ def command(
     """
     given = pretrained, checkpoint, unsafe_pickle, new_head, taking
     wishes = Wishes(*given, output, overwrite, mode, verify, timing, as_json)
-    _refuse_contradictions(wishes, dry_run)
+    _refuse_contradictions(wishes)
     if output is not None:
         from attnsurgeon.saved.folder import check_output
 
         check_output(output, overwrite)
-    budget = read_budget(max_params=max_params, max_macs=max_macs, max_latency=max_latency)
+    budget = read_budget(**limits)
     if dry_run:
         if checkpoint is not None:
             _load(asked, wishes)  # a file that does not fit is what people want to know
-        show_plan(asked, chosen, budget, as_json)
+        show_plan(asked, chosen, budget, timing, as_json)
     else:
         _insert(asked, chosen, budget, wishes)
 
 
-def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
+def _refuse_contradictions(wishes: Wishes) -> None:
     if wishes.pretrained and wishes.checkpoint is not None:
         raise click.UsageError("--pretrained and --checkpoint both name the weights; give one")
     if wishes.unsafe_pickle and wishes.checkpoint is None:
@@ -152,11 +149,10 @@ def _refuse_contradictions(wishes: Wishes, dry_run: bool) -> None:
     wishes.taking.refuse_without(wishes.checkpoint)
     if wishes.overwrite and wishes.output is None:
         raise click.UsageError("--overwrite needs the folder to write: -o DIR")
-    if dry_run and wishes.timing.asked:
-        raise click.UsageError("latency cannot be measured in a dry run: it has no weights")
 
 
 def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes) -> None:
+    require_device(wishes.timing)
     file = read_selection(chosen)
     example = given_input(network)
     model = _load(network, wishes)
@@ -174,11 +170,11 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
     with step("weighing"):
         cost = operation.cost
     measured = checked = None
-    refusal = _too_dear(operation, dataclasses.replace(budget, max_latency=None))
+    refusal = too_dear(cost, budget.counted)
     if refusal is None and before is not None:
         form = made.survey.traced.form
         measured = timed(before, operation.model, form, wishes.timing, budget)
-        refusal = _too_dear(operation, budget, measured)
+        refusal = too_dear(cost, budget, measured)
     if refusal is None:
         checked = _verify(operation, wishes.verify)
         refusal = _wrong(checked)
@@ -268,19 +264,6 @@ def _wrong(checked: Verification | None) -> SurgeonError | None:
         f"the operated network fails its verification: {'; '.join(checked.problems)}",
         "nothing was written; a network that is cut and does not verify is a bug to report",
     )
-
-
-def _too_dear(
-    operation: Operation, budget: Budget, measured: Latency | None = None
-) -> SurgeonError | None:
-    """Returns which limit is exceeded, or None: asked before the long checks."""
-    from attnsurgeon.cost.budgets import check_budgets
-
-    try:
-        check_budgets(operation.cost, budget, latency=measured)
-    except CheckFailed as error:
-        return error
-    return None
 
 
 def _show(record: dict[str, Any], saved: Path | None) -> None:

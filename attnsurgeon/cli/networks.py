@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.cli.options import Measuring, Network, Selection
-from attnsurgeon.errors import ModelError
+from attnsurgeon.errors import CheckFailed, ModelError, SurgeonError
 from attnsurgeon.report.streams import note, step
 from attnsurgeon.report.surfaces import in_options
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnsurgeon.cost.budgets import Budget
-    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.cost.comparing import Cost
+    from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.models import Source
     from attnsurgeon.planning.plan import Plan
     from attnsurgeon.recording.inputs import InputForm
@@ -121,26 +122,48 @@ def timed(
     form: InputForm,
     timing: Measuring,
     budget: Budget | None = None,
-) -> Latency:
+) -> Measurement:
     """Measures two networks side by side on random inputs, until a budget is decided."""
-    with step("measuring latency"):
-        import copy
-
-        import torch
-
+    with step("measuring"):
         from attnsurgeon.cost.budgets import is_decided
-        from attnsurgeon.cost.timing import latency
+        from attnsurgeon.cost.measuring import measure
+        from attnsurgeon.recording.twin import full_twin
 
         if timing.device is not None:
-            to = _device(timing.device)
-            before, after = (copy.deepcopy(model).to(to) for model in (before, after))
-        generator = torch.Generator().manual_seed(0)
-        inputs = form.at_batch(timing.batch or 1).drawn(generator)
-        enough = None if budget is None else functools.partial(is_decided, budget)
-        return latency(before, after, inputs, enough=enough, **timing.arguments)
+            to = device_named(timing.device)
+            before, after = (full_twin(model).to(to) for model in (before, after))
+        limited = budget is not None and budget.max_latency is not None
+        enough = functools.partial(is_decided, budget) if limited else None
+        at = form.at_batch(timing.batch or 1)
+        return measure(before, after, at, enough=enough, **timing.arguments)
 
 
-def _device(name: str) -> torch.device:
+def timed_plan(
+    network: Network,
+    file: RuleFile,
+    chosen: Selection,
+    form: InputForm,
+    timing: Measuring,
+    budget: Budget | None = None,
+) -> Measurement:
+    """Builds a network that was only looked at, with random weights, operates it and measures."""
+    model = load(network)
+    with step("operating"):
+        from attnsurgeon.operate import insert
+
+        after = insert(model, rules=file, init=chosen.init, example=form).model
+    return timed(model, after, form, timing, budget)
+
+
+def require_device(timing: Measuring) -> None:
+    """Refuses a device that is not there, before the network is built for it."""
+    if timing.device is not None:
+        with step("starting"):
+            device_named(timing.device)
+
+
+def device_named(name: str) -> torch.device:
+    """Returns a device of this machine."""
     import torch
 
     from attnsurgeon.errors import UsageError, nearest
@@ -198,3 +221,16 @@ def read_budget(**limits: str | None) -> Budget:
         from attnsurgeon.cost.budgets import Budget
 
         return Budget.parse(**limits)
+
+
+def too_dear(
+    cost: Cost, budget: Budget, measured: Measurement | None = None
+) -> SurgeonError | None:
+    """Returns which limit is exceeded or cannot be shown to hold, or None."""
+    from attnsurgeon.cost.budgets import check_budgets
+
+    try:
+        check_budgets(cost, budget, measured=measured)
+    except CheckFailed as error:
+        return error
+    return None

@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnsurgeon.cli.networks import described, plan_on, read_budget, read_selection, sketch
+from attnsurgeon.cli.networks import (
+    described,
+    plan_on,
+    read_budget,
+    read_selection,
+    require_device,
+    sketch,
+    timed_plan,
+    too_dear,
+)
 from attnsurgeon.cli.options import (
+    Measuring,
     Network,
     Selection,
     budgets,
     json_flag,
+    measuring,
     network,
     selection,
 )
@@ -27,50 +38,64 @@ if TYPE_CHECKING:
 @network
 @selection()
 @budgets
+@measuring
 @click.option("--print-rules", is_flag=True, help="Print a rule file that says the same.")
 @click.option("--explain", metavar="SITE", help="Say why each rule takes or leaves this site.")
 @json_flag
 def command(
     asked: Network,
     chosen: Selection,
-    max_params: str | None,
-    max_macs: str | None,
+    timing: Measuring,
     print_rules: bool,
     explain: str | None,
     as_json: bool,
+    **limits: str | None,
 ) -> None:
-    """Say what `insert` would do, and its price. No weights are loaded, nothing is written."""
+    """Say what `insert` would do, and its price. No weights are loaded, nothing is written.
+
+    What is measured (--latency, --max-latency, --max-memory) is measured with random weights.
+    """
+    if timing.asked and (print_rules or explain is not None):
+        raise click.UsageError("--print-rules and --explain measure nothing: leave --latency out")
     if print_rules:
         if as_json or explain is not None:
             raise click.UsageError("--print-rules prints YAML alone: leave --json, --explain out")
         _print_rules(asked, chosen)
     elif explain is None:
-        budget = read_budget(max_params=max_params, max_macs=max_macs)
-        show_plan(asked, chosen, budget, as_json)
+        show_plan(asked, chosen, read_budget(**limits), timing, as_json)
     else:
         file = read_selection(chosen)
         _explain(sketch(asked)[1], file, explain, as_json)
 
 
-def show_plan(network: Network, chosen: Selection, budget: Budget, as_json: bool) -> None:
-    """Plans and weighs on the meta device, and prints both."""
+def show_plan(
+    network: Network, chosen: Selection, budget: Budget, timing: Measuring, as_json: bool
+) -> None:
+    """Plans and weighs on the meta device, measures what is asked for, and prints it."""
+    require_device(timing)
     file = read_selection(chosen)
     model, found = sketch(network)
     made = plan_on(found, file, chosen)
     with step("weighing"):
-        from attnsurgeon.cost.budgets import check_budgets
         from attnsurgeon.operate import weigh_plan
         from attnsurgeon.report.record import model_record, operation_record
 
         cost = weigh_plan(made)
-        record = operation_record(made, cost, model=model_record(described(network, model)))
+    measured = None
+    refusal = too_dear(cost, budget.counted)
+    if refusal is None and timing.asked:
+        measured = timed_plan(network, file, chosen, found.traced.form, timing, budget)
+        refusal = too_dear(cost, budget, measured)
+    about = model_record(described(network, model))
+    record = operation_record(made, cost, model=about, latency=measured)
     if as_json:
         write_json(record)
     else:
         from attnsurgeon.report.operation import show_operation
 
         show_operation(out(), record)
-    check_budgets(cost, budget)
+    if refusal is not None:
+        raise refusal
 
 
 def _print_rules(network: Network, chosen: Selection) -> None:

@@ -4,5 +4,6 @@
 - `scale`, `weighing`: model + inputs -> `weight.Weight`, one forward on the meta device
 - `comparing`: two Weights + sites -> Cost, the difference and each site's share
 - `budgets`: `+2%`, `30M`, `+0.5ms` -> limits, held against a Cost
-- `timing`: two models + inputs -> Latency, paired and interleaved
+- `stepping`, `timing`, `step_memory`: a copy to run, its time in pairs, the memory of a step
+- `measuring`: two models + inputs -> `measured.Measurement`
 """

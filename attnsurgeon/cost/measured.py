@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from attnsurgeon.shown import Shown
 
+_FOR_AN_INTERVAL = 6  # values: that all of fewer lie on one side of their median is likelier
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -42,6 +44,11 @@ class Latency:
     ratio: Spread
     pairs: int
     undecided: bool = False
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the pairs are enough for the interval to be one of 95 %."""
+        return self.pairs >= _FOR_AN_INTERVAL
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two networks + inputs -> Latency: paired, interleaved forwards in one run, median and spread.
+"""Two things to run -> Latency: paired, interleaved runs in one process, median and spread.
 
 Two separate measurements differ by what else the machine does. Here every pair runs back to back,
 in alternating order, and the ratio is the median of the pairs' ratios. How well that is known says
@@ -12,121 +12,81 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from attnsurgeon.errors import UsageError
-from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.recording.inputs import Inputs
-from attnsurgeon.recording.record import map_tensors, tensors_in
-from attnsurgeon.recording.twin import shared_twin
-from attnsurgeon.shown import Shown
+from attnsurgeon.cost.measured import Latency, Spread
 
+Run = Callable[[], Any]
+Watch = Callable[[Run], float]
 
-@dataclass(frozen=True)
-class Spread:
-    """A median with its lower and upper quartile."""
-
-    median: float
-    lower: float
-    upper: float
+REPEATS, WARM_UP = 20, 2  # pairs, where nobody says how many
+_FEWEST = 2  # pairs of which a spread can be said
 
 
-@dataclass(frozen=True, repr=False)
-class Latency(Shown):
-    """Seconds of one forward before and after surgery.
-
-    Attributes:
-        before, after: over all pairs.
-        ratio: median of after / before within a pair.
-        ratios: the same with its quartiles.
-        repeats: pairs measured.
-        threads: CPU threads in use.
-        device: where it ran.
-        batch: images of a forward.
-        interval: 95 % confidence interval of the median ratio.
-    """
-
-    before: Spread
-    after: Spread
-    ratios: Spread
-    repeats: int
-    threads: int
-    device: str
-    batch: int = 1
-    interval: tuple[float, float] = (math.nan, math.nan)
-
-    @property
-    def ratio(self) -> float:
-        """Median of after / before within a pair."""
-        return self.ratios.median
-
-
-@known_state(own_dice=False)
-def latency(
-    before: nn.Module,
-    after: nn.Module,
-    inputs: tuple[Any, ...] | Inputs,
+def paired(
+    before: Run,
+    after: Run,
+    watch: Watch,
+    enough: Callable[[Latency], bool],
     *,
-    repeats: int = 20,
-    warm_up: int = 2,
-    threads: int | None = None,
-    enough: Callable[[Latency], bool] | None = None,
-    most_seconds: float = 60.0,
+    until: float,
+    repeats: int | None = None,
+    warm_up: int | None = None,
 ) -> Latency:
-    """Times two networks side by side, in eval mode, on the device of their weights.
+    """Measures two runs in pairs: before, after, after, before, and so on.
+
+    As few as possible decide when to stop: whether there are enough pairs is asked when their
+    number has doubled, since an interval that is looked at after every pair is left by its median
+    much more often than it says.
 
     Args:
-        before: the network as it was given; only a twin around its weights is run.
-        after: the network operated on, on the same device.
-        inputs: the positional inputs, or all of them.
-        repeats: pairs to measure at least.
-        warm_up: pairs before them that are thrown away.
-        threads: CPU threads to measure with; the setting is the process's, and put back.
-        enough: tells of a measurement whether it answers the question; while it does not, more
-            pairs are measured.
-        most_seconds: after which no more pairs are measured for that.
-
-    Raises:
-        UsageError: the weights are on meta, or there are fewer than two pairs.
+        before, after: to run.
+        watch: runs one and returns the seconds it took.
+        enough: tells of a latency whether it answers the question.
+        until: `time.monotonic()` after which no more pairs are measured.
+        repeats: pairs to measure at least, however long that takes; None for 20, or fewer where
+            the time is up.
+        warm_up: pairs before them that are thrown away, likewise; None for 2.
     """
-    if repeats < 2:
-        raise UsageError(f"{repeats} repeats have no spread", "measure at least 2 pairs")
-    device = next((p.device for p in before.parameters()), torch.device("cpu"))
-    if device.type == "meta":
-        raise UsageError(
-            "latency cannot be measured on the meta device", "load the network with real weights"
-        )
-    values = map_tensors(Inputs.of(inputs), lambda t: t.to(device))
-    runs = [_timer(model, values, device) for model in (before, after)]
-    batch = next((len(t) for t in tensors_in(values) if t.dim()), 1)
-    until = time.monotonic() + most_seconds
+    runs = before, after
+    for index in range(WARM_UP if warm_up is None else warm_up):
+        if warm_up is None and index and time.monotonic() >= until:
+            break
+        _pair(runs, watch, index)
+    least = _FEWEST if repeats is None else repeats
+    goal = REPEATS if repeats is None else repeats
     pairs: list[tuple[float, float]] = []
-    with _threads(threads):
-        for index in range(warm_up):
-            _pair(runs, swapped=index % 2 == 1)
-        while True:
-            pairs += [_pair(runs, swapped=index % 2 == 1) for index in range(repeats)]
-            measured = _measured(pairs, str(device), batch)
-            if enough is None or enough(measured) or time.monotonic() > until:
-                return measured
+    while True:
+        while len(pairs) < goal and (len(pairs) < least or time.monotonic() < until):
+            pairs.append(_pair(runs, watch, len(pairs)))
+        measured = latency_of(pairs)
+        answered = enough(measured)
+        if answered or time.monotonic() >= until:
+            return replace(measured, undecided=not answered)
+        goal *= 2
 
 
-def _measured(pairs: list[tuple[float, float]], device: str, batch: int) -> Latency:
-    ratios = sorted(second / first for first, second in pairs)
-    return Latency(
-        _spread([first for first, _ in pairs]),
-        _spread([second for _, second in pairs]),
-        _spread(ratios),
-        len(pairs),
-        torch.get_num_threads(),
-        device,
-        batch,
-        _interval(ratios),
-    )
+def _pair(runs: tuple[Run, Run], watch: Watch, index: int) -> tuple[float, float]:
+    if index % 2:
+        second, first = watch(runs[1]), watch(runs[0])
+    else:
+        first, second = watch(runs[0]), watch(runs[1])
+    return first, second
+
+
+def latency_of(pairs: list[tuple[float, float]]) -> Latency:
+    """Returns what pairs of seconds, at least two, say of each and of their ratio."""
+    first, second = zip(*pairs, strict=True)
+    ratios = [after / before for before, after in pairs]
+    return Latency(_spread(first), _spread(second), _spread(ratios), len(pairs))
+
+
+def _spread(values: Any) -> Spread:
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, q1, q3, *_interval(sorted(values)))
 
 
 def _interval(ordered: list[float]) -> tuple[float, float]:
@@ -139,8 +99,45 @@ def _interval(ordered: list[float]) -> tuple[float, float]:
     return ordered[outside], ordered[-1 - outside]
 
 
+def watch_of(device: torch.device) -> Watch:
+    """Returns the clock of a device: its own events where it has them, else the processor's."""
+    if device.type == "cpu":
+        return on_the_clock
+    module = torch.get_device_module(device)
+    if hasattr(module, "Event"):
+        return by_events(module)
+    return lambda run: on_the_clock(run, lambda: torch.accelerator.synchronize(device))
+
+
+def on_the_clock(run: Run, wait: Run = lambda: None) -> float:
+    """Runs something and returns the seconds until it is done; `wait` waits for a device."""
+    started = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - started
+
+
+def by_events(module: Any) -> Watch:
+    """Returns a clock of the events of a device, which `module` (`torch.cuda`) makes.
+
+    The events stand in the queue of the device around the work, so that neither the time to wake
+    this process nor what the device did before counts; what the device waits for it does.
+    """
+
+    def watch(run: Run) -> float:
+        start, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000  # of milliseconds
+
+    return watch
+
+
 @contextlib.contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def cpu_threads(wanted: int | None) -> Iterator[None]:
+    """Lets torch compute in so many CPU threads; the number is the process's, and put back."""
     usual = torch.get_num_threads()
     if wanted is not None:
         torch.set_num_threads(wanted)
@@ -149,30 +146,3 @@ def _threads(wanted: int | None) -> Iterator[None]:
     finally:
         if wanted is not None:
             torch.set_num_threads(usual)
-
-
-def _timer(model: nn.Module, inputs: Inputs, device: torch.device) -> Callable[[], float]:
-    twin = shared_twin(model).eval()
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        with torch.inference_mode():
-            inputs.feed(twin)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter() - started
-
-    return seconds
-
-
-def _pair(runs: list[Callable[[], float]], *, swapped: bool) -> tuple[float, float]:
-    if swapped:
-        second, first = runs[1](), runs[0]()
-    else:
-        first, second = runs[0](), runs[1]()
-    return first, second
-
-
-def _spread(values: list[float]) -> Spread:
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, lower, upper)

@@ -9,10 +9,12 @@ says whether it was this run that moved them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -139,6 +141,32 @@ def thrown_by(run: Callable[[], T], seed: int = _SEED) -> tuple[T, bool]:
     finally:
         before.restore()
     return result.value(), True
+
+
+@contextlib.contextmanager
+def dice_put_back(device: torch.device) -> Iterator[None]:
+    """Sets the generators of the CPU, of a device, of Python and of numpy back afterwards.
+
+    For what must not run under a mode, since that takes time. The generators are the process's:
+    what another thread has drawn meanwhile it draws again.
+    """
+    others = _Global()
+    modules = [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
+    states = [
+        (module, at, module.get_rng_state(*at))
+        for module, at in ((module, _at(module, device)) for module in modules)
+    ]
+    try:
+        yield
+    finally:
+        for module, at, state in states:
+            module.set_rng_state(state, *at)
+        others.restore()
+
+
+def _at(module: Any, device: torch.device) -> tuple[torch.device, ...]:
+    """The device, where a module of torch's has one state for each."""
+    return (device,) if inspect.signature(module.get_rng_state).parameters else ()
 
 
 class _Result:

@@ -11,6 +11,7 @@ from attnsurgeon.report import words
 from attnsurgeon.report.streams import Marks, marks
 from attnsurgeon.report.tables import show_lines, show_notes, show_table
 
+MEASURED = (("forward", "forward"), ("training_step", "training step"))
 FIGURES = (("params", "parameters"), ("macs", "MACs"), ("activations", "activations"))
 
 
@@ -36,7 +37,7 @@ def figure_rows(cost: Mapping[str, Any], latency: Mapping[str, Any] | None) -> l
         ]
         for name, label in FIGURES
     ]
-    return [*rows, latency_row(latency)] if latency else rows
+    return [*rows, *measured_rows(latency)] if latency else rows
 
 
 def params_row(before: int, after: int) -> list[str]:
@@ -46,15 +47,30 @@ def params_row(before: int, after: int) -> list[str]:
     return ["parameters", *figures, words.percent(percent)]
 
 
-def latency_row(latency: Mapping[str, Any]) -> list[str]:
-    """Returns the row of a latency that was measured."""
-    before, after, ratios = latency["before"], latency["after"], latency["ratios"]
+def measured_rows(latency: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields a row for each figure that was measured."""
+    for name, label in MEASURED:
+        if latency[name] is not None:
+            yield _latency_row(label, latency[name])
+    memory = latency["training_memory"]
+    if memory is not None:
+        yield [
+            "step memory",
+            words.memory(memory["before_bytes"]),
+            words.memory(memory["after_bytes"]),
+            words.memory_change(memory["delta_bytes"]),
+            words.percent(memory["delta_percent"]),
+        ]
+
+
+def _latency_row(label: str, latency: Mapping[str, Any]) -> list[str]:
+    ratio = latency["ratio"]
     return [
-        "latency",
-        words.milliseconds(before["median"]),
-        words.milliseconds(after["median"]),
-        f"x{ratios['median']:.3f}",
-        f"x{ratios['lower']:.3f} to x{ratios['upper']:.3f}",
+        label,
+        words.milliseconds(latency["before"]["median_seconds"]),
+        words.milliseconds(latency["after"]["median_seconds"]),
+        f"x{ratio['median']:.3f}",
+        f"x{ratio['q1']:.3f} to x{ratio['q3']:.3f}",
     ]
 
 
@@ -69,18 +85,48 @@ def coverage(
         yield f"without a price: {words.listed(named)}"
     yield from cost["notes"]
     if latency:
-        yield from latency_notes(latency)
+        yield from measured_notes(latency)
 
 
-def latency_notes(latency: Mapping[str, Any]) -> Iterator[str]:
-    """Yields how a latency was measured."""
-    low, high = latency["interval"]
+def measured_notes(latency: Mapping[str, Any]) -> Iterator[str]:
+    """Yields how latency and memory were measured, and how well the ratios are known."""
+    timed = [(label, latency[name]) for name, label in MEASURED if latency[name] is not None]
+    if timed:
+        yield f"{measured_at(latency)}: medians of interleaved pairs, and quartiles of their ratio"
+    for label, one in timed:
+        yield f"{label}: {_known(one, latency['limit_seconds'])}"
+    if not timed and latency["training_memory"] is not None:
+        yield measured_at(latency)
+    yield from memory_notes(latency)
+
+
+def memory_notes(latency: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the memory of a training step counts, or why there is no such step."""
+    if latency["training_memory"] is not None:
+        yield f"step memory: {_COUNTED[latency['training_memory']['counts']]}"
+    if latency["no_training_step"]:
+        yield f"no training step: {latency['no_training_step']}"
+
+
+def measured_at(latency: Mapping[str, Any]) -> str:
+    """Returns what was measured with."""
     threads = words.several(latency["threads"], "thread")
-    yield (
-        f"latency: medians, and quartiles of the ratio, of {latency['repeats']} interleaved "
-        f"pairs; its median is x{low:.3f} to x{high:.3f} with 95 % confidence; batch "
-        f"{latency['batch']}, {latency['device']}, {threads}"
-    )
+    said = f"batch {latency['batch']}, {latency['device']}, {latency['dtype']}, {threads}"
+    return f"measured at {said}"
+
+
+def _known(latency: Mapping[str, Any], seconds: float) -> str:
+    """How well a ratio is known."""
+    ratio, pairs = latency["ratio"], words.several(latency["pairs"], "pair")
+    sure = "with 95 % confidence" if latency["interval_known"] else "as far as so few say"
+    said = f"{pairs} put the ratio at x{ratio['low']:.3f} to x{ratio['high']:.3f} {sure}"
+    return f"undecided after {seconds:g} s: {said}" if latency["undecided"] else said
+
+
+_COUNTED = {
+    "saved tensors": "what autograd saves for the backward pass, beside weights and gradients",
+    "allocated": "the most that the device gave out during a step, beside the weights",
+}
 
 
 def heavy(record: Mapping[str, Any]) -> str | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from attnsurgeon.report import words
-from attnsurgeon.report.figures import FIGURES, coverage, show_cost
+from attnsurgeon.report.figures import (
+    FIGURES,
+    MEASURED,
+    coverage,
+    measured_at,
+    memory_notes,
+    show_cost,
+)
 from attnsurgeon.report.folding import fold
 from attnsurgeon.report.operation import show_refused
 from attnsurgeon.report.streams import marks
@@ -29,11 +36,31 @@ def show_weight(console: Console, record: Mapping[str, Any]) -> None:
     show_table(console, ["", ">parameters", ">MACs", ">activations"], rows)
     console.print()
     if record["latency"]:
-        before = record["latency"]["before"]
-        spread = f"{words.milliseconds(before['lower'])} to {words.milliseconds(before['upper'])}"
-        median = words.milliseconds(before["median"])
-        show_notes(console, [f"latency {median} ({spread})"])
-    show_notes(console, coverage(record["cost"], record["latency"], signs))
+        show_facts(console, _measured(record["latency"]))
+        console.print()
+    show_notes(console, coverage(record["cost"], None, signs))
+    if record["latency"]:
+        show_notes(console, _how_measured(record["latency"]))
+
+
+def _measured(latency: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was measured of one network."""
+    for name, label in MEASURED:
+        if latency[name] is not None:
+            found = latency[name]["before"]
+            q1, median, q3 = (
+                words.milliseconds(found[f"{at}_seconds"]) for at in ("q1", "median", "q3")
+            )
+            yield label, f"{median} ({q1} to {q3})"
+    if latency["training_memory"] is not None:
+        yield "step memory", words.memory(latency["training_memory"]["before_bytes"])
+
+
+def _how_measured(latency: Mapping[str, Any]) -> Iterator[str]:
+    runs = [f"{latency[n]['pairs'] * 2} of a {l}" for n, l in MEASURED if latency[n] is not None]
+    spread = f", medians and quartiles of {' and '.join(runs)}" if runs else ""
+    yield f"{measured_at(latency)}{spread}"
+    yield from memory_notes(latency)
 
 
 def show_difference(console: Console, record: Mapping[str, Any]) -> None:

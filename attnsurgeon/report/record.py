@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.status import Status
     from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.comparing import Cost
-    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.cost.measured import Latency, Measurement, Spread
     from attnsurgeon.cost.weight import Count, Weight
     from attnsurgeon.errors import SurgeonError
     from attnsurgeon.models import Source
@@ -33,7 +33,7 @@ def operation_record(
     cost: Cost,
     *,
     model: Mapping[str, Any],
-    latency: Latency | None = None,
+    latency: Measurement | None = None,
     verification: Verification | None = None,
     output: str | None = None,
 ) -> Record:
@@ -43,7 +43,7 @@ def operation_record(
         plan: the cuts.
         cost: of these cuts.
         model: what `model_record` says of the network.
-        latency: measured, where it was asked for.
+        latency: what was measured, where that was asked for.
         verification: of the operated network, where it was verified.
         output: the folder that was written.
     """
@@ -55,7 +55,7 @@ def operation_record(
     return {
         **made,
         "cost": cost_record(cost),
-        "latency": None if latency is None else dataclasses.asdict(latency),
+        "latency": None if latency is None else measurement_record(latency),
         "verification": None if verification is None else verification_record(verification),
         "output": output,
         "load": None,
@@ -109,7 +109,7 @@ def network_weight_record(
     input_size: InputSize,
     weight: Weight,
     parts: Iterable[str],
-    latency: Latency | None,
+    latency: Measurement | None,
 ) -> Record:
     """Returns what one network weighs, and what the modules named in `parts` do."""
     return {
@@ -117,7 +117,7 @@ def network_weight_record(
         "input_size": to_lists(input_size),
         "cost": _alone(weight),
         "parts": [{"path": path, **weight_record(weight.by_module[path])} for path in parts],
-        "latency": None if latency is None else dataclasses.asdict(latency),
+        "latency": None if latency is None else measurement_record(latency),
     }
 
 
@@ -159,6 +159,46 @@ def _priced_record(one: Priced, before: Weight) -> Record:
         "error": None if one.refusal is None else one.refusal.what,
         "hint": None if one.refusal is None else hint_of(one.refusal),
     }
+
+
+def measurement_record(made: Measurement) -> Record:
+    """Returns what was measured of two networks, with the units in the names."""
+    settings, memory = made.settings, made.memory
+    return {
+        "forward": None if made.forward is None else _latency_record(made.forward),
+        "training_step": None if made.step is None else _latency_record(made.step),
+        "training_memory": None
+        if memory is None
+        else {
+            "before_bytes": memory.before,
+            "after_bytes": memory.after,
+            "delta_bytes": memory.delta,
+            "delta_percent": memory.percent,
+            "counts": memory.what,
+        },
+        "no_training_step": made.why or None,
+        "batch": settings.batch,
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "threads": settings.threads,
+        "warm_up_pairs": settings.warm_up,
+        "limit_seconds": settings.seconds,
+    }
+
+
+def _latency_record(latency: Latency) -> Record:
+    return {
+        "before": _spread_record(latency.before, "_seconds"),
+        "after": _spread_record(latency.after, "_seconds"),
+        "ratio": _spread_record(latency.ratio, ""),
+        "pairs": latency.pairs,
+        "interval_known": latency.has_interval,
+        "undecided": latency.undecided,
+    }
+
+
+def _spread_record(spread: Spread, unit: str) -> Record:
+    return {f"{name}{unit}": value for name, value in dataclasses.asdict(spread).items()}
 
 
 def _alone(weight: Weight) -> Record:

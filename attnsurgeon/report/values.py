@@ -18,6 +18,7 @@ from attnsurgeon.report.record import (
     audit_record,
     card_record,
     cost_record,
+    measurement_record,
     model_record,
     network_record,
     plan_record,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.status import Status
     from attnsurgeon.checks.verify import Verification
     from attnsurgeon.cost.comparing import Cost
-    from attnsurgeon.cost.timing import Latency
+    from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.cost.weight import Weight
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
@@ -206,18 +207,18 @@ def _mechanisms(console: Console, cards: Mechanisms) -> None:
     show_cards(console, [card_record(card) for card in cards.values()], short=True)
 
 
-def _latency(console: Console, latency: Latency) -> None:
-    from attnsurgeon.report.figures import latency_notes, latency_row
+def _measurement(console: Console, made: Measurement) -> None:
+    from attnsurgeon.report.figures import measured_notes, measured_rows
 
-    record = dataclasses.asdict(latency)
-    show_table(console, ["!", ">before", ">after", ">change", ">"], [latency_row(record)])
-    show_notes(console, latency_notes(record))
+    record = measurement_record(made)
+    show_table(console, ["!", ">before", ">after", ">change", ">"], measured_rows(record))
+    show_notes(console, measured_notes(record))
 
 
 _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Audit": _audit,
     "Cost": _cost,
-    "Latency": _latency,
+    "Measurement": _measurement,
     "Mechanism": _mechanism,
     "Mechanisms": _mechanisms,
     "Operation": _operation,

@@ -52,6 +52,11 @@ def memory(size: int) -> str:
     return f"{size} bytes"
 
 
+def memory_change(size: int) -> str:
+    """Returns +1.6 MB, -812 bytes or 0."""
+    return f"{'-' if size < 0 else '+'}{memory(abs(size))}" if size else "0"
+
+
 def size(sides: Sequence[Any] | None, times: str) -> str:
     """Returns 3x224x224; of several sizes each; a dash for none."""
     found = each(sides) if sides else ()
