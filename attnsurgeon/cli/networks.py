@@ -132,8 +132,9 @@ def timed(
         if timing.device is not None:
             to = device_named(timing.device)
             before, after = (full_twin(model).to(to) for model in (before, after))
-        limited = budget is not None and budget.max_latency is not None
-        enough = functools.partial(is_decided, budget) if limited else None
+        enough = None
+        if budget is not None and budget.max_latency is not None:
+            enough = functools.partial(is_decided, budget)
         at = form.at_batch(timing.batch or 1)
         return measure(before, after, at, enough=enough, **timing.arguments)
 

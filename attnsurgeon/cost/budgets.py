@@ -180,11 +180,12 @@ def _broken(cost: Cost, budget: Budget, measured: Measurement | None) -> Iterato
         elif said := _too_long(limit, forward):
             yield _LESS, f"max_latency {said}"
     limit, memory = budget.max_memory, measured.memory
-    if limit is not None and memory is None:
+    if limit is None:
+        return
+    if memory is None:
         yield _TRAINABLE, f"max_memory {limit.text} is undecided: no training step, {measured.why}"
-    elif limit is not None and memory is not None:
-        if said := _too_many(limit, memory.before, memory.after, "bytes"):
-            yield _LESS, f"max_memory {said}"
+    elif said := _too_many(limit, memory.before, memory.after, "bytes"):
+        yield _LESS, f"max_memory {said}"
 
 
 def _too_many(limit: Limit, before: int, after: int, what: str) -> str | None:

@@ -35,6 +35,7 @@ class Latency:
         before, after: seconds, over all pairs.
         ratio: after / before within a pair.
         pairs: that were measured.
+        warm_up: pairs before them that were thrown away.
         undecided: the time was up before the interval of the median ratio answered the question:
             it is wider than was asked for, or a limit lies in it.
     """
@@ -43,6 +44,7 @@ class Latency:
     after: Spread
     ratio: Spread
     pairs: int
+    warm_up: int = 0
     undecided: bool = False
 
     @property
@@ -85,7 +87,6 @@ class Settings:
         device: where it ran, `cpu` or `cuda:0`.
         dtype: of the weights, `float32`.
         threads: of the CPU.
-        warm_up: pairs before the first that counts.
         seconds: after which no more pairs were measured, for the forward and the step together.
     """
 
@@ -93,7 +94,6 @@ class Settings:
     device: str
     dtype: str
     threads: int
-    warm_up: int
     seconds: float
 
 

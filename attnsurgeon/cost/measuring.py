@@ -12,12 +12,12 @@ from torch import nn
 
 from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings
 from attnsurgeon.cost.step_memory import peak_of
-from attnsurgeon.cost.stepping import Step, forwards, steps, why_not
-from attnsurgeon.cost.timing import WARM_UP, cpu_threads, paired, watch_of
-from attnsurgeon.errors import UsageError
+from attnsurgeon.cost.stepping import Step, forwards, in_short, steps
+from attnsurgeon.cost.timing import cpu_threads, paired, watch_of
+from attnsurgeon.errors import ModelError, SurgeonError, UsageError
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.examples import form_of_example
-from attnsurgeon.recording.inputs import InputForm, Inputs
+from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.recording.randomness import dice_put_back
 from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.recording.trace import as_taken
@@ -68,7 +68,7 @@ def measure(
     Raises:
         UsageError: the weights are on meta, the networks are on different devices, or a number
             is too small.
-        ModelError: a network cannot be copied, or the example is none.
+        ModelError: a network cannot be copied or run, or the example is none.
     """
     _refuse_numbers(repeats, warm_up, threads, seconds)
     device = _device_of(before, after)
@@ -77,22 +77,20 @@ def measure(
     inputs = map_tensors(drawn, lambda t: as_taken(t.to(device), before))
     started = time.monotonic()
     models = before, after
+    watch = watch_of(device)
     asked = {"repeats": repeats, "warm_up": warm_up}
-    forward = step = memory = None
+    forward = step = None
     with cpu_threads(threads), _on(device), dice_put_back(device):
-        settings = _settings(before, form, device, warm_up, seconds)
+        settings = _settings(before, form, device, seconds)
         if times:
-            with forwards(models, inputs) as runs:
+            with _running(form, device), forwards(models, inputs) as runs:
                 until = started + seconds * _FORWARD
-                watch = watch_of(device)
-                forward = paired(*runs, watch, enough or narrow, until=until, **asked)
+                forward = paired(runs, watch, enough or narrow, until=until, **asked)
         with steps(models, inputs) as stepped:
-            why = _why_not(stepped, form)
-            if not why:
-                memory = _memory(stepped, device)
-            if times and not why:
+            memory, why = _trial(stepped, form, device)
+            if times and memory is not None:
                 until = started + seconds
-                step = paired(*stepped, watch_of(device), narrow, until=until, **asked)
+                step = paired(stepped, watch, narrow, until=until, **asked)
     return Measurement(settings, forward, step, memory, why)
 
 
@@ -127,36 +125,48 @@ def _device_of(before: nn.Module, after: nn.Module) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
-def _settings(
-    model: nn.Module, form: InputForm, device: torch.device, warm_up: int | None, seconds: float
-) -> Settings:
+def _settings(model: nn.Module, form: InputForm, device: torch.device, seconds: float) -> Settings:
     weights = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return Settings(
         form.batch,
         str(device),
         str(weights.dtype).removeprefix("torch."),
         torch.get_num_threads(),
-        WARM_UP if warm_up is None else warm_up,
         seconds,
     )
 
 
-def _why_not(stepped: list[Step], form: InputForm) -> str:
-    why = next(filter(None, map(why_not, stepped)), "")
-    if why and form.batch == 1 and form.batched:
-        why += "; perhaps not of a batch of 1: try batch=2"
-    return why
-
-
-def _memory(stepped: list[Step], device: torch.device) -> Memory:
+def _trial(stepped: list[Step], form: InputForm, device: torch.device) -> tuple[Memory | None, str]:
+    """Makes a step of each: the memory it takes, or why it cannot be made."""
     peak, what = peak_of(device)
-    before, after = (peak(step, step.held) for step in stepped)
-    return Memory(before, after, what)
+    try:
+        before, after = (peak(step, step.held) for step in stepped)
+    except (Exception, SystemExit) as error:  # a stranger's training may need targets
+        alone = form.batched and form.batch == 1
+        return None, in_short(error) + ("; perhaps of more images: batch=2" if alone else "")
+    return Memory(before, after, what), ""
+
+
+@contextlib.contextmanager
+def _running(form: InputForm, device: torch.device) -> Iterator[None]:
+    """Says of what a network raises that it was the network, and on what."""
+    try:
+        yield
+    except SurgeonError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"the network cannot be run at batch {form.batch} on {device}: {in_short(error)}",
+            "measure it with a batch or on a device that it runs with",
+        ) from error
 
 
 @contextlib.contextmanager
 def _on(device: torch.device) -> Iterator[None]:
     """Makes a device the current one, whose queue events stand in."""
-    module = None if device.type == "cpu" else torch.get_device_module(device)
+    if device.type == "cpu":
+        yield
+        return
+    module = torch.get_device_module(device)
     with module.device(device) if hasattr(module, "device") else contextlib.nullcontext():
         yield

@@ -47,8 +47,8 @@ def allocated(step: Run, module: Any, device: torch.device) -> int:
 def saved(step: Run, held: Iterable[Tensor]) -> int:
     """Returns the most bytes that autograd kept at once for the backward pass of a step.
 
-    A memory that several tensors lie in counts once, and whole; what is computed again in the
-    backward pass (gradient checkpointing) counts while it is there.
+    A memory that several tensors lie in counts once, and whole. What gradient checkpointing
+    computes again in the backward pass counts where it is reentrant; the other way hides it.
 
     Args:
         step: to run.
@@ -114,5 +114,5 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     if tensor.layout is torch.jagged:
-        return tensor.values(), tensor.offsets()
+        return tensor.values(), tensor.offsets()  # type: ignore[attr-defined]
     return (tensor,)

@@ -1,4 +1,4 @@
-"""Model + inputs -> one forward, or one training step, of a copy that can be run again and again."""
+"""Model + inputs -> a forward or a training step of a copy, to be run again and again."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ class Step:
         yield from self._twin.buffers()
 
     def __call__(self) -> None:
+        """Makes one step.
+
+        Raises:
+            ModelError: nothing that the network returns can be differentiated.
+        """
         made = tensors_in(self._inputs.feed(self._twin))
         outputs = [tensor for tensor in made if tensor.requires_grad]
         if not outputs:
@@ -73,15 +78,11 @@ class Step:
         return self._from[kind]
 
 
-def why_not(step: Run) -> str:
-    """Runs a training step; returns why it cannot be made, or nothing."""
-    try:
-        step()
-    except (Exception, SystemExit) as error:  # a stranger's training may need targets
-        said = str(error).strip().split("\n")[0]
-        name = "" if isinstance(error, ModelError) else f"{type(error).__name__}: "
-        return textwrap.shorten(f"{name}{said}", 200, placeholder=" ...")
-    return ""
+def in_short(error: BaseException) -> str:
+    """Returns what a network raised, in one line."""
+    said = str(error).strip().split("\n")[0]
+    name = "" if isinstance(error, ModelError) else f"{type(error).__name__}: "
+    return textwrap.shorten(f"{name}{said}", 200, placeholder=" ...")
 
 
 @contextlib.contextmanager

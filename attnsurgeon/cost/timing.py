@@ -11,7 +11,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +23,12 @@ Run = Callable[[], Any]
 Watch = Callable[[Run], float]
 
 REPEATS, WARM_UP = 20, 2  # pairs, where nobody says how many
+_MANY = 1000  # values: the binomial distribution is the normal one, and no float holds its parts
 _FEWEST = 2  # pairs of which a spread can be said
 
 
 def paired(
-    before: Run,
-    after: Run,
+    runs: Sequence[Run],
     watch: Watch,
     enough: Callable[[Latency], bool],
     *,
@@ -43,7 +43,7 @@ def paired(
     much more often than it says.
 
     Args:
-        before, after: to run.
+        runs: the two, before and after.
         watch: runs one and returns the seconds it took.
         enough: tells of a latency whether it answers the question.
         until: `time.monotonic()` after which no more pairs are measured.
@@ -51,11 +51,12 @@ def paired(
             the time is up.
         warm_up: pairs before them that are thrown away, likewise; None for 2.
     """
-    runs = before, after
-    for index in range(WARM_UP if warm_up is None else warm_up):
-        if warm_up is None and index and time.monotonic() >= until:
+    warmed = 0
+    while warmed < (WARM_UP if warm_up is None else warm_up):
+        _pair(runs, watch, warmed)
+        warmed += 1
+        if warm_up is None and time.monotonic() >= until:
             break
-        _pair(runs, watch, index)
     least = _FEWEST if repeats is None else repeats
     goal = REPEATS if repeats is None else repeats
     pairs: list[tuple[float, float]] = []
@@ -65,11 +66,11 @@ def paired(
         measured = latency_of(pairs)
         answered = enough(measured)
         if answered or time.monotonic() >= until:
-            return replace(measured, undecided=not answered)
+            return replace(measured, warm_up=warmed, undecided=not answered)
         goal *= 2
 
 
-def _pair(runs: tuple[Run, Run], watch: Watch, index: int) -> tuple[float, float]:
+def _pair(runs: Sequence[Run], watch: Watch, index: int) -> tuple[float, float]:
     if index % 2:
         second, first = watch(runs[1]), watch(runs[0])
     else:
@@ -91,12 +92,19 @@ def _spread(values: Any) -> Spread:
 
 def _interval(ordered: list[float]) -> tuple[float, float]:
     """The 95 % interval of the median: the order statistics that a fair coin leaves outside."""
-    count = len(ordered)
+    outside = _outside(len(ordered))
+    return ordered[outside], ordered[-1 - outside]
+
+
+def _outside(count: int) -> int:
+    """How many of so many values may be left out at either end of the interval."""
+    if count > _MANY:
+        return math.floor((count - 1.96 * math.sqrt(count)) / 2) - 1
     outside, tail = 0, 0.5**count
     while tail + math.comb(count, outside + 1) * 0.5**count <= 0.025 and outside < count // 2 - 1:
         outside += 1
         tail += math.comb(count, outside) * 0.5**count
-    return ordered[outside], ordered[-1 - outside]
+    return outside
 
 
 def watch_of(device: torch.device) -> Watch:

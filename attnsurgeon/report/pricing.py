@@ -57,8 +57,9 @@ def _measured(latency: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _how_measured(latency: Mapping[str, Any]) -> Iterator[str]:
-    runs = [f"{latency[n]['pairs'] * 2} of a {l}" for n, l in MEASURED if latency[n] is not None]
-    spread = f", medians and quartiles of {' and '.join(runs)}" if runs else ""
+    timed = [(label, latency[name]) for name, label in MEASURED if latency[name] is not None]
+    runs = " and ".join(f"{one['pairs']} of a {label}" for label, one in timed)
+    spread = f": medians and quartiles of {runs}" if runs else ""
     yield f"{measured_at(latency)}{spread}"
     yield from memory_notes(latency)
 

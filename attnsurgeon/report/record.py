@@ -181,7 +181,6 @@ def measurement_record(made: Measurement) -> Record:
         "device": settings.device,
         "dtype": settings.dtype,
         "threads": settings.threads,
-        "warm_up_pairs": settings.warm_up,
         "limit_seconds": settings.seconds,
     }
 
@@ -192,6 +191,7 @@ def _latency_record(latency: Latency) -> Record:
         "after": _spread_record(latency.after, "_seconds"),
         "ratio": _spread_record(latency.ratio, ""),
         "pairs": latency.pairs,
+        "warm_up_pairs": latency.warm_up,
         "interval_known": latency.has_interval,
         "undecided": latency.undecided,
     }

@@ -5,7 +5,6 @@ Nothing is run for it: what an operation costs is shown once it has been asked f
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import sys
 from collections.abc import Callable
