@@ -11,7 +11,6 @@ from torch import nn
 
 import attnsurgeon
 from attnsurgeon.checkup import check_folder
-from attnsurgeon.cost.timing import latency
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.saved.exporting import export
@@ -176,7 +175,10 @@ def test_attention_is_folded_and_taken_out_as_in_the_plain_state(alone, state):
     inside(state, lambda: attnsurgeon.remove(bare))
     assert list(bare.state_dict()) == list(net.state_dict())
     assert torch.equal(bare(x), net(x))
-    assert inside(state, lambda: latency(net, bare, (x,), repeats=2)).ratio > 0
+    brief = {"repeats": 2, "warm_up": 0, "seconds": 0}
+    made = inside(state, lambda: attnsurgeon.measure(net, bare, x, **brief))
+    assert made.step.ratio.median > 0
+    assert made.memory.delta == 0
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnsurgeon.shown import Shown
+from attnsurgeon.shown import Shown, brief
 
 _FOR_AN_INTERVAL = 6  # values: that all of fewer lie on one side of their median is likelier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spread:
     """What many runs gave.
 
@@ -26,8 +26,11 @@ class Spread:
     low: float
     high: float
 
+    def __repr__(self) -> str:
+        return brief(self, f"{self.median:.4g}, half of all from {self.q1:.4g} to {self.q3:.4g}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Latency:
     """Seconds of one kind of run, before and after surgery, measured in pairs.
 
@@ -52,8 +55,14 @@ class Latency:
         """Whether the pairs are enough for the interval to be one of 95 %."""
         return self.pairs >= _FOR_AN_INTERVAL
 
+    def __repr__(self) -> str:
+        before, after = (1000 * one.median for one in (self.before, self.after))
+        known = "undecided" if self.undecided else "decided"
+        said = f"{before:.4g} -> {after:.4g} ms, x{self.ratio.median:.3f}"
+        return brief(self, f"{said} of {self.pairs} pairs, {known}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Memory:
     """Bytes that one training step takes, beside the weights, before and after surgery.
 
@@ -76,6 +85,9 @@ class Memory:
     def percent(self) -> float | None:
         """The same of what it took before, None where that is nothing."""
         return 100 * self.delta / self.before if self.before else None
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.before:,} -> {self.after:,} bytes, {self.what}")
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,9 @@ def measured_at(latency: Mapping[str, Any]) -> str:
 def _known(latency: Mapping[str, Any], seconds: float) -> str:
     """How well a ratio is known."""
     ratio, pairs = latency["ratio"], words.several(latency["pairs"], "pair")
-    sure = "with 95 % confidence" if latency["interval_known"] else "as far as so few say"
-    said = f"{pairs} put the ratio at x{ratio['low']:.3f} to x{ratio['high']:.3f} {sure}"
+    few = ", too few for a confidence interval"
+    sure = " with 95 % confidence" if latency["interval_known"] else few
+    said = f"{pairs} put the ratio at x{ratio['low']:.3f} to x{ratio['high']:.3f}{sure}"
     return f"undecided after {seconds:g} s: {said}" if latency["undecided"] else said
 
 

@@ -12,6 +12,7 @@ from attnsurgeon.rules.placements import placements, shipped_text
 from tests.cli.command import TINY, attnsurgeon
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
+BRIEF = ("--repeats", "6", "--warm-up", "0", "--seconds", "0")
 
 
 def test_a_plan_of_resnet50_costs_no_weights():
@@ -159,11 +160,40 @@ def test_cost_weighs_the_difference_of_attention():
 
 
 def test_cost_measures_latency_of_one_network_or_of_two():
-    alone = attnsurgeon("cost", *NET, "--latency", "--json").json()
-    assert alone["latency"]["before"]["median"] > 0
-    both = attnsurgeon("cost", *NET, "--attn", "se", "--latency", "--json").json()
-    assert both["latency"]["ratios"]["median"] > 0
-    assert "latency" in attnsurgeon("cost", *NET, "--latency").out
+    alone = attnsurgeon("cost", *NET, "--latency", *BRIEF, "--json").json()["latency"]
+    assert alone["forward"]["before"]["median_seconds"] > 0
+    assert alone["training_memory"]["delta_bytes"] == 0
+    both = attnsurgeon("cost", *NET, "--attn", "se", "--latency", *BRIEF, "--json").json()
+    assert both["latency"]["training_step"]["ratio"]["median"] > 0
+    assert both["latency"]["training_memory"]["delta_bytes"] > 0
+    text = attnsurgeon("cost", *NET, "--latency", *BRIEF).out
+    assert "training step" in text
+    assert "ratio" not in text  # of one network to itself
+
+
+def test_plan_measures_what_would_be_made_with_random_weights():
+    done = attnsurgeon("plan", *NET, "--attn", "se", "--latency", *BRIEF, "--json")
+    assert done.code == 0
+    record = done.json()
+    assert record["weights"] == "none"
+    assert record["latency"]["forward"]["pairs"] == 6
+    assert attnsurgeon("plan", *NET, "--attn", "se", "--json").json()["latency"] is None
+    done = attnsurgeon("plan", *NET, "--attn", "se", "--max-latency", "0.001us", *BRIEF)
+    assert (done.code, "max_latency 0.001us is exceeded" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["plan", "insert", "cost"])
+def test_a_device_that_is_not_there_is_said_before_the_network_is_built(name):
+    done = attnsurgeon(name, "no/such/file.py:f", "--attn", "se", "--latency", "--device", "gpu9")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: there is no device 'gpu9' here\n  hint: known: cpu\n"
+
+
+@pytest.mark.parametrize("way", [["--print-rules"], ["--explain", "late.norm"]])
+def test_what_measures_nothing_refuses_to(way):
+    done = attnsurgeon("plan", *NET, "--attn", "se", *way, "--latency")
+    assert done.code == 2
+    assert "leave --latency out" in done.err
 
 
 def test_compare_puts_mechanisms_side_by_side():

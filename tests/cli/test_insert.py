@@ -11,6 +11,7 @@ from attnsurgeon.operate import Operation
 from tests.cli.command import TINY, attnsurgeon
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
+BRIEF = ("--repeats", "6", "--warm-up", "0", "--seconds", "0")
 # SE on C channels with a hidden layer of C // 16: 2 C m + m + C, on two sites of 32 and one of 48.
 SE_PARAMS = 2 * (2 * 32 * 2 + 2 + 32) + (2 * 48 * 3 + 3 + 48)
 
@@ -202,15 +203,34 @@ def test_a_budget_refuses_what_is_too_dear_and_writes_nothing(limit, code, tmp_p
 def test_a_latency_budget_measures_and_refuses(tmp_path):
     folder = tmp_path / "out"
     done = attnsurgeon(
-        "insert", *NET, "--attn", "se", "--max-latency", "0.001us", "-o", folder, "--json"
+        "insert", *NET, "--attn", "se", "--max-latency", "0.001us", "-o", folder, "--json", *BRIEF
     )
     assert done.code == 1
     assert "max_latency" in done.err
-    assert done.json()["latency"]["repeats"] > 1
+    assert done.json()["latency"]["forward"]["pairs"] > 1
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("limit", [["--max-params", "+0"], ["--max-latency", "0.001us"]])
+@pytest.mark.parametrize(("limit", "code"), [("+0%", 1), ("1kB", 1), ("+900%", 0), ("1GB", 0)])
+def test_a_memory_budget_measures_that_alone_and_refuses(limit, code, tmp_path):
+    folder = tmp_path / "out"
+    words = ("--attn", "se", "--max-memory", limit, "--batch", "2", "--json")
+    done = attnsurgeon("insert", *NET, *words, "-o", folder)
+    assert done.code == code
+    assert folder.exists() is (code == 0)
+    assert (f"max_memory {limit} is exceeded" in done.err) is (code == 1)
+    record = done.json()["latency"]
+    assert (record["forward"], record["training_step"], record["batch"]) == (None, None, 2)
+    for name in ("plan", "insert"):  # which builds it with random weights, and writes nothing
+        dry = attnsurgeon(name, *NET, *words, *(["--dry-run"] if name == "insert" else []))
+        assert dry.code == code
+        assert dry.json()["latency"] == record
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [["--max-params", "+0"], ["--max-latency", "0.001us", *BRIEF], ["--max-memory", "1B"]],
+)
 def test_a_budget_is_held_before_the_long_checks(limit, monkeypatch):
     def verify(self, *, full):
         raise AssertionError("too late")
@@ -225,9 +245,13 @@ def test_a_budget_is_held_before_the_long_checks(limit, monkeypatch):
 def test_how_latency_is_measured_is_said_and_threads_are_put_back():
     usual = torch.get_num_threads()
     words = ("--latency", "--batch", "3", "--threads", "2", "--repeats", "4", "--warm-up", "0")
-    record = attnsurgeon("insert", *NET, "--attn", "se", *words, "--device", "cpu", "--json").json()
-    said = {name: record["latency"][name] for name in ("batch", "threads", "repeats", "device")}
-    assert said == {"batch": 3, "threads": 2, "repeats": 4, "device": "cpu"}
+    words += ("--device", "cpu", "--seconds", "0")
+    record = attnsurgeon("insert", *NET, "--attn", "se", *words, "--json").json()["latency"]
+    names = ("batch", "threads", "device", "dtype", "limit_seconds")
+    assert [record[name] for name in names] == [3, 2, "cpu", "float32", 0.0]
+    for kind in ("forward", "training_step"):
+        assert (record[kind]["pairs"], record[kind]["warm_up_pairs"]) == (4, 0)
+        assert record[kind]["undecided"] is True
     assert torch.get_num_threads() == usual
 
 
@@ -251,9 +275,21 @@ def test_verification_of_a_small_network_runs_in_one_thread(monkeypatch):
 
 
 def test_latency_is_measured_when_asked():
-    record = attnsurgeon("insert", *NET, "--attn", "se", "--latency", "--json").json()
-    assert record["latency"]["before"]["median"] > 0
-    assert record["latency"]["device"] == "cpu"
+    words = ("--latency", "--batch", "2", *BRIEF)
+    done = attnsurgeon("insert", *NET, "--attn", "se", *words, "--json")
+    record = done.json()["latency"]
+    for kind in ("forward", "training_step"):
+        for when in ("before", "after"):
+            spread = record[kind][when]
+            assert 0 < spread["q1_seconds"] <= spread["median_seconds"] <= spread["q3_seconds"]
+            assert spread["low_seconds"] <= spread["median_seconds"] <= spread["high_seconds"]
+    memory = record["training_memory"]
+    assert memory["before_bytes"] > 0 < memory["delta_bytes"]
+    assert memory["after_bytes"] == memory["before_bytes"] + memory["delta_bytes"]
+    assert memory["counts"] == "saved tensors"
+    text = attnsurgeon("insert", *NET, "--attn", "se", *words).out
+    for row in ("forward", "training step", "step memory"):
+        assert f"  {row} " in text
     assert attnsurgeon("insert", *NET, "--attn", "se", "--json").json()["latency"] is None
 
 

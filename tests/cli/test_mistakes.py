@@ -112,8 +112,11 @@ INSERT = [
     ([*NET, "--attn", "se", "--pretrained", "--checkpoint", "x.pth"], 2, "give one"),
     ([*NET, "--attn", "se", "--unsafe-pickle"], 2, "there is none"),
     ([*NET, "--attn", "se", "--overwrite"], 2, "-o DIR"),
-    ([*NET, "--attn", "se", "--dry-run", "--latency"], 2, "dry run"),
     ([*NET, "--attn", "se", "--batch", "3"], 2, "--batch is about --latency"),
+    ([*NET, "--attn", "se", "--seconds", "3"], 2, "--seconds is about --latency"),
+    ([*NET, "--attn", "se", "--max-memory", "+1%", "--repeats", "3"], 2, "--repeats is about"),
+    ([*NET, "--attn", "se", "--max-memory", "+5M"], 2, r"unknown unit 'M'\n.*\+20MB"),
+    ([*NET, "--attn", "se", "--latency", "--seconds", "-1"], 2, "is not in the range"),
     ([*NET, "--attn", "se", "--latency", "--repeats", "1"], 2, "is not in the range"),
     ([*NET, "--attn", "se", "--latency", "--device", "gpu9"], 2, "no device 'gpu9'"),
 ]

@@ -12,6 +12,7 @@ from tests.saved.networks import assert_same, randomise
 
 SIZE = (3, 40, 24)
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
+BRIEF = ("--latency", "--repeats", "2", "--seconds", "0")
 BRANCH = ["--where", "residual-branch"]
 TRUST = "--trust-code"
 
@@ -66,7 +67,7 @@ def test_every_command_of_a_model_takes_a_folder(once, twice):
     assert [s["path"] for s in listed["sites"]] == ["blocks.0.attn", "blocks.1.attn", "late.attn"]
     rows = attnsurgeon("compare", once, TRUST, "--attn", "se,simam", *BRANCH, "--json")
     assert rows.code == 0
-    latency = attnsurgeon("cost", once, TRUST, "--attn", "se", *BRANCH, "--latency", "--json")
+    latency = attnsurgeon("cost", once, TRUST, "--attn", "se", *BRANCH, *BRIEF, "--json")
     assert latency.json()["latency"] is not None
 
 

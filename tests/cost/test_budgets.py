@@ -6,7 +6,7 @@ import pytest
 
 from attnsurgeon.cost.budgets import Budget, check_budgets, is_decided, parse_budget
 from attnsurgeon.cost.comparing import Cost, SiteCost
-from attnsurgeon.cost.timing import Latency, Spread
+from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings, Spread
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import CheckFailed, UsageError
 
@@ -29,9 +29,25 @@ COST = Cost(
         ]
     ),
 )
-LATENCY = Latency(
-    Spread(0.010, 0.009, 0.012), Spread(0.011, 0.010, 0.013), Spread(1.1, 1.05, 1.2), 20, 2, "cpu"
+
+# 10 -> 11 ms, of which nobody doubts; 40,000,000 -> 41,000,000 bytes (+2.5 %)
+FORWARD = Latency(
+    Spread(0.010, 0.009, 0.012, 0.0099, 0.0101),
+    Spread(0.011, 0.010, 0.013, 0.0108, 0.0112),
+    Spread(1.1, 1.05, 1.2, 1.1, 1.1),
+    pairs=20,
 )
+MEASURED = Measurement(
+    Settings(1, "cpu", "float32", 2, 60.0),
+    FORWARD,
+    memory=Memory(40_000_000, 41_000_000, "saved tensors"),
+)
+
+
+def with_interval(low, high, **changes):
+    ratio = dataclasses.replace(FORWARD.ratio, low=low, high=high)
+    forward = dataclasses.replace(FORWARD, ratio=ratio, **changes)
+    return dataclasses.replace(MEASURED, forward=forward)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +103,41 @@ def test_what_is_no_limit_is_refused_with_one_that_is(text, message):
         parse_budget(text)
 
 
-def test_counts_are_no_times():
-    with pytest.raises(UsageError, match=r"max_latency: '\+2M' has an unknown unit 'M'"):
-        Budget.parse(max_latency="+2M")
+@pytest.mark.parametrize(
+    ("text", "ceiling"),
+    [
+        ("+5%", 42_000_000),
+        ("+500kB", 40_500_000),
+        ("+1.5mb", 41_500_000),
+        ("-1MB", 39_000_000),
+        ("+1KiB", 40_001_024),
+        ("+2MiB", 42_097_152),
+        ("1.5GB", 1_500_000_000),
+        ("1 GiB", 1_073_741_824),
+        ("1TiB", 1_099_511_627_776),
+        ("+64B", 40_000_064),
+    ],
+)
+def test_a_limit_on_memory_takes_sizes(text, ceiling):
+    assert parse_budget(text, name="max_memory").ceiling(40_000_000) == ceiling
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "example"),
+    [
+        ("max_latency", "+2M", "+5%, +0.5ms or 20ms"),
+        ("max_latency", "+2MB", "+5%, +0.5ms or 20ms"),
+        ("max_memory", "+2M", "+5%, +20MB or 1.5GB"),  # of what?
+        ("max_memory", "+2", "+5%, +20MB or 1.5GB"),
+        ("max_memory", "+2ms", "+5%, +20MB or 1.5GB"),
+        ("max_params", "+2MB", "+2%, +0.5M or 30M"),
+    ],
+)
+def test_each_limit_has_its_own_units(name, text, example):
+    unit = text.lstrip("+2")
+    with pytest.raises(UsageError, match=f"{name}: .* unknown unit '{unit}'") as caught:
+        Budget.parse(**{name: text})
+    assert caught.value.hint == f"write {example}"
 
 
 @pytest.mark.parametrize(
@@ -100,10 +148,12 @@ def test_counts_are_no_times():
         {"max_params": "+50k", "max_macs": "+0.1G"},
         {"max_params": "2.05M", "max_macs": "4.1G"},
         {"max_latency": "+10%"},
+        {"max_memory": "+2.5%"},
+        {"max_memory": "41MB", "max_latency": "11ms"},
     ],
 )
 def test_a_cost_that_keeps_its_budget_passes(limits):
-    check_budgets(COST, Budget.parse(**limits), latency=LATENCY)
+    check_budgets(COST, Budget.parse(**limits), measured=MEASURED)
 
 
 @pytest.mark.parametrize(
@@ -124,21 +174,34 @@ def test_a_cost_that_keeps_its_budget_passes(limits):
             {"max_latency": "+5%"},
             "max_latency +5% is exceeded: 10.00 -> 11.00 ms (+10.00 %), 0.50 ms too long",
         ),
+        (
+            {"max_memory": "+2%"},
+            "max_memory +2% is exceeded: 40,000,000 -> 41,000,000 bytes (+2.50 %), "
+            "200,000 too many",
+        ),
     ],
 )
 def test_a_cost_beyond_its_budget_is_refused_with_how_much_and_where(limits, message):
     with pytest.raises(CheckFailed) as caught:
-        check_budgets(COST, Budget.parse(**limits), latency=LATENCY)
+        check_budgets(COST, Budget.parse(**limits), measured=MEASURED)
     assert caught.value.what == message
     assert caught.value.exit_code == 1
     assert caught.value.hint
 
 
 def test_every_limit_that_is_exceeded_is_named():
-    budget = Budget.parse(max_params="+2%", max_macs="+1%", max_latency="20ms")
-    with pytest.raises(CheckFailed, match=r"max_params \+2% is .*; max_macs \+1% is") as caught:
-        check_budgets(COST, budget, latency=LATENCY)
+    budget = Budget.parse(max_params="+2%", max_macs="+1%", max_latency="20ms", max_memory="0B")
+    named = r"max_params \+2% is .*; max_macs \+1% is .*; max_memory 0B is"
+    with pytest.raises(CheckFailed, match=named) as caught:
+        check_budgets(COST, budget, measured=MEASURED)
     assert "max_latency" not in caught.value.what
+
+
+def test_what_is_counted_is_limited_without_a_measurement():
+    budget = Budget.parse(max_params="+2%", max_latency="+1%", max_memory="+1%")
+    assert budget.counted == Budget.parse(max_params="+2%")
+    with pytest.raises(CheckFailed, match="max_params"):
+        check_budgets(COST, budget.counted)
 
 
 @pytest.mark.parametrize(
@@ -151,18 +214,40 @@ def test_every_limit_that_is_exceeded_is_named():
     ],
 )
 def test_a_limit_inside_of_the_interval_is_undecided(limit, said):
-    measured = dataclasses.replace(LATENCY, interval=(1.08, 1.15))
+    measured = with_interval(1.08, 1.15)
     budget = Budget.parse(max_latency=limit)
-    assert is_decided(budget, measured) == (said is None or "undecided" not in said)
+    assert is_decided(budget, measured.forward) == (said is None or "undecided" not in said)
     if said is None:
-        check_budgets(COST, budget, latency=measured)
+        check_budgets(COST, budget, measured=measured)
         return
     with pytest.raises(CheckFailed) as caught:
-        check_budgets(COST, budget, latency=measured)
+        check_budgets(COST, budget, measured=measured)
     assert said in caught.value.what
-    assert ("more pairs" in str(caught.value.hint)) == ("undecided" in said)
+    assert ("longer: seconds=" in str(caught.value.hint)) == ("undecided" in said)
 
 
-def test_a_limit_on_latency_needs_a_measurement():
+@pytest.mark.parametrize(("pairs", "decided"), [(2, False), (5, False), (6, True)])
+def test_a_limit_is_undecided_by_fewer_pairs_than_an_interval_takes(pairs, decided):
+    measured = with_interval(1.08, 1.15, pairs=pairs)
+    for limit in ("+1%", "+50%"):
+        assert is_decided(Budget.parse(max_latency=limit), measured.forward) is decided
+
+
+def test_a_limit_on_memory_is_undecided_without_a_training_step():
+    without = dataclasses.replace(MEASURED, memory=None, why="ValueError: no targets")
+    with pytest.raises(CheckFailed) as caught:
+        check_budgets(COST, Budget.parse(max_memory="+5%"), measured=without)
+    said = "max_memory +5% is undecided: no training step, ValueError: no targets"
+    assert caught.value.what == said
+    assert "trained on" in str(caught.value.hint)
+    check_budgets(COST, Budget.parse(max_latency="+20%"), measured=without)
+
+
+@pytest.mark.parametrize("limit", ["max_latency", "max_memory"])
+def test_a_limit_on_what_is_measured_needs_a_measurement(limit):
+    with pytest.raises(UsageError, match=f"{limit} needs a measurement"):
+        check_budgets(COST, Budget.parse(**{limit: "+5%"}))
+    only_memory = dataclasses.replace(MEASURED, forward=None)
+    check_budgets(COST, Budget.parse(max_memory="+5%"), measured=only_memory)
     with pytest.raises(UsageError, match="max_latency needs a measurement"):
-        check_budgets(COST, Budget.parse(max_latency="+5%"))
+        check_budgets(COST, Budget.parse(max_latency="+5%"), measured=only_memory)

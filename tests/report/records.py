@@ -133,6 +133,46 @@ def operation(**changes: Any) -> dict[str, Any]:
     return record
 
 
+def _seconds(q1: float, median: float, q3: float) -> dict[str, float]:
+    figures = {"median": median, "q1": q1, "q3": q3, "low": q1, "high": q3}
+    return {f"{name}_seconds": figure for name, figure in figures.items()}
+
+
+MEASURED: dict[str, Any] = {
+    "forward": {
+        "before": _seconds(0.05, 0.0531, 0.06),
+        "after": _seconds(0.05, 0.0552, 0.06),
+        "ratio": {"median": 1.0396, "q1": 1.01, "q3": 1.07, "low": 1.025, "high": 1.051},
+        "pairs": 40,
+        "warm_up_pairs": 2,
+        "interval_known": True,
+        "undecided": False,
+    },
+    "training_step": {
+        "before": _seconds(0.14, 0.159, 0.17),
+        "after": _seconds(0.15, 0.1685, 0.19),
+        "ratio": {"median": 1.06, "q1": 0.98, "q3": 1.12, "low": 0.99, "high": 1.11},
+        "pairs": 20,
+        "warm_up_pairs": 2,
+        "interval_known": True,
+        "undecided": True,
+    },
+    "training_memory": {
+        "before_bytes": 86_121_984,
+        "after_bytes": 102_503_424,
+        "delta_bytes": 16_381_440,
+        "delta_percent": 100 * 16_381_440 / 86_121_984,
+        "counts": "saved tensors",
+    },
+    "no_training_step": None,
+    "batch": 1,
+    "device": "cpu",
+    "dtype": "float32",
+    "threads": 2,
+    "limit_seconds": 60.0,
+}
+
+
 def troubled() -> dict[str, Any]:
     """Everything that can be wrong or odd with an operation, at once."""
     record = operation(
@@ -157,16 +197,7 @@ def troubled() -> dict[str, Any]:
             {"path": f"layer4.{block}.bn3", "rule": "late", "reason": "it rebuilds itself"}
             for block in range(3)
         ],
-        latency={
-            "before": {"median": 0.0531, "lower": 0.05, "upper": 0.06},
-            "after": {"median": 0.0552, "lower": 0.05, "upper": 0.06},
-            "ratios": {"median": 1.0396, "lower": 1.01, "upper": 1.07},
-            "repeats": 20,
-            "threads": 1,
-            "device": "cpu",
-            "batch": 1,
-            "interval": (1.02, 1.06),
-        },
+        latency=MEASURED,
         verification={
             "init": "paper",
             "identity": False,

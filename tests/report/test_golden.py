@@ -14,7 +14,15 @@ from attnsurgeon.report.network import show_list, show_network
 from attnsurgeon.report.operation import show_operation, show_saved
 from attnsurgeon.report.pricing import show_comparison, show_difference, show_weight
 from attnsurgeon.report.rulebook import show_outcomes, show_placements, show_reasons
-from tests.report.records import ECA, NETWORK, OPERATION, VERIFIED, operation, troubled
+from tests.report.records import (
+    ECA,
+    MEASURED,
+    NETWORK,
+    OPERATION,
+    VERIFIED,
+    operation,
+    troubled,
+)
 
 COST = OPERATION["cost"]
 
@@ -32,7 +40,11 @@ def test_the_report_of_an_operation_with_everything_wrong(printed, golden):
     for part in ("num_classes=10", "stripped model_ema, module.", "refused: 3 of 6 matched sites",
                  "it rebuilds itself", "x1.040", "se reduction=4 init=paper", "insert-before",
                  "the parameters more than double; se: a larger reduction", "a norm",
-                 "layer1.2.attn also serves layer1.2.conv3#2"):  # fmt: skip
+                 "layer1.2.attn also serves layer1.2.conv3#2", "x1.010 to x1.070",
+                 "forward: 40 pairs put the ratio at x1.025 to x1.051 with 95 % confidence",
+                 "training step: undecided after 60 s: 20 pairs put the ratio at x0.990 to x1.110",
+                 "measured at batch 1, cpu, float32, 2 threads", "102.5 MB", "+16.4 MB",
+                 "step memory: what autograd saves for the backward pass"):  # fmt: skip
         assert part in text
     assert text.count("✗") == 7 + 1  # seven checks and one run of refused sites
     golden("troubled", text)
@@ -154,6 +166,51 @@ def test_the_weight_of_a_network(printed, golden):
     text = printed(show_weight, {**OPERATION, "parts": parts})
     assert "215,808" in text
     golden("weight", text)
+
+
+def test_the_measured_weight_of_a_network(printed, golden):
+    text = printed(show_weight, {**OPERATION, "parts": [], "latency": MEASURED})
+    for part in ("53.10 ms (50.00 ms to 60.00 ms)", "159.00 ms (140.00 ms to 170.00 ms)",
+                 "86.1 MB", "batch 1, cpu, float32, 2 threads"):  # fmt: skip
+        assert part in text
+    for of_two in ("55.20", "102.5", "the ratio", "pairs", "undecided"):
+        assert of_two not in text
+    golden("weight-measured", text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "there", "gone"),
+    [
+        (
+            {"forward": None, "training_step": None},
+            ["step memory", "measured at batch 1, cpu"],
+            ["forward", "training step", "pairs"],
+        ),
+        (
+            {"training_step": None, "training_memory": None, "no_training_step": "no targets"},
+            ["forward", "no training step: no targets"],
+            ["step memory", "autograd"],
+        ),
+        (
+            {"training_memory": {**MEASURED["training_memory"], "counts": "allocated"}},
+            ["the most that the device gave out"],
+            ["autograd"],
+        ),
+        (
+            {"forward": {**MEASURED["forward"], "pairs": 3, "interval_known": False}},
+            ["3 pairs put the ratio at x1.025 to x1.051, too few for"],
+            ["x1.051 with 95 % confidence"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("show", [show_operation, show_weight])
+def test_what_was_not_measured_is_not_shown(printed, show, changes, there, gone):
+    record = operation(latency={**MEASURED, **changes}, parts=[])
+    text = printed(show, record, width=200)
+    if show is show_weight:
+        there = [part for part in there if "pairs" not in part]
+    assert [part for part in there if part not in text] == []
+    assert [part for part in gone if part in text] == []
 
 
 def test_the_difference_that_attention_makes(printed, golden):

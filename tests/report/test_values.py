@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import attnsurgeon
-from attnsurgeon.cost.timing import Latency, Spread
+from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings, Spread
 from attnsurgeon.models import Source, source_of
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.record import Traced
@@ -32,6 +33,10 @@ NOTHING |= {"save", "disabled"}  # a path; the paths that are off
 CLASSES = {"Operation", "Site", "Sites", "Status"}  # of what the others return
 
 
+SPREAD = Spread(0.01, 0.009, 0.02, 0.0096, 0.0153)
+BRIEF = {"repeats": 6, "warm_up": 0, "seconds": 0}
+
+
 def values() -> dict[str, Any]:
     """What each public function returns."""
     made = attnsurgeon.load_model(f"{TINY}net")
@@ -47,6 +52,7 @@ def values() -> dict[str, Any]:
         "param_groups": attnsurgeon.param_groups(operation.model, 0.1),
         "mechanisms": attnsurgeon.mechanisms(),
         "verify": operation.verify(full=False),
+        "measure": attnsurgeon.measure(made, operation.model, torch.rand(2, *SIZE), **BRIEF),
         "source_of": source_of(made),
     }
 
@@ -95,7 +101,7 @@ def test_every_value_and_all_that_it_leads_to_is_bounded(returned):
     for name, value in returned.items():
         within(value, seen, name)
     kinds = {type(value).__name__ for _, value in seen.values()}
-    assert kinds >= {*_DRAWN, "Site", "Cut", "Survey", "Source", "Delta"} - {"Latency"}
+    assert kinds >= {*_DRAWN, "Site", "Cut", "Survey", "Source", "Delta", "Latency", "Memory"}
     assert {path: repr(v) for path, v in seen.values() if not bounded(repr(v))} == {}
 
 
@@ -108,7 +114,7 @@ def test_every_card_is_bounded_and_names_its_paper(returned):
 
 def test_what_a_value_leads_to_is_found():
     seen: dict[int, tuple[str, Any]] = {}
-    within((Spread(1, 2, 3), [Source("a")]), seen, "x")
+    within((SPREAD, [Source("a")]), seen, "x")
     assert [path for path, _ in seen.values()] == ["x[]", "x[][]"]
     assert not bounded("x" * (COLUMNS + 1))
     assert not bounded("\n" * LINES)
@@ -189,14 +195,18 @@ def test_a_long_table_keeps_its_ends_and_says_how_much_is_left_out():
 
 
 def test_a_notebook_gets_html_with_nothing_left_to_be_read_as_html():
-    made = Latency(*(Spread(0.01, 0.009, 0.02),) * 3, 20, 1, "<b>cpu</b>")
+    settings = Settings(1, "<b>cpu</b>", "float32", 1, 60)
+    forward, memory = Latency(SPREAD, SPREAD, SPREAD, 20), Memory(4, 5, "saved tensors")
+    made = Measurement(settings, forward, memory=memory)
     html = made._repr_html_()
     assert html.startswith("<pre")
     assert html.endswith("</pre>")
     assert "&lt;b&gt;cpu" in html
     assert "<b>" not in html
     assert "10.00 ms" in html
-    assert "20 interleaved pairs" in repr(made)
+    assert "interleaved pairs" in repr(made)
+    assert "20 pairs put the ratio at x0.010 to x0.015" in repr(made)
+    assert "+25.00 %" in repr(made)
 
 
 def test_a_stream_that_has_no_such_letters_gets_ascii(monkeypatch, returned):
@@ -221,8 +231,8 @@ def test_values_survive_a_copy_and_a_pickle(returned):
 
 
 def test_one_line_is_cut_where_it_would_be_longer():
-    assert brief(Spread(1, 2, 3), "a\nb") == "<Spread a b>"
-    cut = brief(Spread(1, 2, 3), "x" * 200)
+    assert brief(SPREAD, "a\nb") == "<Spread a b>"
+    cut = brief(SPREAD, "x" * 200)
     assert len(cut) == COLUMNS
     assert cut.endswith("x...>")
 

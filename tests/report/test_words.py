@@ -37,6 +37,9 @@ def test_counts_have_separators_and_changes_a_sign():
 )
 def test_a_size_on_disk_is_in_the_unit_that_fits(size, text):
     assert words.memory(size) == text
+    assert words.memory_change(size) == f"+{text}"
+    assert words.memory_change(-size) == f"-{text}"
+    assert words.memory_change(0) == "0"
 
 
 def test_a_long_list_says_how_many_it_leaves_out():
