@@ -167,14 +167,14 @@ def device_named(name: str) -> torch.device:
     """Returns a device of this machine."""
     import torch
 
-    from attnsurgeon.errors import UsageError, nearest
+    from attnsurgeon.errors import UsageError
 
     there = ["cpu"]
     if torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()
         there += [str(kind), *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
     if name not in there:
-        raise UsageError(f"there is no device {name!r} here", nearest(name, there))
+        raise UsageError(f"there is no device {name!r} here", f"there is {', '.join(there)}")
     return torch.device(name)
 
 

@@ -411,7 +411,7 @@ def measuring(function: Command) -> Command:
         click.option(
             "--seconds",
             type=click.FloatRange(min=0),
-            help="Time to measure in, unless less will do.  [default: 60]",
+            help="Start no more pairs after so long.  [default: 60]",
         ),
         click.option("--threads", type=_UP_FROM_1, help="CPU threads to measure with."),
         click.option("--device", metavar="NAME", help="Where to measure: cpu, cuda, cuda:1, mps."),
@@ -434,7 +434,11 @@ def budgets(function: Function) -> Function:
             metavar="LIMIT",
             help="Refuse above it, of a training step: +5%, +20MB, 1.5GB.",
         ),
-        click.option("--max-latency", metavar="LIMIT", help="Refuse above it: +5%, +0.5ms, 20ms."),
+        click.option(
+            "--max-latency",
+            metavar="LIMIT",
+            help="Refuse above it, of a forward: +5%, +0.5ms, 20ms.",
+        ),
         click.option("--max-macs", metavar="LIMIT", help="Refuse above it: +1%, +10M, 4.2G."),
         click.option("--max-params", metavar="LIMIT", help="Refuse above it: +2%, +0.5M, 30M."),
     ):

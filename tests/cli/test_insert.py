@@ -244,13 +244,13 @@ def test_a_budget_is_held_before_the_long_checks(limit, monkeypatch):
 
 def test_how_latency_is_measured_is_said_and_threads_are_put_back():
     usual = torch.get_num_threads()
-    words = ("--latency", "--batch", "3", "--threads", "2", "--repeats", "4", "--warm-up", "0")
+    words = ("--latency", "--batch", "3", "--threads", "2", "--repeats", "2", "--warm-up", "0")
     words += ("--device", "cpu", "--seconds", "0")
     record = attnsurgeon("insert", *NET, "--attn", "se", *words, "--json").json()["latency"]
     names = ("batch", "threads", "device", "dtype", "limit_seconds")
     assert [record[name] for name in names] == [3, 2, "cpu", "float32", 0.0]
     for kind in ("forward", "training_step"):
-        assert (record[kind]["pairs"], record[kind]["warm_up_pairs"]) == (4, 0)
+        assert (record[kind]["pairs"], record[kind]["warm_up_pairs"]) == (2, 0)
         assert record[kind]["undecided"] is True
     assert torch.get_num_threads() == usual
 

@@ -135,7 +135,13 @@ FITTING = {
     "--html": ["report.html"], "-o": ["new", "net.pt2"], "--output": ["new", "net.pt2"],
     "--format": ["torch-export"], "--checkpoint": ["out/model.safetensors"],
 }  # fmt: skip
-SLOW = ("--latency", "--max-latency", "--fold", "--dynamic-batch")  # legitimate work of seconds
+SLOW = (
+    "--latency",
+    "--max-latency",
+    "--max-memory",
+    "--fold",
+    "--dynamic-batch",
+)  # legitimate work of seconds
 WORDS = [
     *("se", "eca", "cbam", "ran", "se,eca", "stage", "stem", "paper", "rules.yaml", "out"),
     *("reduction=4", "reduction=0", "reduction=x", "kernel_size=3", "num_classes=3", "spec=3"),
