@@ -71,7 +71,7 @@ class _Kept:
     def pack(self, tensor: Tensor) -> _Saved:
         # Detached, as one that is the result of its operation would hold what made it, for good.
         saved = _Saved(tensor.detach())
-        for memory, size in _memories(tensor):
+        for memory, size in _memories(saved.tensor):
             if memory in self._own:
                 continue
             if memory not in self._users:

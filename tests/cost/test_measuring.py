@@ -4,6 +4,7 @@ import copy
 import functools
 import random
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_the_memory_that_attention_adds_is_said():
     assert made.memory is not None
     # Of each of two blocks the gate keeps what it scales (2, 8, 16, 16), or the product.
     assert made.memory.delta >= 2 * 4 * 2 * 8 * 16 * 16
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_page_come_out():
+    page = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8")
+    operation = attnsurgeon.insert(attnsurgeon.load_model("resnet50"), "cbam", "bottleneck")
+    net = attnsurgeon.load_model("resnet50")
+    memory = measure(net, operation.model, torch.rand(1, 3, 224, 224), times=False).memory
+    assert memory is not None
+    assert f"adds {operation.cost.delta.macs_percent:.2f} % of them" in page
+    assert f"and {memory.percent:.2f} % to" in page
 
 
 def test_narrow_is_an_interval_of_three_percent_of_at_least_six_pairs():

@@ -1,5 +1,7 @@
 """Memory of a training step: against counts by hand, and against a device that is made up."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -87,6 +89,34 @@ def test_the_type_of_the_numbers_counts():
 def test_a_frozen_layer_keeps_nothing():
     net = nn.Sequential(nn.Linear(2, 3).requires_grad_(False), nn.Linear(3, 7))
     assert bytes_of(net, X) == 5 * 3 * FLOAT
+
+
+INDEX = 8  # bytes
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that it is a beta, and checks nothing
+    COO = torch.sparse_coo_tensor(torch.arange(5).expand(2, 5).clone(), torch.ones(5), (5, 5))
+    CSR = torch.sparse_csr_tensor(torch.arange(6), torch.arange(5), torch.ones(5), (5, 5))
+
+
+@pytest.mark.parametrize(("rows", "places"), [(COO.coalesce(), 2 * 5), (CSR, 6 + 5)])
+def test_a_sparse_matrix_is_its_numbers_and_their_places(rows, places):
+    net = Net(lambda net, x: torch.sparse.mm(net.rows, net.fc(x)), fc=nn.Linear(2, 3))
+    net.rows = rows
+    assert bytes_of(net, X) == 5 * 2 * FLOAT + 5 * FLOAT + places * INDEX
+    del net.rows
+    net.register_buffer("rows", rows)  # of the network itself
+    assert bytes_of(net, X) == 5 * 2 * FLOAT
+
+
+def test_a_nested_tensor_is_its_numbers_and_where_each_begins():
+    def square(net, x):
+        nested = torch.nested.nested_tensor_from_jagged(net.fc(x), torch.tensor([0, 2, 5]))
+        return (nested * nested).values()
+
+    # x, what is squared, the squares, of which values() needs the form, and the offsets
+    assert bytes_of(Net(square, fc=nn.Linear(2, 3)), X) == (10 + 15 + 15) * FLOAT + 3 * INDEX
 
 
 @pytest.mark.slow  # what checkpoint imports
