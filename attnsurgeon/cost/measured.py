@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnsurgeon.shown import Shown, brief
 
-_FOR_AN_INTERVAL = 6  # values: that all of fewer lie on one side of their median is likelier
+FOR_AN_INTERVAL = 6  # values: that all of fewer lie on one side of their median is likelier
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +53,7 @@ class Latency:
     @property
     def has_interval(self) -> bool:
         """Whether the pairs are enough for the interval to be one of 95 %."""
-        return self.pairs >= _FOR_AN_INTERVAL
+        return self.pairs >= FOR_AN_INTERVAL
 
     def __repr__(self) -> str:
         before, after = (1000 * one.median for one in (self.before, self.after))

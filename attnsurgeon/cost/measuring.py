@@ -17,7 +17,7 @@ from attnsurgeon.cost.timing import cpu_threads, paired, watch_of
 from attnsurgeon.errors import ModelError, SurgeonError, UsageError
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.examples import form_of_example
-from attnsurgeon.recording.inputs import InputForm
+from attnsurgeon.recording.inputs import InputForm, Inputs
 from attnsurgeon.recording.randomness import dice_put_back
 from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.recording.trace import as_taken
@@ -73,8 +73,7 @@ def measure(
     _refuse_numbers(repeats, warm_up, threads, seconds)
     device = _device_of(before, after)
     form = form_of_example(example, before)
-    drawn = form.drawn(torch.Generator().manual_seed(0))
-    inputs = map_tensors(drawn, lambda t: as_taken(t.to(device), before))
+    inputs = _drawn(form, before, device)
     started = time.monotonic()
     models = before, after
     watch = watch_of(device)
@@ -87,10 +86,13 @@ def measure(
                 until = started + seconds * _FORWARD
                 forward = paired(runs, watch, enough or narrow, until=until, **asked)
         with steps(models, inputs) as stepped:
-            memory, why = _trial(stepped, form, device)
+            memory, why = _trial(stepped, device)
             if times and memory is not None:
                 until = started + seconds
                 step = paired(stepped, watch, narrow, until=until, **asked)
+        if why and form.batched and form.batch == 1:
+            with steps(models, _drawn(form.at_batch(2), before, device)) as stepped:
+                why += "" if _trial(stepped, device)[1] else "; at batch 2 there is one"
     return Measurement(settings, forward, step, memory, why)
 
 
@@ -136,14 +138,18 @@ def _settings(model: nn.Module, form: InputForm, device: torch.device, seconds: 
     )
 
 
-def _trial(stepped: list[Step], form: InputForm, device: torch.device) -> tuple[Memory | None, str]:
+def _drawn(form: InputForm, model: nn.Module, device: torch.device) -> Inputs:
+    drawn = form.drawn(torch.Generator().manual_seed(0))
+    return map_tensors(drawn, lambda t: as_taken(t.to(device), model))
+
+
+def _trial(stepped: list[Step], device: torch.device) -> tuple[Memory | None, str]:
     """Makes a step of each: the memory it takes, or why it cannot be made."""
     peak, what = peak_of(device)
     try:
         before, after = (peak(step, step.held) for step in stepped)
     except (Exception, SystemExit) as error:  # a stranger's training may need targets
-        alone = form.batched and form.batch == 1
-        return None, in_short(error) + ("; perhaps of more images: batch=2" if alone else "")
+        return None, in_short(error)
     return Memory(before, after, what), ""
 
 

@@ -27,6 +27,7 @@ OPTIONS = {
     "partial": "--partial",
     "pretrained": "--pretrained",
     "rules": "--rules",
+    "seconds": "--seconds",
     "stage": "--stage",
     "trust": "--trust-code",
     "unsafe_pickle": "--unsafe-pickle",

@@ -185,6 +185,13 @@ def test_a_device_is_asked_for_the_most_it_gave_out_beside_what_was_there():
     assert device.steps == 2
 
 
+def test_a_device_that_does_not_count_has_its_saved_tensors_counted(monkeypatch):
+    monkeypatch.setattr(torch, "get_device_module", lambda of: object())
+    assert peak_of(torch.device("mps")) == (saved, SAVED)
+    monkeypatch.setattr(torch, "get_device_module", lambda of: FakeDevice())
+    assert peak_of(torch.device("cuda"))[1] == ALLOCATED
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_out_at_least_what_autograd_keeps():
     device = torch.device("cuda")

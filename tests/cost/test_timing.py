@@ -164,6 +164,17 @@ def test_events_measure_the_work_in_the_queue_and_nothing_before_it():
     assert not device.queue
 
 
+def test_a_device_is_timed_by_its_events_or_by_waiting_for_it(monkeypatch):
+    device, waited = FakeDevice(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda of: device)
+    watch = watch_of(torch.device("cuda:1"))
+    assert watch(lambda: device.work(25)) == pytest.approx(0.025)
+    monkeypatch.setattr(torch, "get_device_module", lambda of: object())
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    assert 0 <= watch_of(torch.device("cuda:1"))(lambda: None) < 1
+    assert waited == [torch.device("cuda:1")]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_events_of_cuda_measure_what_the_device_does():
     watch = watch_of(torch.device("cuda"))

@@ -1,5 +1,6 @@
 """Runs on dice of their own: the same numbers every time, and no generator of others moves."""
 
+import contextlib
 import random
 import threading
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnsurgeon.recording.randomness import OwnDice, settled, thrown_by
+from attnsurgeon.recording.randomness import OwnDice, dice_put_back, settled, thrown_by
 
 DRAWS = {
     "rand": lambda: torch.rand(3),
@@ -118,3 +119,52 @@ def test_an_error_passes_and_the_dice_are_given_back():
     with pytest.raises(ValueError, match="nothing fits"):
         settled(fails)
     assert (random.getstate(), torch.get_rng_state().tolist()) == before
+
+
+class OfEach:
+    """A kind of device of which each has a generator, as those of CUDA have."""
+
+    def __init__(self):
+        self.states = {0: torch.tensor([3]), 1: torch.tensor([5])}
+
+    def get_rng_state(self, device="cuda"):
+        return self.states[device.index].clone()
+
+    def set_rng_state(self, state, device="cuda"):
+        self.states[device.index] = state
+
+    def draw(self):
+        self.states[1] += 1
+
+
+class OfAll(OfEach):
+    """A kind of device of which all have one, as that of Apple's has."""
+
+    def get_rng_state(self):  # type: ignore[override]
+        return self.states[1].clone()
+
+    def set_rng_state(self, state):  # type: ignore[override]
+        self.states[1] = state
+
+
+@pytest.mark.parametrize("kind", [None, OfEach, OfAll])
+@pytest.mark.parametrize("fails", [False, True])
+def test_dice_that_were_thrown_without_a_mode_are_put_back(monkeypatch, kind, fails):
+    module = OfEach() if kind is None else kind()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    device = torch.device("cpu" if kind is None else "cuda:1")
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+    moved = []
+    with contextlib.suppress(ValueError), dice_put_back(device):
+        random.random()
+        np.random.rand()
+        torch.rand(1)
+        if kind is not None:
+            module.draw()
+        now = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+        moved += [now[i] != before[i] for i in range(3)]
+        if fails:
+            raise ValueError
+    assert moved == [True] * 3
+    assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == before
+    assert {at: int(state) for at, state in module.states.items()} == {0: 3, 1: 5}
