@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings
 from attnsurgeon.cost.step_memory import peak_of
-from attnsurgeon.cost.stepping import Step, forwards, in_short, steps
+from attnsurgeon.cost.stepping import forwards, in_short, steps
 from attnsurgeon.cost.timing import cpu_threads, paired, watch_of
 from attnsurgeon.errors import ModelError, SurgeonError, UsageError
 from attnsurgeon.recording.ambient import known_state
@@ -24,7 +25,7 @@ from attnsurgeon.recording.trace import as_taken
 
 SECONDS = 60.0  # that measuring takes
 PRECISION = 0.03  # of the median ratio: its interval is narrow enough
-_FORWARD = 1 / 3  # of the time; a step takes about three times as long
+_FORWARD = 3  # part of the time that forwards have: a step takes about three times as long
 
 
 @known_state(own_dice=False)
@@ -72,27 +73,18 @@ def measure(
     """
     _refuse_numbers(repeats, warm_up, threads, seconds)
     device = _device_of(before, after)
-    form = form_of_example(example, before)
-    inputs = _drawn(form, before, device)
-    started = time.monotonic()
-    models = before, after
-    watch = watch_of(device)
+    bench = _Bench((before, after), form_of_example(example, before), device)
     asked = {"repeats": repeats, "warm_up": warm_up}
-    forward = step = None
+    started = time.monotonic()
+    forward = None
     with cpu_threads(threads), _on(device), dice_put_back(device):
-        settings = _settings(before, form, device, seconds)
+        settings = bench.settings(seconds)
         if times:
-            with _running(form, device), forwards(models, inputs) as runs:
-                until = started + seconds * _FORWARD
-                forward = paired(runs, watch, enough or narrow, until=until, **asked)
-        with steps(models, inputs) as stepped:
-            memory, why = _trial(stepped, device)
-            if times and memory is not None:
-                until = started + seconds
-                step = paired(stepped, watch, narrow, until=until, **asked)
-        if why and form.batched and form.batch == 1:
-            with steps(models, _drawn(form.at_batch(2), before, device)) as stepped:
-                why += "" if _trial(stepped, device)[1] else "; at batch 2 there is one"
+            forward = bench.forward(enough or narrow, until=started + seconds / _FORWARD, **asked)
+        memory, step, why = bench.step(times, until=started + seconds, **asked)
+        if why and bench.form.batched and bench.form.batch == 1:
+            two = replace(bench, form=bench.form.at_batch(2))
+            why += "" if two.step(False)[2] else "; at batch 2 there is one"
     return Measurement(settings, forward, step, memory, why)
 
 
@@ -127,44 +119,48 @@ def _device_of(before: nn.Module, after: nn.Module) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
-def _settings(model: nn.Module, form: InputForm, device: torch.device, seconds: float) -> Settings:
-    weights = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return Settings(
-        form.batch,
-        str(device),
-        str(weights.dtype).removeprefix("torch."),
-        torch.get_num_threads(),
-        seconds,
-    )
+@dataclass(frozen=True)
+class _Bench:
+    """Two networks, the form of what they are run on, and where; copies are gone afterwards."""
 
+    models: tuple[nn.Module, nn.Module]
+    form: InputForm
+    device: torch.device
 
-def _drawn(form: InputForm, model: nn.Module, device: torch.device) -> Inputs:
-    drawn = form.drawn(torch.Generator().manual_seed(0))
-    return map_tensors(drawn, lambda t: as_taken(t.to(device), model))
+    def settings(self, seconds: float) -> Settings:
+        weights = (p for p in self.models[0].parameters() if p.is_floating_point())
+        dtype = str(next(weights, torch.empty(0)).dtype).removeprefix("torch.")
+        threads = torch.get_num_threads()
+        return Settings(self.form.batch, str(self.device), dtype, threads, seconds)
 
+    def forward(self, enough: Callable[[Latency], bool], **how: Any) -> Latency:
+        """Times forwards; says of what a network raises that it was the network, and on what."""
+        try:
+            with forwards(self.models, self._inputs()) as runs:
+                return paired(runs, watch_of(self.device), enough, **how)
+        except SurgeonError:
+            raise
+        except (Exception, SystemExit) as error:  # a stranger's forward
+            at = f"at batch {self.form.batch} on {self.device}"
+            raise ModelError(
+                f"the network cannot be run {at}: {in_short(error)}",
+                "measure it with a batch or on a device that it runs with",
+            ) from error
 
-def _trial(stepped: list[Step], device: torch.device) -> tuple[Memory | None, str]:
-    """Makes a step of each: the memory it takes, or why it cannot be made."""
-    peak, what = peak_of(device)
-    try:
-        before, after = (peak(step, step.held) for step in stepped)
-    except (Exception, SystemExit) as error:  # a stranger's training may need targets
-        return None, in_short(error)
-    return Memory(before, after, what), ""
+    def step(self, times: bool, **how: Any) -> tuple[Memory | None, Latency | None, str]:
+        """Makes training steps: their memory and their time, or why there are none."""
+        peak, what = peak_of(self.device)
+        with steps(self.models, self._inputs()) as stepped:
+            try:
+                before, after = (peak(step, step.held) for step in stepped)
+            except (Exception, SystemExit) as error:  # a stranger's training may need targets
+                return None, None, in_short(error)
+            took = paired(stepped, watch_of(self.device), narrow, **how) if times else None
+            return Memory(before, after, what), took, ""
 
-
-@contextlib.contextmanager
-def _running(form: InputForm, device: torch.device) -> Iterator[None]:
-    """Says of what a network raises that it was the network, and on what."""
-    try:
-        yield
-    except SurgeonError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"the network cannot be run at batch {form.batch} on {device}: {in_short(error)}",
-            "measure it with a batch or on a device that it runs with",
-        ) from error
+    def _inputs(self) -> Inputs:
+        drawn = self.form.drawn(torch.Generator().manual_seed(0))
+        return map_tensors(drawn, lambda t: as_taken(t.to(self.device), self.models[0]))
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import math
 import random
 import time
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +18,7 @@ from torch.nn.utils import parametrizations
 import attnsurgeon
 from attnsurgeon.cost.measured import Latency, Spread
 from attnsurgeon.cost.measuring import measure, narrow
+from attnsurgeon.cost.timing import paired
 from attnsurgeon.errors import ModelError, UsageError
 from tests.nets.small import SIZE, small
 
@@ -124,6 +127,17 @@ def test_narrow_is_an_interval_of_three_percent_of_at_least_six_pairs():
     assert not known(0.98, 1.0, 1.014)
     assert known(1.98, 2.0, 2.03)
     assert not known(1.0, 1.0, 1.0, pairs=5)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says_though_it_says_when_to_stop():
+    rng = random.Random(0)
+    runs = [lambda: rng.lognormvariate(0, 0.03), lambda: rng.lognormvariate(0.1, 0.03)]
+    truth, found = math.exp(0.1), 0
+    for _ in range(200):
+        ratio = paired(runs, lambda run: run(), narrow, until=math.inf, warm_up=0).ratio
+        assert ratio.high - ratio.low <= 0.03 * ratio.median
+        found += ratio.low <= truth <= ratio.high
+    assert 180 <= found < 200  # 190 of 200 are 95 %
 
 
 def test_more_pairs_are_measured_while_the_question_is_open_and_there_is_time():
@@ -267,6 +281,22 @@ def test_what_a_network_keeps_of_a_forward_does_not_reach_its_training():
     assert net.table is None
     assert index_of.cache_info().currsize == 0  # a tensor of inference mode would stay there
     net(X).sum().backward()
+
+
+class Counted(Sleeper):
+    live: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+    most: ClassVar[int] = 0
+
+    def forward(self, x):
+        self.live.add(self)
+        type(self).most = max(self.most, len(self.live))
+        return super().forward(x)
+
+
+def test_no_more_than_one_copy_of_each_is_there_at_a_time():
+    measure(Counted("a"), Counted("b"), X, **BRIEF)
+    assert Counted.most == 2
+    assert not Counted.live
 
 
 # What cannot be measured.
