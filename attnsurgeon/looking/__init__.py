@@ -1,0 +1,1 @@
+"""Operated network and an input -> what its attention does to it."""
