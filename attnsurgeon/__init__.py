@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.auditing import audit
     from attnsurgeon.checks.status import Status, status
     from attnsurgeon.cost.measuring import measure
+    from attnsurgeon.looking.gates import gates
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
@@ -46,6 +47,7 @@ _HOMES = {
     "find_sites": "operate",
     "fold": "splicing.folding",
     "freeze_backbone": "training.finetune",
+    "gates": "looking.gates",
     "insert": "operate",
     "load": "saved.restore",
     "load_model": "models",
@@ -73,6 +75,7 @@ __all__ = [
     "find_sites",
     "fold",
     "freeze_backbone",
+    "gates",
     "insert",
     "load",
     "load_model",

@@ -15,6 +15,7 @@ from torch import nn
 
 from attnsurgeon.attention.arguments import complete, defaults, meanings, takes
 from attnsurgeon.attention.identity import Identity, Start, Within, pair
+from attnsurgeon.attention.pictures import AS_SEEN, Picture
 from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.attention.weights.each import Excited
 from attnsurgeon.errors import MechanismError, nearest
@@ -86,6 +87,7 @@ class Mechanism(Shown):
         per_sample: of a "weight": it makes a weight for each image, (N, out, in, ...).
         scope: of a "linked": which sites form one chain, those of a "stage" or all ("network").
         tied: of a "linked": the sites of a chain run one and the same module.
+        picture: what it did to an input, as named tensors, for those who look.
         adopt: (mechanism, the replaced module): takes over its weights, under either start.
     """
 
@@ -119,6 +121,7 @@ class Mechanism(Shown):
     per_sample: bool = False
     scope: str = ""
     tied: bool = False
+    picture: Picture = AS_SEEN
     adopt: Callable[[nn.Module, nn.Module], None] | None = None
 
     @property
@@ -227,6 +230,7 @@ def mechanism(
     formula: str,
     count: Callable[..., int],
     identity: Identity,
+    picture: Picture,
     **facts: Any,
 ) -> Callable[[_Built], _Built]:
     """Registers the decorated class; title, equation, venue and paper are read from its module.
@@ -253,6 +257,7 @@ def mechanism(
             identity_how=identity.how,
             start=identity.start,
             within=identity.within,
+            picture=picture,
             **read_docstring(sys.modules[build.__module__].__doc__),
             **facts,
         )

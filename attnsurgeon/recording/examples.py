@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import ModelError, nearest
-from attnsurgeon.recording.inputs import InputForm, TensorForm
+from attnsurgeon.recording.inputs import InputForm, Inputs, TensorForm
 from attnsurgeon.sizes import MAX_ELEMENTS
 
 PLAIN = (type(None), bool, int, float, str)
@@ -38,16 +38,22 @@ def form_of_example(example: Any, model: nn.Module) -> InputForm:
     """
     if isinstance(example, InputForm):
         return example
-    args = example if _is_tuple(example) else (example,)
-    kwargs: Mapping[str, Any] = {}
-    if args and isinstance(args[-1], Mapping) and _are_keywords(args[-1], args[:-1], model):
-        args, kwargs = args[:-1], args[-1]
+    args, kwargs = arguments_of(example, model)
     form = InputForm(
         tuple(_described(value, f"[{at}]") for at, value in enumerate(args)),
         {str(name): _described(value, f".{name}") for name, value in kwargs.items()},
     )
     refuse_senseless(form)
     return form
+
+
+def arguments_of(example: Any, model: nn.Module) -> Inputs:
+    """Returns the arguments that an example input stands for (see `form_of_example`)."""
+    args = example if _is_tuple(example) else (example,)
+    kwargs: Mapping[str, Any] = {}
+    if args and isinstance(args[-1], Mapping) and _are_keywords(args[-1], args[:-1], model):
+        args, kwargs = args[:-1], args[-1]
+    return Inputs(args, dict(kwargs))
 
 
 def refuse_senseless(form: InputForm) -> None:

@@ -329,7 +329,7 @@ def site_record(site: Site) -> Record:
 
 def card_record(card: Mechanism) -> Record:
     """Returns the facts of a mechanism; arguments with their defaults."""
-    functions = {"build", "count", "start", "within", "site_args", "takes", "adopt"}
+    functions = {"build", "count", "start", "within", "site_args", "takes", "adopt"} | {"picture"}
     names = [field.name for field in dataclasses.fields(card) if field.name not in functions]
     facts = {name: getattr(card, name) for name in names}
     known = {name: value for name, value in card.args.items() if value is not Parameter.empty}

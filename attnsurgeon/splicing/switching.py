@@ -104,6 +104,16 @@ class _Switch:
         return type(self.part).forward(self.part, *args)
 
 
+def is_off(part: nn.Module) -> bool:
+    """Whether an inserted module is switched off for whoever asks."""
+    switch = part.__dict__.get("forward")
+    while isinstance(switch, _Switch):
+        if _is_off(switch.key):
+            return True
+        switch = switch.before
+    return False
+
+
 # Compiled code would keep the answer of the thread that compiled it.
 @torch.compiler.disable()
 def _is_off(key: str) -> bool:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV
 
@@ -29,6 +30,9 @@ def count(channels: int, reduction: int) -> int:
     kind="activation",
     ranks=(1, 2, 3),
     placement="late-activation",
+    picture=Picture(
+        ("both",), "the gate of each value", lambda seen: {"both": seen.last("sigmoid")}
+    ),
     formula="2C(C//r) + 2(C//r) + 2C",
     count=count,
     identity=replacing(

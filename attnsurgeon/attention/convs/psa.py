@@ -21,6 +21,7 @@ from attnsurgeon.attention.convs.geometry import Conv, alike
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.partition import groups_of
+from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -67,6 +68,11 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-conv3x3",
+    picture=Picture(
+        ("branches",),
+        "w, the weights of the scales in the order of the output, which add up to 1",
+        lambda seen: {"branches": seen.last("softmax")},
+    ),
     formula="sum of k_i^2 C_in c / groups_i + 2c(c//r) + c//r + c, c = C/4; "
     "k_i for k_i^2 at rank 1",
     count=count,

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.convs.geometry import Conv, alike, keeping
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import spread_to
 from attnsurgeon.errors import MechanismError
@@ -82,6 +83,11 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
     kind="conv",
     ranks=(1, 2),
     placement="block-conv3x3",
+    picture=Picture(
+        ("both",),
+        "the gate of the calibrated convolution, of the map before its last convolution",
+        lambda seen: {"both": seen.last("sigmoid")},
+    ),
     formula="2(k^2 c^2 / groups + 2c) + 2(k^2 c c' / groups + 2c'), c = C_in/2, c' = C/2; "
     "2(k^2 C_in^2 / groups + 2C_in) + k^2 C_in C / groups + 2C without the split",
     count=count,

@@ -21,6 +21,7 @@ from attnsurgeon.attention.convs.geometry import Conv, alike
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -30,6 +31,12 @@ from attnsurgeon.errors import MechanismError
 def hidden(channels: int, reduction: int, minimum: int) -> int:
     """Returns d, the width between the two layers that compute the weights."""
     return max(channels // reduction, minimum)
+
+
+def shares(seen: Seen) -> dict[str, Tensor]:
+    """Returns what the two branches have in each channel, (N, 2, C)."""
+    weight = seen.last("sigmoid")
+    return {"branches": torch.stack((weight, 1 - weight), dim=1)}
 
 
 def count(conv: Conv, groups: int, reduction: int, minimum: int) -> int:
@@ -66,6 +73,7 @@ def adopt(module: nn.Module, conv: Any) -> None:
     kind="conv",
     ranks=(1, 2, 3),
     placement="block-conv",
+    picture=Picture(("branches",), "w_a and w_b, which add up to 1 in each channel", shares),
     formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, d = max(C//r, minimum)",
     count=count,
     identity=replacing(),

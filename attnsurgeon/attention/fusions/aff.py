@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import fused
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
@@ -76,6 +77,7 @@ DEVIATIONS = (
     kind="fusion",
     ranks=(1, 2, 3),
     placement="late-residual-add",
+    picture=fused("2w for the branch and 2 - 2w for the shortcut, of each value"),
     formula="2 [Cm + m + 2m + mC + C + 2C], m = C//r",
     count=count,
     identity=native(

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import fused
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -126,6 +127,7 @@ def count(channels: int, squeeze: Squeeze, reduction: int, maps: int | None) -> 
     ranks=(1, 2, 3),
     bottleneck=("squeeze.branch", "squeeze.shortcut", "squeeze.fc1"),
     placement="residual-add",
+    picture=fused("the gate of each channel for the branch, 1 for the shortcut"),
     formula="double-fc 4Cm; pair-2x1 (2 + 2)k + 2Cm; pair-1x1 (1 + 2)k + 3Cm; folded-3x3 "
     "(9 + 2)k + 14 (C//8 - 2) m + Cm; m = C//r, k = max(C//64, 1)",
     count=count,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.fusions import aff
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import fused
 from attnsurgeon.attention.registry import mechanism
 
 
@@ -29,6 +30,7 @@ def count(channels: int, reduction: int) -> int:
     kind="fusion",
     ranks=(1, 2, 3),
     placement="late-residual-add",
+    picture=fused("the second pass's weights of branch and shortcut, of each value"),
     formula="4 [Cm + m + 2m + mC + C + 2C], m = C//r",
     count=count,
     identity=native(

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
@@ -108,6 +109,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="residual-branch",
+    picture=multiplied("samples", how="the weight of each sample, 1 in evaluation"),
     formula="[2Cm + m + 2C] + [Cm + 9m^2 + 3m + 2] + 3Cm, m = C//r; 9m^2 is 3m^2 at rank 1, 27m^2 "
     "at rank 3",
     count=count,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, CONVOLUTIONS, per_channel
@@ -62,6 +63,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="downsample",
+    picture=multiplied("both", how="1 + the gate of channel and position"),
     formula="[2Cm + m + C + 2m] + [Cm + m + 2m + 2(9m^2 + m + 2m) + m + 1], m = C//r; "
     "3m^2 for 9m^2 at rank 1, 27m^2 at rank 3",
     count=count,

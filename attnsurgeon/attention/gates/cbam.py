@@ -21,6 +21,7 @@ from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Max, Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
@@ -39,6 +40,9 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied(
+        "channel", "spatial", how="the gate of each channel, and that of each position"
+    ),
     formula="2C(C//r) + C//r + C + 2k^2 + 2; 2k for 2k^2 at rank 1, 6k^2 at rank 3",
     count=count,
     identity=native(

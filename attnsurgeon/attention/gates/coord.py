@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import positions
@@ -44,6 +45,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     rank_reason="(the gate of an axis is made from the means over the others, and a signal has no "
     "other)",
     placement="depthwise-act",
+    picture=multiplied("both", how="the product of the gates of a row and of a column"),
     formula="Cm + m + 2m + 2(mC + C), m = max(8, C//r); 3(mC + C) at rank 3",
     count=count,
     identity=native(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import native
+from attnsurgeon.attention.pictures import Picture, Seen, index_of
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV
@@ -55,6 +56,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> list[Tensor]:
         return [gather(part, v, axis) for part, axis in zip(parts, axes, strict=True)]
 
 
+def looks(seen: Seen) -> dict[str, Tensor]:
+    """Returns with which weights one position looks at those on its lines, (N, ...), and gamma.
+
+    Of a recurrence the last time.
+    """
+    sides = seen.values[0].shape[2:]
+    index = index_of(seen.position, sides)
+    lines_of_it = seen.last("softmax")[(slice(None), *index)].split(list(sides), dim=-1)
+    looked = lines_of_it[0].new_zeros(len(seen.values[0]), *sides)
+    for axis, weights in enumerate(lines_of_it):
+        line = (slice(None), *index[:axis], slice(None), *index[axis + 1 :])
+        looked[line] += weights
+    return {"attention": looked, "blend": seen.module.gamma.reshape(())}
+
+
 def count(channels: int, reduction: int) -> int:
     """Returns the number of parameters."""
     m = hidden_width(channels, reduction)
@@ -68,6 +84,11 @@ def count(channels: int, reduction: int) -> int:
     rank_reason="(a position attends to its row and its column; along a single axis that is "
     "attention to all)",
     placement="head",
+    picture=Picture(
+        ("attention", "blend"),
+        "a, of the position that was asked for: 0 off its lines; blend is gamma",
+        looks,
+    ),
     formula="2(C(C//8) + C//8) + C^2 + C + 1",
     count=count,
     identity=native(how="gamma starts at zero, as in the paper"),

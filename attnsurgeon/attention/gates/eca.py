@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -37,6 +38,7 @@ def count(channels: int, kernel_size: int | None) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="k",
     count=count,
     identity=native("conv", how="conv starts at zero and the gate is 2 * sigmoid"),

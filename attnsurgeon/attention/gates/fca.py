@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, eager, times
@@ -107,6 +108,7 @@ def count(channels: int, reduction: int) -> int:
     "on images)",
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="2C(C//r)",
     count=count,
     identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),

@@ -20,6 +20,7 @@ from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV
 
@@ -56,6 +57,9 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied(
+        "both", how="the product of the gate from the channels and that from around"
+    ),
     formula="2Cm + m + C + 2(k^2 Cm / g) + m + C + 2m + 2C, m = C//r; k for k^2 at rank 1, 3k^2 at "
     "rank 3",
     count=count,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.checks import are_tokens, hidden_width, map_size
 from attnsurgeon.attention.identity import Blend, Gate, Identity, open_gates, zero
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, along, spread_to, windows
@@ -168,6 +169,9 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=multiplied(
+        "channel", how="the gate of each channel; with an extent that differs by position, as both"
+    ),
     formula="theta-minus 0; theta CHW + 2C, or log2(extent) (9C + 2C); theta-plus + "
     "2C(C//r) + C//r + C; at rank 1 L for HW and 3 for 9, at rank 3 DHW and 27",
     count=count,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
 
@@ -49,6 +50,7 @@ def count(channels: int, hidden: int) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="stage-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="Cd + d + 2d + 2d + 4d^2 + 4d + 4dC + C",
     count=count,
     identity=native("expand", how="the last layer starts at zero and the gate is 2 * sigmoid"),

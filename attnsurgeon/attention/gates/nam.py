@@ -19,6 +19,7 @@ from torch.func import functional_call
 from attnsurgeon.attention.checks import map_size
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to, spread_to
 
@@ -55,6 +56,13 @@ class PositionGate(nn.Module):
         return x * by_position(self.norm, x, self.size)
 
 
+def gates_and_weights(seen: Seen) -> dict[str, Tensor]:
+    """Returns the gate of each value, and w (C,)."""
+    size = seen.module.norm.weight.detach().abs()
+    w = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
+    return {**gates_of(seen, ("both",)), "weights": w}
+
+
 def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None) -> int:
     """Returns the number of parameters."""
     return 2 * channels + (2 * math.prod(map_size(size, rank)) if spatial else 0)
@@ -65,6 +73,9 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=Picture(
+        ("both", "weights"), "the gate of each value, and w of each channel", gates_and_weights
+    ),
     formula="2C; 2C + 2HW with spatial=True, 2C + 2L at rank 1, 2C + 2DHW at rank 3",
     count=count,
     identity=blend(),

@@ -24,6 +24,7 @@ from attnsurgeon.attention.checks import are_tokens, hidden_width
 from attnsurgeon.attention.identity import blend_pair
 from attnsurgeon.attention.maxima import halved_max
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import interpolate_to
 from attnsurgeon.attention.shapes import CONV
@@ -130,6 +131,7 @@ def site_args(
     kind="gate",
     ranks=(1, 2, 3),
     placement="early-stage-block",
+    picture=multiplied("both", how="1 + the mask"),
     formula="(3d - 1) u + 2 (2C + C^2), u = 2C + 2Cw + 4w + 9w^2, w = C//r, d = depth; no u for "
     "d = 0; 3w^2 for 9w^2 at rank 1, 27w^2 at rank 3; another unit where the source projects",
     count=count,

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.layout import tokens, untoken
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.errors import MechanismError
@@ -116,6 +117,12 @@ def joined(x: Tensor, squeeze: Tensor, expand: Tensor) -> Tensor:
     return y
 
 
+def shares(seen: Seen) -> dict[str, Tensor]:
+    """Returns what the copies have in each channel, (N, rank + 1, C)."""
+    copies, channels = seen.last("softmax").shape[-2:]
+    return {"branches": seen.last("softmax").reshape(-1, copies, channels)}
+
+
 def count(channels: int, rank: int) -> int:
     """Returns the number of parameters."""
     copies = rank + 1
@@ -127,6 +134,7 @@ def count(channels: int, rank: int) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="residual-branch",
+    picture=Picture(("branches",), "a, the shares of the copies, which add up to 1", shares),
     formula="[3C^2 + 3C] + [C^2 + 3C^2] + [C^2 + C]; 2 for 3 at rank 1, 4 at rank 3",
     count=count,
     identity=blend(),

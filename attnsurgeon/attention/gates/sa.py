@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from attnsurgeon.attention.identity import Identity
 from attnsurgeon.attention.partition import groups_of, most_groups
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
@@ -34,6 +35,13 @@ def split(channels: int, groups: int | None) -> int:
     if groups is None:
         return most_groups(channels, PUBLISHED_GROUPS, parts=2)
     return groups_of(channels, groups, parts=2)
+
+
+def gates(seen: Seen) -> dict[str, Tensor]:
+    """Returns the gates (N, C, ...) of the channels as they come in, before they are shuffled."""
+    by_channel, by_position = seen.results["sigmoid"][-2:]  # (N, G, c, ...) each
+    halves = torch.stack((by_channel.expand_as(by_position), by_position), dim=2)
+    return {"both": halves.flatten(1, 3)}
 
 
 def count(channels: int, groups: int | None) -> int:
@@ -130,6 +138,9 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=Picture(
+        ("both",), "the gates of both halves, in the order in which the channels come in", gates
+    ),
     formula="6C/(2G)",
     count=count,
     identity=Identity(

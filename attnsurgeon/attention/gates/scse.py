@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
@@ -43,6 +44,9 @@ def count(channels: int, reduction: int) -> int:
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block",
+    picture=multiplied(
+        "both", how="of each value the gate that won, that of its channel or that of its position"
+    ),
     formula="2C(C//r) + C//r + C + C + 1",
     count=count,
     identity=native(

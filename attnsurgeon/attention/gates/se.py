@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -56,6 +57,7 @@ class Excitation(nn.Module):
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula=FORMULA,
     count=count,
     identity=IDENTITY,

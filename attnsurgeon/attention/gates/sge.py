@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.partition import groups_of
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 
@@ -85,6 +86,7 @@ def count(channels: int, groups: int | None) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=multiplied("both", how="the gate of each position, a map for each group of channels"),
     formula="2G",
     count=count,
     identity=native("", how="w and b start at zero and the gate is 2 * sigmoid, so it starts at 1"),

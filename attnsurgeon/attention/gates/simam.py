@@ -14,6 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.identity import blend
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import extent, positions
 from attnsurgeon.errors import MechanismError
@@ -34,6 +35,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-conv",
+    picture=multiplied("both", how="the gate of each value"),
     formula="0",
     count=lambda channels: 0,
     identity=blend(),

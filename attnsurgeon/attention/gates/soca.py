@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -70,6 +71,7 @@ def count(channels: int, reduction: int) -> int:
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="residual-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="2C(C//r) + C//r + C",
     count=count,
     identity=native("fc2", how="fc2 starts at zero and the gate is 2 * sigmoid, so it starts at 1"),

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, product
 from attnsurgeon.attention.shapes import CONV, per_channel
@@ -111,6 +112,7 @@ def site_args(variant: Variant, source_channels: int | None) -> dict[str, int | 
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="(1 + 1^2 + 2^2 + 4^2) C(C//r); 1^3 + 2^3 + 4^3 at rank 3, 1 + 2 + 4 at rank 1; where "
     "the block's input has S channels: B (21S + C)(S//r), C SC + 2C more",
     count=count,

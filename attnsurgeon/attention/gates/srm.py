@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Moments
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -24,6 +25,7 @@ from attnsurgeon.attention.shapes import per_channel
     kind="gate",
     ranks=(1, 2, 3),
     placement="block-branch",
+    picture=multiplied("channel", how="the gate of each channel"),
     formula="4C",
     count=lambda channels: 4 * channels,
     identity=native(how="w starts at zero, as in the paper, and the gate is 2 * sigmoid"),

@@ -19,6 +19,7 @@ from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.maxima import Largest
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV
@@ -46,6 +47,7 @@ def count(rank: int, kernel_size: int) -> int:
     rank_reason="(each of its gates is blind to one axis and sees a pair; along a single axis "
     "there is one pair, and nothing to be blind to)",
     placement="block-branch",
+    picture=multiplied("both", how="the mean of the gates"),
     formula="3(2k^2 + 2); 3(2 * 3k^2 + 2) + 2k^3 + 2 at rank 3",
     count=count,
     identity=native(

@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor
 
 from attnsurgeon.attention.gates import se
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import along, eager, repeats, tiles
@@ -67,6 +68,7 @@ def repeat(z: Tensor, tile: Tile, like: Tensor) -> Tensor:
     ranks=(1, 2, 3),
     bottleneck=("fc1",),
     placement="block-branch",
+    picture=multiplied("both", how="the gate of each channel in each tile"),
     formula=se.FORMULA,
     count=se.count,
     identity=se.IDENTITY,

@@ -19,6 +19,7 @@ from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.maxima import WindowMax
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -48,6 +49,7 @@ def count(channels: int, groups: int) -> int:
     kind="gate",
     ranks=(1, 2, 3),
     placement="block",
+    picture=multiplied("both", how="1 + a, a map for each group of channels"),
     formula="5C + 3g",
     count=count,
     identity=blend(),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import Blend, BlendOld, Identity
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean, mean, peak
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
@@ -60,6 +61,26 @@ def attended(score: Tensor, temperature: int) -> Tensor:
     return (score * (temperature * score).softmax(2)).sum(2)
 
 
+def looks(seen: Seen) -> dict[str, Tensor]:
+    """Returns the weights of the positions (N, classes, ...), which add up to 1."""
+    module, x = seen.module, seen.values[0]
+    kernel = unit(module.weight).flatten(0, 1)[(..., *[None] * module.rank)]
+    scores = _CONVOLVE[module.rank](x, kernel).flatten(2)
+    by_head = scores.to(wide(scores)).unflatten(1, (len(module.temperatures), -1))
+    weights = torch.stack(
+        [weights_of(s, t) for s, t in zip(by_head.unbind(1), module.temperatures, strict=True)]
+    )
+    return {"classes": weights.mean(0).unflatten(2, x.shape[2:])}
+
+
+def weights_of(score: Tensor, temperature: int) -> Tensor:
+    """Returns with which weights `attended` adds the scores up; equal maxima share alike."""
+    if temperature != MAXIMUM:
+        return (temperature * score).softmax(2)
+    largest = (score == score.amax(2, keepdim=True)).to(score.dtype)
+    return largest / largest.sum(2, keepdim=True)
+
+
 def count(channels: int, classes: int, heads: int) -> int:
     """Returns the number of parameters."""
     return heads * channels * classes
@@ -93,6 +114,12 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="head",
     ranks=(1, 2, 3),
     placement="classifier",
+    picture=Picture(
+        ("classes",),
+        "where each class looks: the softmax over the positions, or for T = 99 where the maximum "
+        "is; the mean over the heads",
+        looks,
+    ),
     formula="heads * C * classes",
     count=count,
     identity=Identity(

@@ -16,6 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.identity import Identity, zero
+from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
@@ -78,6 +79,11 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="head",
     ranks=(1, 2, 3),
     placement="classifier",
+    picture=Picture(
+        ("stages",),
+        "w of each stage, the oldest first and the network's own last",
+        lambda seen: {"stages": seen.module.weights},
+    ),
     formula="sum over the earlier stages of (C_i + 1) classes, + the number of all stages",
     count=count,
     identity=Identity(

@@ -31,6 +31,7 @@ from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.linked.chain import Linked
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Max, Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to
@@ -272,6 +273,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ranks=(1, 2, 3),
     bottleneck=("attend.fc1",),
     placement="block-branch",
+    picture=multiplied(
+        "channel",
+        how="the gate of each channel; with inner='cbam' also that of each position, as spatial",
+    ),
     formula="that of the inner SE or CBAM, 0 for GE; + 2C + 3 (CBAM 2C + 8) for a link, "
     "+ PC + 3C where the place before has P channels, not C",
     count=count,

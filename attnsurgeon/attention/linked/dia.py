@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.identity import Identity, zero
 from attnsurgeon.attention.linked.chain import Linked
+from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -50,6 +51,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ranks=(1, 2, 3),
     bottleneck=("of_input.0", "of_hidden.0"),
     placement="residual-branch",
+    picture=multiplied("channel", how="h', the gate of each channel"),
     formula="2(5C(C//r) + C//r + 4C) for each stage",
     count=count,
     identity=Identity(

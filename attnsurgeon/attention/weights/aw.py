@@ -19,6 +19,7 @@ from attnsurgeon.attention.checks import hidden_width
 from attnsurgeon.attention.convs.geometry import Conv
 from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to
 from attnsurgeon.attention.shapes import CONV
@@ -42,6 +43,17 @@ def maps(conv: Conv, shared: int | None) -> int:
     return channels // (shared or channels)
 
 
+def gates(seen: Seen) -> dict[str, Tensor]:
+    """Returns what the weight of each image is multiplied by, (N, C, C_in / groups, ...)."""
+    module, weight = seen.module, seen.values[0]
+    gate = (module.gate.gain * seen.last("sigmoid")).to(weight.dtype)
+    gate = gate.unflatten(1, (-1, module.maps))
+    if module.shared is not None:
+        gate = gate.repeat_interleave(module.shared, dim=2)
+    gate = gate.expand(-1, *weight.shape)
+    return {"weights": 1 + gate if module.residual and not module.apart else gate}
+
+
 def count(conv: Conv, reduction: int, shared: int | None) -> int:
     """Returns the number of parameters."""
     m = hidden_width(conv.in_channels, reduction)
@@ -63,6 +75,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     kind="weight",
     ranks=(1, 2, 3),
     placement="conv3x3",
+    picture=Picture(("weights",), "1 + A2 of each image, what its kernel is multiplied by", gates),
     formula="C_in m + 2m + m C s + 2 C s, m = C_in//r, s = C_in / groups / shared, or 1",
     count=count,
     identity=Identity(

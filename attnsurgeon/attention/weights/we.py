@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.convs.geometry import Conv
 from attnsurgeon.attention.identity import Blend, Gate, Identity, open_gates, zero
+from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
@@ -78,6 +79,16 @@ class Magnitude(nn.Module):
         return f"eps={self.eps:g}"
 
 
+def gates(seen: Seen) -> dict[str, Tensor]:
+    """Returns what the weight is multiplied by; where it is 0, what it would be close to that."""
+    weight = seen.values[0]
+    followed = gates_of(seen, ("both",))
+    if followed:
+        return {"weights": followed["both"]}
+    ratio = seen.output / weight
+    return {"weights": torch.where(weight == 0, torch.ones_like(ratio), ratio)}
+
+
 def count(conv: Conv, form: Form, reduction: int) -> int:
     """Returns the number of parameters."""
     columns, m = widths(conv, reduction)
@@ -101,6 +112,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ranks=(1, 2, 3),
     bottleneck=("local.fc1",),
     placement="conv",
+    picture=Picture(("weights",), "what each number of the weight is multiplied by", gates),
     formula="2 I m + m + I, I = C_in / groups, m = max(C_in//r, 1); 0 with form=mwe",
     count=count,
     identity=Identity(
