@@ -35,13 +35,11 @@ class Following(TorchFunctionMode):
 
     Attributes:
         results: name of a function -> what its calls gave, in order.
-        blend: the weight of the last interpolation by a single number; None without one.
     """
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         super().__init__()
         self.results: dict[str, list[Tensor]] = {name: [] for name in _NOTED}
-        self.blend: Tensor | None = None
         # The tensors are held, so that no other one gets their ids.
         self._known: dict[int, tuple[Tensor, Sum]] = {}
         for number, value in enumerate(values):
@@ -85,15 +83,17 @@ def _changes(func: Any) -> bool:
 
 def _times(mode: Following, func: Any, args: Any, kwargs: Any) -> Finish | None:
     """value * factor, value / factor."""
-    one, other = _two(args, kwargs)
-    of_one, of_other = mode.of(one), mode.of(other)
-    if (of_one is None) == (of_other is None):
-        return None  # of neither, or no longer a sum of the inputs but a product of them
-    found, factor, value = (of_one, other, one) if of_one is not None else (of_other, one, other)
-    if operation_name(func) in ("div", "truediv"):
-        if of_one is None or kwargs.get("rounding_mode") or _is_reflected(func):
+    value, factor = _two(args, kwargs)
+    found, other = mode.of(value), mode.of(factor)
+    if (found is None) == (other is None):  # of no input, or a product of inputs
+        return None
+    if operation_name(func) == "div":
+        if found is None or kwargs.get("rounding_mode") or _is_reflected(func):
             return None
         factor = 1 / factor
+    elif found is None:
+        value, factor, found = factor, value, other
+    assert found is not None
     return lambda made: (
         {n: [*f, _wide(factor, made)] for n, f in found.items()}
         if made.shape == value.shape
@@ -134,8 +134,6 @@ def _lerp(mode: Following, func: Any, args: Any, kwargs: Any) -> Finish | None:
     if len(args) + len(kwargs) != 3:
         return None
     start, end, weight = _named(("input", "end", "weight"), args, kwargs)
-    if isinstance(weight, Tensor) and weight.numel() == 1:
-        mode.blend = weight
     of_start, of_end = mode.of(start), mode.of(end)
     if of_start is None or of_end is None:
         return None
@@ -180,7 +178,7 @@ def _turn(mode: Following, func: Any, args: Any, kwargs: Any) -> Finish | None:
 
 
 _RULES: dict[str, Callable[..., Finish | None]] = {
-    **dict.fromkeys(["mul", "multiply", "div", "truediv"], _times),
+    **dict.fromkeys(["mul", "div"], _times),
     **dict.fromkeys(["add", "sub"], _plus),
     "neg": _minus,
     "addcmul": _addcmul,

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.attention.heads.tapped import Tapped
-from attnsurgeon.attention.identity import BlendOld
+from attnsurgeon.attention.identity import Blend, BlendOld, BlendPair
+from attnsurgeon.attention.linked.dca import Blended
+from attnsurgeon.attention.own.applied import Applied
 from attnsurgeon.attention.pictures import AS_SEEN, Seen
 from attnsurgeon.attention.registry import Mechanism, lookup
 from attnsurgeon.errors import MechanismError, ModelError, UsageError
@@ -25,6 +27,8 @@ from attnsurgeon.recording.record import MARK
 from attnsurgeon.shown import brief
 from attnsurgeon.splicing.selecting import Chosen, chosen, cuts_of, operated_in
 from attnsurgeon.splicing.switching import is_off
+
+_BLENDS = (Blend, BlendOld, BlendPair, Blended, Applied)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -221,8 +225,9 @@ class _Watcher:
         )
         picture = card.picture if card is not None else AS_SEEN
         pictures = dict(picture.read(seen))
-        if following.blend is not None:
-            pictures.setdefault("blend", following.blend.reshape(()))
+        blends = [m.g for m in self.runs.modules() if isinstance(m, _BLENDS) and m.g is not None]
+        if blends:
+            pictures["blend"] = blends[0].reshape(())
         if (old := self.old(given)) is not None:
             pictures["change"] = _change(old, made, of_weight=self.kind == "weight")
         for name, tensor in pictures.items():

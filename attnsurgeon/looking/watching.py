@@ -60,6 +60,11 @@ def run_once(model: nn.Module, inputs: Inputs, begin: Callable[[], None]) -> Non
     Raises:
         ModelError: it cannot be run on these inputs.
     """
+    if any(p.is_meta for p in model.parameters()):
+        raise ModelError(
+            "the network's weights are on the meta device, so it computes no numbers",
+            "build it with its weights: attnsurgeon.load",
+        )
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
 
     def forward() -> None:
@@ -107,7 +112,7 @@ def factors_of(
     What is found is tried: the values times the factors are the output.
     """
     found: Sum | None = following.of(made)
-    if found is None or any(value.shape != made.shape for value in (values[n] for n in found)):
+    if found is None or not made.numel() or any(value.shape != made.shape for value in (values[n] for n in found)):
         return None
     total = torch.zeros_like(made)
     for number, factors in found.items():
@@ -116,7 +121,7 @@ def factors_of(
             product = product * factor
         total = total + product
     size = torch.stack([made.abs().amax(), *(values[n].abs().amax() for n in found)]).amax()
-    near = 1e3 * torch.finfo(made.dtype).eps * size.to(torch.float64)
+    near = 16 * torch.finfo(made.dtype).eps * size.to(torch.float64)
     wrong = (total.to(torch.float64) - made.to(torch.float64)).abs() > near
     if bool(wrong.any()):
         return None

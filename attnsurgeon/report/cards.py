@@ -71,6 +71,8 @@ def _facts(card: Mapping[str, Any], console: Console) -> Iterator[tuple[str, Cel
         first = name in ("", next(iter(arguments), ""))
         yield "arguments" if first else "", f"{spelled}: {meaning}" if meaning else spelled
     yield "identity", f"{card['identity']}: {card['identity_how']}"
+    named = f"{words.listed(card['pictures'])}: " if card["pictures"] else ""
+    yield "pictures", f"{named}{card['pictures_how']}"
     for name, texts in [("needs", card["constraints"]), ("deviations", card["deviations"])]:
         for index, text in enumerate(texts):
             yield ("" if index else name), f"{marks(console).note} {text}"

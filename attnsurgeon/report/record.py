@@ -329,11 +329,12 @@ def site_record(site: Site) -> Record:
 
 def card_record(card: Mechanism) -> Record:
     """Returns the facts of a mechanism; arguments with their defaults."""
-    functions = {"build", "count", "start", "within", "site_args", "takes", "adopt"} | {"picture"}
+    functions = {"build", "count", "start", "within", "site_args", "takes", "adopt", "picture"}
     names = [field.name for field in dataclasses.fields(card) if field.name not in functions]
     facts = {name: getattr(card, name) for name in names}
     known = {name: value for name, value in card.args.items() if value is not Parameter.empty}
     required = [name for name in card.args if name not in known]
     inputs = list(card.inputs({}))
     more = {"inputs": inputs, "required": required, "meanings": dict(card.meanings)}
+    more |= {"pictures": list(card.picture.names), "pictures_how": card.picture.how}
     return {**facts, "action": card.action, "args": known, **more}

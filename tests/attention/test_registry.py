@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.attention.identity import blend
+from attnsurgeon.attention.pictures import AS_SEEN
 from attnsurgeon.attention.registry import (
     KINDS,
     create_attention,
@@ -101,6 +102,7 @@ def test_without_docstrings_the_texts_are_empty_and_the_rest_works():
 
 def register(name, kind="gate"):
     facts = {"ranks": (2,), "placement": "stage", "formula": "0", "count": lambda: 0}
+        facts["picture"] = AS_SEEN
     return mechanism(name, kind=kind, identity=blend(), **facts)
 
 
