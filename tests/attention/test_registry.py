@@ -102,7 +102,7 @@ def test_without_docstrings_the_texts_are_empty_and_the_rest_works():
 
 def register(name, kind="gate"):
     facts = {"ranks": (2,), "placement": "stage", "formula": "0", "count": lambda: 0}
-        facts["picture"] = AS_SEEN
+    facts["picture"] = AS_SEEN
     return mechanism(name, kind=kind, identity=blend(), **facts)
 
 

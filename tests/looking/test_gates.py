@@ -1,0 +1,514 @@
+"""Every mechanism: which pictures it has, and that these are what it did."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import attnsurgeon
+from attnsurgeon.attention.pictures import PICTURES
+from attnsurgeon.attention.registry import mechanisms
+from tests.looking.operated import handed, image, operated
+
+# What a person of the field would draw of each; the main one first.
+MAIN = {
+    "se": "channel",
+    "cmpe-se": "fusion",
+    "ge": "channel",
+    "gsop": "channel",
+    "srm": "channel",
+    "sk": "branches",
+    "dia": "channel",
+    "eca": "channel",
+    "spa": "channel",
+    "fca": "channel",
+    "psa": "branches",
+    "tse": "both",
+    "nam": "both weights",
+    "ran": "both",
+    "sge": "both",
+    "ulsam": "both",
+    "scse": "both",
+    "bam": "both",
+    "sa": "both",
+    "triplet": "both",
+    "cbam": "channel spatial",
+    "sc": "both",
+    "coord": "both",
+    "simam": "both",
+    "dca": "channel",
+    "we": "weights",
+    "atac": "both",
+    "aff": "fusion",
+    "iaff": "fusion",
+    "aw": "weights",
+    "ba2m": "samples",
+    "interflow": "stages",
+    "csra": "classes",
+    "crisscross": "attention blend",
+    "s2": "branches",
+    "soca": "channel",
+    "gam": "both",
+}
+BLENDED = "ge sk psa nam ran ulsam bam sc simam atac csra s2".split()
+# Of what is replaced for good, nothing is left to compare with.
+GONE = "sk psa sc atac csra".split()
+each = pytest.mark.parametrize("name", MAIN)
+both_starts = pytest.mark.parametrize("init", ["identity", "paper"])
+
+
+def test_every_mechanism_is_in_the_table():
+    assert list(MAIN) == list(mechanisms())
+
+
+@each
+def test_a_card_says_which_pictures_a_mechanism_has(name):
+    card = mechanisms()[name]
+    assert card.picture.names == tuple(MAIN[name].split())
+    assert set(card.picture.names) <= set(PICTURES)
+    assert card.picture.how.strip()
+    assert not card.picture.how.endswith(".")
+
+
+@each
+@both_starts
+def test_a_mechanism_has_the_pictures_that_its_card_names(name, init):
+    model, x = operated(name, init), image()
+    found = attnsurgeon.gates(model, x)
+    given = handed(model, x)
+    assert list(found) == list(given)
+    for path, site in found.items():
+        expected = MAIN[name].split()
+        if init == "identity" and name in BLENDED:
+            expected.append("blend")
+        if not (init == "paper" and name in GONE):
+            expected.append("change")
+        assert list(site) == expected
+        assert site.mechanism == name
+        assert site.kind == mechanisms()[name].kind
+        assert not site.off
+        values, output = given[path]
+        for picture in site.values():
+            assert not picture.requires_grad
+            assert picture.isfinite().all()
+        if "blend" in site:
+            part = model.get_submodule(path)
+            weights = [p for n, p in part.named_parameters() if n.endswith(("g", "gamma"))]
+            assert torch.equal(site["blend"], weights[0].reshape(()))
+        if "channel" in site:
+            assert site["channel"].shape == values[0].shape[:2]
+        if "both" in site and name != "sc":
+            assert site["both"].shape == values[0].shape
+        assert site.resolution == (() if name in ("we", "aw", "interflow") else values[0].shape[2:])
+
+
+GATES = [n for n, names in MAIN.items() if {"channel", "spatial", "both"} & {*names.split()}]
+
+
+def product(site, x: Tensor) -> Tensor:
+    """The value times what the pictures say that it is multiplied by."""
+    if "channel" in site:
+        x = x * site["channel"][(..., *[None] * (x.dim() - 2))]
+    if "spatial" in site:
+        x = x * site["spatial"].unsqueeze(1)
+    return x * site["both"] if "both" in site else x
+
+
+@pytest.mark.parametrize("name", [n for n in GATES if n not in ("sc", "atac")])
+@both_starts
+def test_what_a_site_hands_on_is_what_it_was_given_times_its_gates(name, init):
+    model, x = operated(name, init), image()
+    found = attnsurgeon.gates(model, x)
+    for path, (values, output) in handed(model, x).items():
+        made = product(found[path], values[0])
+        if name == "sa" and init == "paper":
+            made = F.channel_shuffle(made, 2)
+        torch.testing.assert_close(made, output, rtol=1e-12, atol=1e-12)
+        blended = init == "identity" and name in BLENDED
+        one_product = name in "se gsop srm eca spa fca soca dia dca ran tse simam".split()
+        if one_product and not blended:
+            assert torch.equal(made, output)
+        assert not torch.allclose(output, values[0])  # it does something
+
+
+@pytest.mark.parametrize("name", ["cmpe-se", "aff", "iaff"])
+@both_starts
+def test_a_fusion_adds_its_terms_times_their_weights(name, init):
+    model, x = operated(name, init), image()
+    found = attnsurgeon.gates(model, x)
+    for path, ((branch, shortcut), output) in handed(model, x).items():
+        weights = found[path]["fusion"]
+        weights = weights if weights.dim() == 5 else weights[..., None, None]
+        made = branch * weights[:, 0] + shortcut * weights[:, 1]
+        torch.testing.assert_close(made, output, rtol=1e-12, atol=1e-12)
+        assert found[path]["fusion"].dim() == (3 if name == "cmpe-se" else 5)
+
+
+@pytest.mark.parametrize("args", [{}, {"form": "mwe"}, {"form": "both"}], ids=str)
+@both_starts
+def test_a_weight_is_multiplied_by_its_picture(args, init):
+    model, x = operated("we", init, **args), image()
+    found = attnsurgeon.gates(model, x)
+    for path, ((weight,), output) in handed(model, x).items():
+        torch.testing.assert_close(weight * found[path]["weights"], output, rtol=1e-12, atol=1e-12)
+        assert found[path]["change"].shape == (1,)
+
+
+@pytest.mark.parametrize("args", [{}, {"residual": False}, {"shared": 16}], ids=str)
+@both_starts
+def test_each_image_has_a_weight_of_its_own(args, init):
+    model, x = operated("aw", init, **args), image()
+    found = attnsurgeon.gates(model, x)
+    for path, ((weight, value), output) in handed(model, x).items():
+        made = weight * found[path]["weights"]
+        whole = sum(output) if isinstance(output, tuple) else output
+        torch.testing.assert_close(made, whole.expand_as(made), rtol=1e-12, atol=1e-12)
+        assert found[path]["weights"].shape == (2, *weight.shape)
+        assert not torch.equal(made[0], made[1])
+
+
+@each
+def test_a_start_as_identity_changes_nothing_yet(name):
+    net = operated(name, "identity")
+    # A fresh one of the same place: nothing of it is stirred.
+    fresh = attnsurgeon.insert(
+        attnsurgeon.remove(net) or net,
+        name,
+        "residual-branch" if name == "coord" else None,
+        input_size=(3, 26, 22),
+    ).model
+    for site in attnsurgeon.gates(fresh, image()).values():
+        assert torch.equal(site["change"], torch.zeros_like(site["change"]))
+        if "blend" in site:
+            assert site["blend"] == 0
+        if site.kind in ("gate", "linked"):
+            for picture in {"channel", "spatial", "both", "samples"} & {*site}:
+                assert torch.equal(site[picture], torch.ones_like(site[picture]))
+
+
+@each
+def test_change_is_the_ratio_of_two_norms(name):
+    model, x = operated(name, "identity"), image()
+    found = attnsurgeon.gates(model, x)
+    for path, (values, output) in handed(model, x).items():
+        kind = mechanisms()[name].kind
+        old = values[0]
+        if kind == "fusion":
+            old = values[0] + values[1]
+        elif kind in ("conv", "activation") or name == "csra":
+            old = values[-1]
+        if kind == "weight":
+            made = sum(output) if isinstance(output, tuple) else output[None]
+            pairs = [(old, one) for one in made]
+        else:
+            pairs = list(zip(old, output, strict=True))
+        expected = torch.tensor([float((m - o).norm() / o.norm()) for o, m in pairs]).double()
+        torch.testing.assert_close(found[path]["change"], expected, rtol=1e-6, atol=1e-12)
+
+
+# Plain equations of the mechanisms, from the module's weights and what it was given.
+def sigmoid(z: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-z))
+
+
+def normed(norm, z: Tensor) -> Tensor:
+    """A batch norm in evaluation, its channels on axis 1."""
+    shape = (1, -1, *[1] * (z.dim() - 2))
+    mean, var = (t.reshape(shape) for t in (norm.running_mean, norm.running_var))
+    scale, shift = (t.reshape(shape) for t in (norm.weight, norm.bias))
+    return (z - mean) / torch.sqrt(var + norm.eps) * scale + shift
+
+
+def by_se(m, x):
+    hidden = torch.relu(x.mean((2, 3)) @ m.fc1.weight.T + m.fc1.bias)
+    return {"channel": sigmoid(hidden @ m.fc2.weight.T + m.fc2.bias)}
+
+
+def by_eca(m, x):
+    pooled = x.mean((2, 3))
+    k = m.conv.weight.flatten()
+    wide = F.pad(pooled, (len(k) // 2, len(k) // 2))
+    z = sum(k[i] * wide[:, i : i + pooled.shape[1]] for i in range(len(k)))
+    return {"channel": sigmoid(z)}
+
+
+def by_srm(m, x):
+    z = m.w[:, 0] * x.mean((2, 3)) + m.w[:, 1] * torch.sqrt(x.var((2, 3)) + 1e-5)
+    return {"channel": sigmoid(normed(m.norm, z))}
+
+
+def by_ge(m, x):
+    return {"channel": sigmoid(x.mean((2, 3)))}
+
+
+def by_soca(m, x):
+    pooled = []
+    for one in x.flatten(2):
+        covariance = torch.cov(one, correction=0)
+        trace = covariance.trace()
+        y, z = covariance / trace, torch.eye(len(one)).double()
+        first = True
+        for _ in range(m.iterations):
+            t = 0.5 * (3 * torch.eye(len(one)).double() - z @ y)
+            y, z, first = y @ t, t @ z, False
+        pooled.append((y * trace.sqrt()).mean(0))
+    hidden = torch.relu(torch.stack(pooled) @ m.fc1.weight.T + m.fc1.bias)
+    return {"channel": sigmoid(hidden @ m.fc2.weight.T + m.fc2.bias)}
+
+
+def by_cbam(m, x):
+    def mlp(z):
+        return torch.relu(z @ m.fc1.weight.T + m.fc1.bias) @ m.fc2.weight.T + m.fc2.bias
+
+    channel = sigmoid(mlp(x.mean((2, 3))) + mlp(x.amax((2, 3))))
+    u = x * channel[..., None, None]
+    planes = torch.stack((u.amax(1), u.mean(1)), dim=1)
+    spatial = sigmoid(normed(m.norm, F.conv2d(planes, m.conv.weight, padding=3)))
+    return {"channel": channel, "spatial": spatial[:, 0]}
+
+
+def by_simam(m, x):
+    d = (x - x.mean((2, 3), keepdim=True)) ** 2
+    n = x.shape[2] * x.shape[3] - 1
+    return {"both": sigmoid(d / (4 * (d.sum((2, 3), keepdim=True) / n + m.e_lambda)) + 0.5)}
+
+
+def by_bam(m, x):
+    channel = m.fc2(torch.relu(normed(m.norm, m.fc1(x.mean((2, 3))))))
+    return {"both": 1 + sigmoid(channel[..., None, None] * m.conv(m.dilate(m.reduce(x))))}
+
+
+def by_scse(m, x):
+    hidden = torch.relu(x.mean((2, 3)) @ m.fc1.weight.T + m.fc1.bias)
+    c = sigmoid(hidden @ m.fc2.weight.T + m.fc2.bias)[..., None, None].expand_as(x)
+    s = sigmoid(F.conv2d(x, m.conv.weight, m.conv.bias)).expand_as(x)
+    return {"both": torch.where(x * c > x * s, c, s)}
+
+
+def by_sge(m, x):
+    n, channels, h, w = x.shape
+    gate = torch.empty_like(x)
+    width = channels // m.groups
+    for image_ in range(n):
+        for group in range(m.groups):
+            part = x[image_, group * width : (group + 1) * width]
+            t = (part * part.mean((1, 2), keepdim=True)).sum(0)
+            t = (t - t.mean()) / (t.std() + 1e-5)
+            gate[image_, group * width : (group + 1) * width] = sigmoid(
+                m.weight[group] * t + m.bias[group]
+            )
+    return {"both": gate}
+
+
+def by_triplet(m, x):
+    total = torch.zeros_like(x)
+    for axis, (conv, norm) in enumerate(zip(m.convs, m.norms, strict=True), start=1):
+        turned = x.transpose(1, axis)
+        pooled = torch.stack((turned.amax(1), turned.mean(1)), dim=1)
+        gate = sigmoid(normed(norm, F.conv2d(pooled, conv.weight, padding=3)))
+        total = total + gate.transpose(1, axis)
+    return {"both": total / 3}
+
+
+def by_coord(m, x):
+    rows, columns = x.mean(3), x.mean(2)
+    z = F.hardswish(normed(m.norm, m.conv(torch.cat((rows, columns), dim=2))))
+    a, b = z[..., : x.shape[2]], z[..., x.shape[2] :]
+    return {"both": sigmoid(m.convs[0](a))[..., None] * sigmoid(m.convs[1](b))[:, :, None]}
+
+
+def by_ulsam(m, x):
+    z = torch.relu(normed(m.norm, x * m.weight[:, None, None] + m.bias[:, None, None]))
+    z = F.max_pool2d(z, 3, 1, 1)
+    width = x.shape[1] // m.groups
+    maps = []
+    for g in range(m.groups):
+        part = z[:, g * width : (g + 1) * width]
+        maps.append((part * m.point[g][:, None, None]).sum(1) + m.point_bias[g])
+    lit = torch.relu(normed(m.point_norm, torch.stack(maps, dim=1)))
+    lit = lit.flatten(2).softmax(2).reshape(lit.shape)
+    return {"both": 1 + lit.repeat_interleave(width, dim=1)}
+
+
+def by_nam(m, x):
+    w = m.norm.weight.abs() / m.norm.weight.abs().sum()
+    return {"both": sigmoid(w[:, None, None] * normed(m.norm, x)), "weights": w}
+
+
+def by_sa(m, x):
+    gate = torch.empty_like(x)
+    width = x.shape[1] // (2 * m.groups)
+    for g in range(m.groups):
+        a = slice(2 * g * width, (2 * g + 1) * width)
+        b = slice((2 * g + 1) * width, (2 * g + 2) * width)
+        by_mean = sigmoid(m.channel_weight * x[:, a].mean((2, 3)) + m.channel_bias)
+        gate[:, a] = by_mean[..., None, None]
+        part = x[:, b]
+        mean, var = part.mean((2, 3), keepdim=True), part.var((2, 3), keepdim=True, correction=0)
+        normal = (part - mean) / torch.sqrt(var + 1e-5)
+        normal = normal * m.norm_weight[:, None, None] + m.norm_bias[:, None, None]
+        gate[:, b] = sigmoid(
+            m.spatial_weight[:, None, None] * normal + m.spatial_bias[:, None, None]
+        )
+    return {"both": gate}
+
+
+def by_gam(m, x):
+    u = torch.einsum("mc,nchw->nmhw", m.fc1.weight.flatten(1), x) + m.fc1.bias[:, None, None]
+    c = torch.einsum("cm,nmhw->nchw", m.fc2.weight.flatten(1), torch.relu(u))
+    c = c + m.fc2.bias[:, None, None]
+    z = torch.relu(normed(m.norm1, F.conv2d(x * c, m.conv1.weight, m.conv1.bias, padding=3)))
+    z = normed(m.norm2, F.conv2d(z, m.conv2.weight, m.conv2.bias, padding=3))
+    return {"both": c * sigmoid(z)}
+
+
+def by_sk(m, x):
+    a, b = m.first(x), m.second(x)
+    hidden = torch.relu(normed(m.norm, (a + b).mean((2, 3)) @ m.fc1.weight.T))
+    z = (hidden @ m.fc2.weight.T).reshape(len(x), 2, -1).exp()
+    return {"branches": z / z.sum(1, keepdim=True)}
+
+
+def by_psa(m, x):
+    squeezed = torch.stack([scale(x).mean((2, 3)) for scale in m.scales], dim=1)
+    gate = sigmoid(m.fc2(torch.relu(m.fc1(squeezed)))).exp()
+    return {"branches": gate / gate.sum(1, keepdim=True)}
+
+
+def by_sc(m, x):
+    half = x.chunk(2, dim=1)[1]
+    far = F.interpolate(m.k2(F.avg_pool2d(half, 4)), size=half.shape[2:])
+    return {"both": sigmoid(half + far)}
+
+
+def by_atac(m, x):
+    hidden = torch.relu(normed(m.squeeze_norm, F.conv2d(x, m.squeeze.weight)))
+    return {"both": sigmoid(normed(m.expand_norm, F.conv2d(hidden, m.expand.weight)))}
+
+
+def by_csra(m, x):
+    looks = torch.zeros(len(x), m.weight.shape[1], *x.shape[2:]).double()
+    for head, t in enumerate(m.temperatures):
+        unit = m.weight[head] / m.weight[head].norm(dim=1, keepdim=True)
+        scores = torch.einsum("kc,nchw->nkhw", unit, x).flatten(2)
+        if t == 99:
+            weights = F.one_hot(scores.argmax(2), scores.shape[2]).double()
+        else:
+            weights = (t * scores).exp() / (t * scores).exp().sum(2, keepdim=True)
+        looks += weights.reshape(looks.shape) / len(m.temperatures)
+    return {"classes": looks}
+
+
+def by_crisscross(m, x, at=None):
+    q, k = m.query(x), m.key(x)
+    n, _, h, w = x.shape
+    i, j = at or (h // 2, w // 2)
+    looked = torch.zeros(n, h, w).double()
+    for one in range(n):
+        places = [(i, c) for c in range(w)] + [(r, j) for r in range(h) if r != i]
+        scores = torch.stack([(q[one, :, i, j] * k[one, :, r, c]).sum() for r, c in places])
+        for (r, c), weight in zip(places, scores.softmax(0), strict=True):
+            looked[one, r, c] = weight
+    return {"attention": looked, "blend": m.gamma.reshape(())}
+
+
+def by_s2(m, x):
+    n, channels, h, w = x.shape
+    copies = m.expand(x.movedim(1, -1))
+    a, b, plain = (copies[..., i * channels : (i + 1) * channels].clone() for i in range(3))
+    quarter = [channels // 4] * 4
+    for z, order in ((a, "dulr"[0] + "u" + "rl"), (b, "rldu")):
+        start = 0
+        source = z.clone()
+        for direction, size in zip(order, quarter, strict=True):
+            part = slice(start, start + size)
+            if direction == "d":
+                z[:, 1:, :, part] = source[:, :-1, :, part]
+            elif direction == "u":
+                z[:, :-1, :, part] = source[:, 1:, :, part]
+            elif direction == "r":
+                z[:, :, 1:, part] = source[:, :, :-1, part]
+            else:
+                z[:, :, :-1, part] = source[:, :, 1:, part]
+            start += size
+    total = (a + b + plain).sum((1, 2))
+    logits = m.share(F.gelu(m.squeeze(total))).reshape(n, 3, channels)
+    return {"branches": logits.softmax(1)}
+
+
+def by_interflow(m, *values):
+    return {"stages": m.weights.detach()}
+
+
+EQUATIONS = {
+    name.removeprefix("by_"): function for name, function in globals().items() if name[:3] == "by_"
+}
+
+
+def test_most_mechanisms_have_an_equation_of_their_own_here():
+    assert len(EQUATIONS) >= 20
+    assert set(EQUATIONS) <= set(MAIN)
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_the_pictures_are_those_of_the_plain_equation(name):
+    model, x = operated(name), image()
+    found = attnsurgeon.gates(model, x)
+    for path, (values, _) in handed(model, x).items():
+        part = model.get_submodule(path)
+        module = getattr(part, "head", getattr(part, "attention", part))
+        with torch.no_grad():
+            expected = EQUATIONS[name](module, *values[:1])
+        assert set(expected) == set(MAIN[name].split())
+        for picture, value in expected.items():
+            torch.testing.assert_close(found[path][picture], value, rtol=1e-9, atol=1e-9)
+
+
+def test_a_mechanism_of_several_forms_says_of_each_what_it_did():
+    x = image()
+    for name, args, main in (
+        ("ge", {"extent": 4}, "both"),
+        ("nam", {"spatial": True}, "both weights"),
+        ("dca", {"inner": "cbam"}, "channel spatial"),
+        ("spa", {"variant": "B"}, "channel"),
+        ("gam", {"sigmoid": True}, "both"),
+        ("csra", {"heads": 4}, "classes"),
+        ("crisscross", {"recurrence": 2}, "attention blend"),
+        ("interflow", {"mode": "hard"}, "stages"),
+    ):
+        model = operated(name, **args)
+        found = attnsurgeon.gates(model, x)
+        for path, (values, output) in handed(model, x).items():
+            assert [n for n in found[path] if n != "change"] == main.split(), name
+            if {"channel", "both"} & {*found[path]}:
+                made = product(found[path], values[0])
+                torch.testing.assert_close(made, output, rtol=1e-12, atol=1e-12)
+
+
+def test_class_attention_sums_to_one_and_takes_the_maximum_of_the_coldest_head():
+    model, x = operated("csra", heads=4), image()
+    (path, site), *_ = attnsurgeon.gates(model, x).items()
+    sums = site["classes"].sum((2, 3))
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    part = model.get_submodule(path)
+    expected = by_csra(part.head, handed(model, x)[path][0][0])["classes"]
+    torch.testing.assert_close(site["classes"], expected.detach())
+
+
+def test_samples_weigh_in_training_only():
+    model, x = operated("ba2m"), image(3)
+    for site in attnsurgeon.gates(model, x).values():
+        assert torch.equal(site["samples"], torch.ones(3).double())
+    model.train()
+    found = attnsurgeon.gates(model, x)
+    for path, (values, output) in handed(model, x).items():
+        weights = found[path]["samples"]
+        assert weights.shape == (3,)
+        assert not torch.allclose(weights, torch.ones(3).double())
+        assert math.isclose(float(weights.mean()), 1)
+        made = values[0] * weights[:, None, None, None]
+        torch.testing.assert_close(made, output, rtol=1e-12, atol=1e-12)
