@@ -1,7 +1,8 @@
-"""What the tests of `gates` share: an operated network, and what its sites were handed."""
+"""What the tests of `gates` share: operated networks, and what their sites were handed."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,51 +11,72 @@ from torch import Tensor, nn
 import attnsurgeon
 from attnsurgeon.attention.heads.tapped import Tapped
 from attnsurgeon.checks.verify import randomise_norms
+from attnsurgeon.looking.gates import Gates
+from attnsurgeon.operate import plan_rules, rules_for
+from attnsurgeon.recording.randomness import OwnDice
+from attnsurgeon.rules.narrowing import Narrowing
+from attnsurgeon.sites.analysis import analyse
+from attnsurgeon.sites.survey import Survey
 from attnsurgeon.splicing.history import inserted
+from attnsurgeon.splicing.splice import splice
 from tests.nets.stages import Stages
 
 SIZE = (3, 26, 22)
+Handed = dict[str, tuple[tuple[Tensor, ...], Any]]
+
+
+@functools.cache
+def _surveyed() -> Survey:
+    return analyse(_net(), SIZE)
+
+
+def _net() -> nn.Module:
+    with OwnDice():
+        net = Stages().double().eval()
+    randomise_norms(net)
+    return net
+
+
+def fresh(name: str, init: str = "identity", where: Any = None, **args: Any) -> nn.Module:
+    """A small network in double precision with a mechanism at its own place."""
+    where = "residual-branch" if name == "coord" else where  # its place is in MobileNets
+    rules = rules_for(name, where, None, args, init, Narrowing())
+    net = _net()
+    splice(net, plan_rules(_surveyed(), rules, init=init, where=""))
+    return net
+
+
+def operated(name: str, init: str = "paper", where: Any = None, **args: Any) -> nn.Module:
+    """The same, whose attention no longer starts as anything in particular."""
+    return stirred(fresh(name, init, where, **args))
 
 
 def stirred(model: nn.Module) -> nn.Module:
-    """The network, whose attention no longer starts as anything in particular."""
+    """The network with every weight and statistic of its attention moved."""
     generator = torch.Generator().manual_seed(5)
     for _, part in inserted(model):
         for name, tensor in part.state_dict().items():
-            if not tensor.is_floating_point():
-                continue
             drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             if name.endswith(("var", "gamma")):
                 tensor.copy_(drawn + 0.5)
             elif name.endswith(".g") or name == "g":
-                tensor.copy_(drawn * 0 + 0.3)
-            else:
+                tensor.fill_(0.3)
+            elif tensor.is_floating_point():
                 tensor.add_((drawn - 0.5).to(tensor.dtype))
     return model
 
 
-def operated(name: str, init: str = "paper", where: Any = None, **args: Any) -> nn.Module:
-    """A small network in double precision with a mechanism at its own place, stirred."""
-    net = Stages().double().eval()
-    randomise_norms(net)
-    where = "residual-branch" if name == "coord" else where  # its place is in MobileNets
-    made = attnsurgeon.insert(net, name, where, attn_args=args, init=init, input_size=SIZE)
-    return stirred(made.model)
-
-
-def handed(model: nn.Module, x: Tensor) -> dict[str, tuple[tuple[Tensor, ...], Any]]:
+def handed(model: nn.Module, x: Tensor) -> Handed:
     """Path of each inserted module -> what it is given and gives, by a plain run."""
-    seen: dict[str, tuple[tuple[Tensor, ...], Any]] = {}
+    seen: Handed = {}
     hooks = []
     for path, part in inserted(model):
+
+        def note(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+            made = output.detach().clone() if isinstance(output, Tensor) else output
+            seen[path] = tuple(a.detach().clone() for a in args), made
+
         runs = part.head if isinstance(part, Tapped) else part
-
-        def note(module, args, output, path=path):
-            seen[path] = (
-                tuple(a.clone() for a in args),
-                output.clone() if isinstance(output, Tensor) else output,
-            )
-
         hooks.append(runs.register_forward_hook(note))
     with torch.no_grad():
         model(x)
@@ -66,3 +88,14 @@ def handed(model: nn.Module, x: Tensor) -> dict[str, tuple[tuple[Tensor, ...], A
 def image(batch: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(9)
     return torch.randn(batch, *SIZE, generator=generator, dtype=torch.float64)
+
+
+@functools.cache
+def _looked(name: str, init: str, args: tuple[tuple[str, Any], ...]) -> Any:
+    model = operated(name, init, **dict(args))
+    return model, attnsurgeon.gates(model, image()), handed(model, image())
+
+
+def looked(name: str, init: str = "paper", **args: Any) -> tuple[nn.Module, Gates, Handed]:
+    """An operated network, what `gates` says of an image, and what its sites were handed."""
+    return _looked(name, init, tuple(args.items()))
