@@ -139,11 +139,10 @@ def gates(
     """
     refuse_replicas(model)
     _, network = operated_in(model)
-    cuts = cuts_of(network)
-    watchers = [
-        _Watcher(path, cuts[path], _part(network, path), network, _checked(position))
-        for path in chosen(network, sites)
-    ]
+    cuts = {path: cuts_of(network)[path] for path in chosen(network, sites)}
+    parts = {path: _part(network, path) for path in cuts}
+    at = _checked(position)
+    watchers = [_Watcher(path, cuts[path], parts[path], at) for path in cuts]
     found: list[tuple[str, SiteGates]] = []
     with contextlib.ExitStack() as watching:
         for watcher in watchers:
@@ -168,7 +167,6 @@ class _Watcher:
         path: str,
         cut: Mapping[str, Any],
         part: nn.Module,
-        network: nn.Module,
         position: tuple[float, ...] | None,
     ) -> None:
         self.path = path
@@ -179,7 +177,6 @@ class _Watcher:
         # A head is handed its maps inside the module that was inserted.
         self.runs = part.head if isinstance(part, Tapped) and not self.off else part
         self.part = part
-        self.network = network
         self.position = position
         self.count = 0
         self.found: list[tuple[str, SiteGates]] = []
@@ -190,7 +187,7 @@ class _Watcher:
         served = [self.cut["path"], *self.cut["shared"]]
         site = served[min(self.count, len(served)) - 1]
         path = self.path if self.count == 1 else f"{self.path}#{self.count}"
-        row = None if self.off else row_at(self.network, self.part, self.cut, given[0])
+        row = None if self.off else row_at(given[0], self.cut, vars(self.part)[MARK].beside)
         pictures = {} if self.off else self.pictures(site, given, made, following)
         resolution = () if self.off else self.resolution(given, row)
         if row is not None:

@@ -7,12 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-
-from attnsurgeon.attention.pooling import Pool
-from attnsurgeon.recording.input_records import recorded_form
-from attnsurgeon.sites.analysis import analyse
-from attnsurgeon.splicing.history import history
+from torch import Tensor
 
 _MAPS = ("spatial", "both", "fusion", "classes", "attention")
 
@@ -50,38 +45,22 @@ def _around(row: Tensor, before: int, end: int) -> Tensor:
     return row[..., kept]
 
 
-def row_at(
-    network: nn.Module, part: nn.Module, cut: Mapping[str, Any], value: Tensor
-) -> Row | None:
-    """Returns how tokens stand in the map of one column that a module is given; None of a map.
+def row_at(value: Tensor, cut: Mapping[str, Any], beside: tuple[int, int]) -> Row | None:
+    """Returns how tokens stand in what a module is given; None where that is a map.
 
     Args:
-        network: that was operated.
-        part: the inserted module.
-        cut: its record.
-        value: what it is given, (N, C, L, 1) where it is a row of tokens.
+        value: (N, C, L, 1) where it is a row of tokens.
+        cut: the record of the module.
+        beside: the numbers of tokens of no position ahead of the map and behind it.
     """
-    row = cut["layout"] in ("NLC", "NCL") and cut["rank"] == 2
-    if not row or value.dim() != 4 or value.shape[3] != 1:
+    may_be_row = cut["layout"] in ("NLC", "NCL") and cut["rank"] == 2
+    if not may_be_row or value.dim() != 4 or value.shape[3] != 1:
         return None
-    length, sides = value.shape[2], tuple(cut["resolution"])
-    before, after = _beside(network, part, cut)
-    scale = ((length - before - after) / math.prod(sides)) ** (1 / len(sides)) if sides else 0
+    length, sides = value.shape[2] - sum(beside), tuple(cut["resolution"])
+    known = sides and length > 0 and sum(beside) == cut["beside"]
+    scale = (length / math.prod(sides)) ** (1 / len(sides)) if known else 0
     now = tuple(round(side * scale) for side in sides)
     same = all(abs(n - side * scale) < 1e-6 for n, side in zip(now, sides, strict=True))
-    if not sides or not same or math.prod(now) != length - before - after:
-        return Row((length,))  # of another number of tokens than any map of these proportions
-    return Row(now, before, after)
-
-
-def _beside(network: nn.Module, part: nn.Module, cut: Mapping[str, Any]) -> tuple[int, int]:
-    """The numbers of tokens of no position ahead of the map and behind it."""
-    if not cut["beside"]:
-        return 0, 0
-    pools = [m.beside for m in part.modules() if isinstance(m, Pool) and any(m.beside)]
-    if pools:
-        return pools[0]
-    # A record has their number alone: where they stand, the network says.
-    survey = analyse(network, example=recorded_form(history(network)[-1]))
-    found = [site.beside for site in survey.sites if site.path == cut["path"]]
-    return found[0] if found and sum(found[0]) == cut["beside"] else (0, 0)
+    if not known or not same or math.prod(now) != length:
+        return Row((value.shape[2],))  # of another number of tokens than any such map has
+    return Row(now, *beside)

@@ -23,12 +23,14 @@ class Mark:
     Attributes:
         site, attn, technique: of the cut.
         makeup: what the module was made of then; None where an older version has marked it.
+        beside: of a row of tokens, how many of no position stand ahead of its map and behind it.
     """
 
     site: str
     attn: str
     technique: str
     makeup: Makeup | None = None
+    beside: tuple[int, int] = (0, 0)
 
 
 def history(model: nn.Module) -> tuple[dict[str, Any], ...]:

@@ -51,7 +51,8 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
         replaced = host if cut.place.technique == "takeover" else None
         with dice:
             part = parts.build(cut, _where(host, model), replaced).train(host.training)
-        mark = Mark(cut.site.path, cut.attn, cut.place.technique, Makeup.of(part))
+        beside = (cut.tokens.before, cut.tokens.after) if cut.tokens is not None else (0, 0)
+        mark = Mark(cut.site.path, cut.attn, cut.place.technique, Makeup.of(part), beside)
         setattr(part, MARK, mark)
         # Not add_module(): it refuses a name that the class has any answer for.
         host._modules[cut.name] = part

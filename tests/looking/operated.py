@@ -14,6 +14,7 @@ from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.looking.gates import Gates
 from attnsurgeon.operate import plan_rules, rules_for
 from attnsurgeon.recording.randomness import OwnDice
+from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.rules.narrowing import Narrowing
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
@@ -73,8 +74,7 @@ def handed(model: nn.Module, x: Tensor) -> Handed:
     for path, part in inserted(model):
 
         def note(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
-            made = output.detach().clone() if isinstance(output, Tensor) else output
-            seen[path] = tuple(a.detach().clone() for a in args), made
+            seen[path] = map_tensors((args, output), lambda t: t.detach().clone())
 
         runs = part.head if isinstance(part, Tapped) else part
         hooks.append(runs.register_forward_hook(note))

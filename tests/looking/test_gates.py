@@ -155,7 +155,7 @@ def test_what_a_site_hands_on_is_what_it_was_given_times_its_gates(name, init):
         blended = init == "identity" and name in BLENDED
         if name in ONE_PRODUCT and not blended:
             assert torch.equal(made, output)
-        assert not torch.allclose(output, values[0])  # it does something
+    assert any(not torch.equal(made, values[0]) for values, made in given.values())
 
 
 @of(["cmpe-se", "aff", "iaff"])
