@@ -47,7 +47,7 @@ PICTURES: Mapping[str, tuple[str, str]] = MappingProxyType(
             "()",
             "the weight with which the mechanism is blended in; 0 leaves all as it was",
         ),
-        "change": ("(N,)", "|y - x| / |x|: y what the site hands on, x what would be without it"),
+        "change": ("(N,)", "norm of y - x over that of x, y what goes on and x what else would"),
     }
 )  # fmt: skip
 Factors = Sequence[Tensor]

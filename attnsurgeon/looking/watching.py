@@ -125,8 +125,8 @@ def factors_of(
             product = product * factor
         total = total + product
     size = torch.stack([made.abs().amax(), *(values[n].abs().amax() for n in found)]).amax()
-    near = 16 * torch.finfo(made.dtype).eps * size.to(torch.float64)
-    wrong = (total.to(torch.float64) - made.to(torch.float64)).abs() > near
+    near = 16 * torch.finfo(made.dtype).eps * size
+    wrong = (total - made).abs() > near
     if bool(wrong.any()):
         return None
     return tuple(found.get(number) for number in range(len(values)))
