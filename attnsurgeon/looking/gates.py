@@ -25,6 +25,7 @@ from attnsurgeon.looking.watching import factors_of, refuse_replicas, run_once, 
 from attnsurgeon.recording.examples import arguments_of
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.shown import brief
+from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.selecting import Chosen, chosen, cuts_of, operated_in
 from attnsurgeon.splicing.switching import is_off
 
@@ -138,11 +139,8 @@ def gates(
         ModelError: the network cannot be run on this input; or what a site did is not a number.
     """
     refuse_replicas(model)
-    _, network = operated_in(model)
-    cuts = {path: cuts_of(network)[path] for path in chosen(network, sites)}
-    parts = {path: _part(network, path) for path in cuts}
     at = _checked(position)
-    watchers = [_Watcher(path, cuts[path], parts[path], at) for path in cuts]
+    watchers = [_Watcher(*asked, at) for asked in _asked(model, sites)]
     found: list[tuple[str, SiteGates]] = []
     with contextlib.ExitStack() as watching:
         for watcher in watchers:
@@ -151,6 +149,30 @@ def gates(
         run_once(model, arguments_of(x, model), lambda: _begin(found, watchers))
     ran = {site.module_path for _, site in found}
     return Gates(dict(found), [w.path for w in watchers if w.path not in ran])
+
+
+def _asked(
+    model: nn.Module, sites: Chosen
+) -> Iterator[tuple[str, str, Mapping[str, Any], nn.Module]]:
+    """Yields of each module that is asked for the prefix of the network that was operated, the path
+    in it, the record of the cut and the module. One network has no prefix, wherever it stands.
+    """
+    operated_in(model)  # which says what to do where there is none
+    hosts = [(path, module) for path, module in model.named_modules() if history(module)]
+    unknown: UsageError | None = None
+    taken = False
+    for where, network in hosts:
+        try:
+            paths = chosen(network, sites)
+        except UsageError as error:
+            unknown = error
+            continue
+        taken = True
+        prefix = f"{where}." if where and len(hosts) > 1 else ""
+        cuts = cuts_of(network)
+        yield from ((prefix, path, cuts[path], _part(network, path)) for path in paths)
+    if unknown is not None and not taken:
+        raise unknown
 
 
 def _begin(found: list[tuple[str, SiteGates]], watchers: Sequence[_Watcher]) -> None:
@@ -164,15 +186,18 @@ class _Watcher:
 
     def __init__(
         self,
+        prefix: str,
         path: str,
         cut: Mapping[str, Any],
         part: nn.Module,
         position: tuple[float, ...] | None,
     ) -> None:
-        self.path = path
+        self.path = prefix + path
+        self.sites = [prefix + site for site in (cut["path"], *cut["shared"])]
         self.cut = cut
         self.card = _card(cut["attn"])
-        self.kind = self.card.kind if self.card is not None else "gate"
+        unknown = "fusion" if cut["action"] == "fuse" else "gate"
+        self.kind = self.card.kind if self.card is not None else unknown
         self.off = is_off(part)
         # A head is handed its maps inside the module that was inserted.
         self.runs = part.head if isinstance(part, Tapped) and not self.off else part
@@ -184,8 +209,7 @@ class _Watcher:
     def note(self, given: tuple[Tensor, ...], made: Any, following: Following) -> None:
         """Writes down what a run did."""
         self.count += 1
-        served = [self.cut["path"], *self.cut["shared"]]
-        site = served[min(self.count, len(served)) - 1]
+        site = self.sites[min(self.count, len(self.sites)) - 1]
         path = self.path if self.count == 1 else f"{self.path}#{self.count}"
         row = None if self.off else row_at(given[0], self.cut, vars(self.part)[MARK].beside)
         pictures = {} if self.off else self.pictures(site, given, made, following)
@@ -234,13 +258,13 @@ class _Watcher:
 
     def old(self, given: tuple[Tensor, ...]) -> Tensor | None:
         """Returns what would go on without the site; None where that is no longer computed."""
-        if self.kind == "fusion":
+        if self.cut["action"] == "fuse":
             return given[0] + given[1]
         if isinstance(self.runs, BlendOld):
             return given[-1]
-        if self.kind in ("conv", "activation") or self.cut["attn"] == "csra":
-            return None
-        return given[0]
+        first = self.card.inputs(self.cut["args"])[0] if self.card is not None else "value"
+        gone = self.cut["action"] == "replace" and first not in ("weight", "logits")
+        return None if gone else given[0]
 
     def resolution(self, given: tuple[Tensor, ...], row: Row | None) -> tuple[int, ...]:
         """Returns the sides of the map at the site."""

@@ -245,6 +245,24 @@ def test_what_stands_around_the_network_is_run_as_it_is():
         assert torch.equal(around[path]["channel"], alone[path]["channel"])
 
 
+def test_two_operated_networks_in_one_are_told_apart_by_where_they_stand():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = net(), net("se", reduction=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(x) + self.other(x)
+
+    model, x = Both(), picture()
+    found = attnsurgeon.gates(model, x)
+    assert list(found) == [f"{n}.blocks.{i}.attn" for n in ("one", "other") for i in (0, 1)]
+    assert found["other.blocks.1.norm2"].mechanism == "se"
+    assert len(attnsurgeon.gates(model, x, sites="blocks.0")) == 2
+    with pytest.raises(UsageError, match="no inserted attention is called"):
+        attnsurgeon.gates(model, x, sites="blocks.7")
+
+
 def test_another_thread_runs_the_network_unwatched():
     model, x = net(), picture()
     plain = [tensor.clone() for tensor in _outputs(model, x)]
