@@ -33,7 +33,7 @@ WINGS: dict[str, str] = {
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first configs makeup history selecting switching rewriting "
     "removing splice replay folding thinning",
-    "looking": "following positions watching gates",
+    "looking": "following positions watching told watcher gates",
     "cost": "",
     "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "

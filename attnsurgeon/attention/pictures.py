@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.shown import brief
 
 # Name -> shape and meaning; (H, W) is (L,) of a signal and (D, H, W) of a clip.
 PICTURES: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -80,7 +81,7 @@ class Seen:
         return self.results[function][-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """What a card says of its pictures.
 
@@ -94,6 +95,9 @@ class Picture:
     names: tuple[str, ...]
     how: str
     read: Callable[[Seen], Mapping[str, Tensor]]
+
+    def __repr__(self) -> str:
+        return brief(self, f"{', '.join(self.names) or 'as seen'}: {self.how}")
 
 
 def multiplied(*names: str, how: str) -> Picture:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.comparing import Cost
     from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.cost.weight import Weight
+    from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
@@ -194,6 +195,24 @@ def _status(console: Console, status: Status) -> None:
     show_status(console, status_record(status))
 
 
+def _gates(console: Console, gates: Gates) -> None:
+    rows = [[path, site.site, site.mechanism, *_main_picture(site)] for path, site in gates.items()]
+    heads = ["module", "site", "!attention", "!picture", ">mean", ">least", ">most", ">change"]
+    show_table(console, heads, rows)
+    show_notes(console, [f"{path} did not run" for path in gates.dead])
+
+
+def _main_picture(site: SiteGates) -> list[str]:
+    """The name of the first picture, its mean and range, and the mean change."""
+    if site.off:
+        return ["off", "", "", "", ""]
+    name = next(iter(site))
+    values = site[name].double()
+    figures = [values.mean(), values.amin(), values.amax()] if name != "change" else []
+    change = f"{float(site['change'].double().mean()):.3f}" if "change" in site else ""
+    return [name, *(f"{float(v):.3f}" for v in figures), *[""] * (3 - len(figures)), change]
+
+
 def _mechanism(console: Console, card: Mechanism) -> None:
     from attnsurgeon.report.cards import show_card
 
@@ -217,6 +236,7 @@ def _measurement(console: Console, made: Measurement) -> None:
 _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Audit": _audit,
     "Cost": _cost,
+    "Gates": _gates,
     "Measurement": _measurement,
     "Mechanism": _mechanism,
     "Mechanisms": _mechanisms,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import attnsurgeon
 from attnsurgeon.attention.heads.tapped import Tapped
 from attnsurgeon.checks.verify import randomise_norms
-from attnsurgeon.looking.gates import Gates
+from attnsurgeon.looking.told import Gates
 from attnsurgeon.operate import plan_rules, rules_for
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import map_tensors

@@ -202,7 +202,7 @@ def test_a_module_that_does_not_run_is_named():
     found = attnsurgeon.gates(model, picture())
     assert [s.site for s in found.values()] == ["blocks.1.norm2"]
     assert found.dead == ("blocks.0.attn",)
-    assert "blocks.0.attn: did not run" in repr(found)
+    assert "blocks.0.attn did not run" in repr(found)
     assert attnsurgeon.gates(net(), picture()).dead == ()
 
 
@@ -416,14 +416,16 @@ def test_a_position_is_a_fraction_of_each_axis():
         attnsurgeon.gates(model, image(), position=(0.5,))
 
 
-def test_gates_print_as_a_line_each():
+def test_gates_print_as_a_table():
     _, found, _ = looked("cbam")
-    lines = repr(found).splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith(
-        "<SiteGates stage1.0.bn3: cbam, channel (2, 64), spatial (2, 13, 11)"
-    )
-    assert all(len(line) <= 100 for line in lines)
+    line = repr(found["stage1.0.bn3"])
+    assert line.startswith("<SiteGates stage1.0.bn3: cbam, channel (2, 64), spatial (2, 13, 11)")
+    assert len(line) <= 100
+    rows = [row.split() for row in repr(found).splitlines()]
+    gate = found["stage1.0.bn3"]["channel"]
+    figures = [f"{float(v):.3f}" for v in (gate.mean(), gate.min(), gate.max())]
+    assert rows[2][:7] == ["stage1.0.attn", "stage1.0.bn3", "cbam", "channel", *figures]
+    assert len(rows) == 6
 
 
 def test_a_copy_and_a_saved_network_are_looked_at_alike(tmp_path):

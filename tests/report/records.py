@@ -17,6 +17,8 @@ ECA = {
     "formula": "k",
     "identity": "native",
     "identity_how": "conv starts at zero and the gate is 2 * sigmoid",
+    "pictures": ["channel"],
+    "pictures_how": "the gate of each channel",
     "constraints": ("kernel_size is odd",),
     "deviations": (
         "k follows the paper's formula; the authors' trained ResNets set 3, 5, 5, 7 by stage "
