@@ -14,6 +14,7 @@ from attnsurgeon.attention.identity import Blend, BlendOld, BlendPair
 from attnsurgeon.attention.linked.dca import Blended
 from attnsurgeon.attention.own.applied import Applied
 from attnsurgeon.attention.pictures import AS_SEEN, Seen
+from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import Mechanism, lookup
 from attnsurgeon.errors import MechanismError, ModelError
 from attnsurgeon.looking.following import Following
@@ -123,23 +124,27 @@ class Watcher:
         wrong = [n for n, p in self.part.named_parameters() if not bool(p.isfinite().all())]
         if not all(bool(value.isfinite().all()) for value in given):
             return ModelError(
-                f"{what}, and so does what reaches it",
+                f"{what}, for what reaches it is not finite",
                 "look at the input, and at the layers ahead of it",
             )
         if wrong:
             return ModelError(
-                f"{what}, for its {wrong[0]} is not finite", "train with a lower rate"
+                f"{what}, for its {wrong[0]} is not finite", "load the weights of an earlier epoch"
             )
         return ModelError(what, "run it in float32, where nothing overflows")
 
 
 def _change(old: Tensor, made: Any, *, of_weight: bool) -> Tensor:
-    """Returns |made - old| / |old| of each sample, (N,); 0 where nothing changed."""
+    """Returns |made - old| / |old| of each sample, (N,), 0 where nothing changed; in
+    float32 at least, for the norm of half-precision values overflows.
+    """
     difference = made[1] if isinstance(made, tuple) else made.to(old.dtype) - old
     if of_weight:  # one weight for all images, or one for each
         old = old[None]
         difference = difference if difference.dim() == old.dim() else difference[None]
-    size, moved = (torch.linalg.vector_norm(z.flatten(1), dim=1) for z in (old, difference))
+    size, moved = (
+        torch.linalg.vector_norm(z.flatten(1), dim=1, dtype=wide(z)) for z in (old, difference)
+    )
     return torch.where(moved == 0, torch.zeros_like(moved), moved / size)
 
 

@@ -112,11 +112,9 @@ def factors_of(
     What is found is tried: the values times the factors are the output.
     """
     found: Sum | None = following.of(made)
-    if (
-        found is None
-        or not made.numel()
-        or any(value.shape != made.shape for value in (values[n] for n in found))
-    ):
+    if found is None or not made.numel() or not made.is_floating_point():
+        return None
+    if any(values[number].shape != made.shape for number in found):
         return None
     total = torch.zeros_like(made)
     for number, factors in found.items():

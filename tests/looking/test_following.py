@@ -105,6 +105,7 @@ UNKNOWN = {
     "another size": lambda x: F.interpolate(x, scale_factor=2) * 2,
     "something else": lambda x: C.expand(SHAPE),
     "a broadcast value": lambda x: x[:1] * B,
+    "other numbers of the same bits": lambda x: x.view(torch.int64),
     "rounded": lambda x: torch.div(x, 0.3, rounding_mode="floor"),
     "other axes": lambda x: (x * C).flip(3),
     "a maximum": lambda x: torch.maximum(x * C, x * S),

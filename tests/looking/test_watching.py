@@ -214,7 +214,9 @@ def test_nan_is_said_to_be_where_it_is_and_where_it_comes_from():
         attnsurgeon.gates(model, x)
     assert attnsurgeon.gates(model, x, sites="blocks.0")  # another site has none
     x[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ModelError, match=r"blocks\.0\.norm2.*so does what reaches it") as caught:
+    with pytest.raises(
+        ModelError, match=r"blocks\.0\.norm2.*what reaches it is not finite"
+    ) as caught:
         attnsurgeon.gates(model, x)
     assert "input" in str(caught.value.hint)
 
@@ -372,6 +374,14 @@ def test_in_another_precision_the_gates_are_those_of_that_precision(dtype):
     for site in attnsurgeon.gates(model, x).values():
         assert list(site) == ["channel", "spatial", "change"]
         assert site["channel"].dtype == dtype
+
+
+def test_a_norm_that_half_precision_does_not_hold_is_not_taken_for_nan():
+    model = net("se", reduction=4).half()
+    model.blocks[0].norm2.weight.data.fill_(1e4)  # type: ignore[index, union-attr]
+    site = attnsurgeon.gates(model, picture().half())["blocks.0.norm2"]
+    assert site["change"].dtype == torch.float32
+    assert bool(site["change"].isfinite().all())
 
 
 @pytest.mark.slow
