@@ -58,7 +58,7 @@ BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac
 # Of what is replaced for good, nothing is left to compare with.
 GONE = ["sk", "psa", "sc", "atac", "csra"]
 # One of each kind while working; all of them in the slow suite.
-FAST = ["se", "cbam", "bam", "sa", "sk", "we", "aff", "csra", "crisscross"]
+FAST = ["se", "cbam", "sa", "sk", "aff", "csra"]
 # Whose code multiplies once, so that the same product gives the same last digit.
 ONE_PRODUCT = [
     "se",
@@ -170,7 +170,11 @@ def test_a_fusion_adds_its_terms_times_their_weights(name, init):
         assert found[path]["fusion"].dim() == (3 if name == "cmpe-se" else 5)
 
 
-@pytest.mark.parametrize("args", [{}, {"form": "mwe"}, {"form": "both"}], ids=str)
+@pytest.mark.parametrize(
+    "args",
+    [{}, *(pytest.param({"form": f}, marks=pytest.mark.slow) for f in ("mwe", "both"))],
+    ids=str,
+)
 @starts
 def test_a_weight_is_multiplied_by_its_picture(args, init):
     _, found, given = looked("we", init, **args)
@@ -179,6 +183,7 @@ def test_a_weight_is_multiplied_by_its_picture(args, init):
         assert found[path]["change"].shape == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [{}, {"residual": False}, {"shared": 16}], ids=str)
 @starts
 def test_each_image_has_a_weight_of_its_own(args, init):
