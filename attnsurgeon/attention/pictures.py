@@ -130,7 +130,7 @@ def gates_of(seen: Seen, names: Sequence[str] = ()) -> dict[str, Tensor]:
         return {}
     found: dict[str, Tensor] = {}
     for factor in factors or [x.new_ones((1,) * x.dim())]:
-        could = _names_for(factor)
+        could = _names_for(factor, x)
         name = next((name for name in names if name in could), could[0])
         found[name] = found[name] * factor if name in found else factor
     return {name: _shaped(name, found[name], x) for name in sorted(found, key=_ORDER.index)}
@@ -139,13 +139,13 @@ def gates_of(seen: Seen, names: Sequence[str] = ()) -> dict[str, Tensor]:
 _ORDER = tuple(PICTURES)
 
 
-def _names_for(factor: Tensor) -> list[str]:
+def _names_for(factor: Tensor, x: Tensor) -> list[str]:
     """What a factor of a value (N, C, ...) can be, the most special first."""
     anywhere = all(side == 1 for side in factor.shape[2:])
     any_channel = factor.shape[1] == 1
     could = {
         "samples": anywhere and any_channel,
-        "channel": anywhere,
+        "channel": anywhere and factor.shape[1] == x.shape[1],
         "spatial": any_channel,
         "both": True,
     }

@@ -91,7 +91,14 @@ class Watcher:
             self.position,
         )
         picture = card.picture if card is not None else AS_SEEN
-        pictures = dict(picture.read(seen))
+        try:
+            pictures = dict(picture.read(seen))
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.cut['attn']} at {site} is no longer what was put in: "
+                f"{type(error).__name__}: {error}",
+                "`attnsurgeon.audit` says what is different about it",
+            ) from error
         blends = [m.g for m in self.runs.modules() if isinstance(m, _BLENDS) and m.g is not None]
         if blends:
             pictures["blend"] = blends[0].reshape(())

@@ -21,32 +21,61 @@ from attnsurgeon.recording.randomness import settled
 Note = Callable[[tuple[Tensor, ...], Any, Following], None]
 
 
+_HANGING = threading.Lock()
+
+
 @contextlib.contextmanager
 def watched(part: nn.Module, note: Note) -> Iterator[None]:
     """Lets every run of a module in this thread be followed, and told of as it ends.
 
-    The module's own forward runs, under a mode that sees its functions. It stands in the module's
-    dict for the while, so that no class, hook or key changes.
+    The module's own forward runs, under a mode that sees its functions. What calls it stands in the
+    module's dict for the while, as `attnsurgeon.disabled` does it: no class, hook or key changes.
     """
-    before = part.__dict__.get("forward")
-    inner = before if before is not None else type(part).forward.__get__(part)
-    thread = threading.get_ident()
-
-    def forward(*args: Any) -> Any:
-        if threading.get_ident() != thread:
-            return inner(*args)
-        with Following([arg for arg in args if isinstance(arg, Tensor)]) as following:
-            made = inner(*args)
-        note(args, made, following)
-        return made
-
-    part.__dict__["forward"] = forward
+    with _HANGING:
+        watch = part.__dict__["forward"] = _Watch(part, note, part.__dict__.get("forward"))
     try:
         yield
     finally:
-        del part.__dict__["forward"]
-        if before is not None:
-            part.__dict__["forward"] = before
+        with _HANGING:
+            watch.take_away()
+
+
+class _Watch:
+    """The forward of a module while it is watched.
+
+    Attributes:
+        part: the module.
+        before: what stood there, in front of the forward of its class; None for nothing.
+    """
+
+    def __init__(self, part: nn.Module, note: Note, before: Any) -> None:
+        self.part = part
+        self.before = before
+        self._note = note
+        self._thread = threading.get_ident()
+
+    def __call__(self, *args: Any) -> Any:
+        inner = self.before or type(self.part).forward.__get__(self.part)
+        if threading.get_ident() != self._thread:
+            return inner(*args)
+        with Following(args) as following:
+            made = inner(*args)
+        self._note(args, made, following)
+        return made
+
+    def take_away(self) -> None:
+        """Lets go of the module, whatever others have put in front of it meanwhile."""
+        held = self.part.__dict__
+        front = held.get("forward")
+        if front is self:
+            del held["forward"]
+            if self.before is not None:
+                held["forward"] = self.before
+            return
+        while front is not None and getattr(front, "before", None) is not self:
+            front = getattr(front, "before", None)
+        if front is not None:
+            front.before = self.before
 
 
 def run_once(model: nn.Module, inputs: Inputs, begin: Callable[[], None]) -> None:

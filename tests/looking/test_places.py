@@ -251,6 +251,17 @@ def test_a_chain_is_told_of_place_by_place():
     assert not torch.allclose(first, second)
 
 
+def test_a_map_of_one_position_has_the_same_pictures():
+    model = operate(Net(Residual(2)), "cbam", (3, 11, 7), "residual-branch")
+    x = torch.randn(2, 3, 1, 1).double()
+    site = one(attnsurgeon.gates(model, x))
+    assert list(site) == ["channel", "spatial", "change"]
+    assert site["spatial"].shape == (2, 1, 1)
+    (value,), output = next(iter(handed(model, x).values()))
+    made = value * site["channel"][..., None, None] * site["spatial"].unsqueeze(1)
+    assert torch.equal(made, output)
+
+
 def test_only_what_was_asked_for_is_told_of():
     size = (3, 11, 7)
     model = operate(Net(Residual(2), Residual(2)), "eca", size, "residual-branch")

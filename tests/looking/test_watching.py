@@ -195,6 +195,59 @@ def test_a_module_that_is_gone_is_said_to_be_gone():
     assert late.site == "blocks.1.norm2"
 
 
+def test_a_module_that_is_no_longer_itself_is_said_to_be_another():
+    model = net("aw", "conv3x3")
+    part = model.blocks[0].conv1.attn  # type: ignore[index, union-attr]
+    part.gate = nn.Hardsigmoid()  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match=r"aw at blocks\.0\.conv1 is no longer") as caught:
+        attnsurgeon.gates(model, picture())
+    assert "audit" in str(caught.value.hint)
+
+
+def test_another_gate_of_the_same_kind_is_followed_as_it_is():
+    model, x = net("se", reduction=4), picture()
+    for path, part in inserted(model):
+        part.gate = nn.Hardsigmoid()
+        (value,), output = handed(model, x)[path]
+        gate = attnsurgeon.gates(model, x)[path]["channel"]
+        assert torch.equal(value * gate[..., None, None], output)
+
+
+def test_two_looks_at_a_time_do_not_disturb_each_other():
+    """One begins while the other runs, and ends after it."""
+    model, x = net(), picture()
+    plain = attnsurgeon.gates(model, x)
+    held = state_of(model)
+    inside, over = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            inside.set()
+            over.wait(20)
+            return self.inner(x)
+
+    class Starts(Slow):
+        def forward(self, x: Tensor) -> Tensor:
+            thread.start()
+            inside.wait(20)
+            return self.inner(x)
+
+    late: list[Any] = []
+    thread = threading.Thread(target=lambda: late.append(attnsurgeon.gates(Slow(model), x)))
+    early = attnsurgeon.gates(Starts(model), x)
+    over.set()
+    thread.join()
+    for found in (early, *late):
+        assert list(found) == list(plain)
+        assert all(torch.equal(found[p]["channel"], plain[p]["channel"]) for p in plain)
+    assert len(late) == 1
+    assert state_of(model) == held
+
+
 def test_a_module_that_does_not_run_is_named():
     model = net()
     first = model.blocks[0]  # type: ignore[index]
