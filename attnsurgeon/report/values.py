@@ -196,21 +196,25 @@ def _status(console: Console, status: Status) -> None:
 
 
 def _gates(console: Console, gates: Gates) -> None:
-    rows = [[path, site.site, site.mechanism, *_main_picture(site)] for path, site in gates.items()]
+    rows = [row for path, site in gates.items() for row in _pictures(path, site)]
     heads = ["module", "site", "!attention", "!picture", ">mean", ">least", ">most", ">change"]
     show_table(console, heads, rows)
     show_notes(console, [f"{path} did not run" for path in gates.dead])
 
 
-def _main_picture(site: SiteGates) -> list[str]:
-    """The name of the first picture, its mean and range, and the mean change."""
+def _pictures(path: str, site: SiteGates) -> list[list[str]]:
+    """A row a picture: mean and range; the first has the site's names and its mean change."""
+    names = [path, site.site, site.mechanism]
     if site.off:
-        return ["off", "", "", "", ""]
-    name = next(iter(site))
-    values = site[name].double()
-    figures = [values.mean(), values.amin(), values.amax()] if name != "change" else []
+        return [[*names, "off", "", "", "", ""]]
     change = f"{float(site['change'].double().mean()):.3f}" if "change" in site else ""
-    return [name, *(f"{float(v):.3f}" for v in figures), *[""] * (3 - len(figures)), change]
+    rows = []
+    for name in [name for name in site if name != "change"] or ["change"]:
+        values = site[name].double()
+        figures = [values.mean(), values.amin(), values.amax()] if name != "change" else []
+        shown = [f"{float(v):.3f}" for v in figures] or ["", "", ""]
+        rows.append([*(["", "", ""] if rows else names), name, *shown, "" if rows else change])
+    return rows
 
 
 def _mechanism(console: Console, card: Mechanism) -> None:

@@ -488,7 +488,10 @@ def test_gates_print_as_a_table():
     gate = found["stage1.0.bn3"]["channel"]
     figures = [f"{float(v):.3f}" for v in (gate.mean(), gate.min(), gate.max())]
     assert rows[2][:7] == ["stage1.0.attn", "stage1.0.bn3", "cbam", "channel", *figures]
-    assert len(rows) == 6
+    mask = found["stage1.0.bn3"]["spatial"]
+    figures = [f"{float(v):.3f}" for v in (mask.mean(), mask.min(), mask.max())]
+    assert rows[3] == ["spatial", *figures]  # the names stand once
+    assert len(rows) == 2 + 2 * 4
 
 
 def test_a_copy_and_a_saved_network_are_looked_at_alike(tmp_path):
