@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from attnsurgeon.splicing.switching import disabled
     from attnsurgeon.splicing.thinning import remove
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
+    from attnsurgeon.training.norms import recalibrate_norms
 
 install()
 drawn_by("attnsurgeon.report.values")
@@ -55,6 +56,7 @@ _HOMES = {
     "mechanisms": "attention.registry",
     "param_groups": "training.finetune",
     "plan": "operate",
+    "recalibrate_norms": "training.norms",
     "remove": "splicing.thinning",
     "save": "saved.save",
     "status": "checks.status",
@@ -83,6 +85,7 @@ __all__ = [
     "mechanisms",
     "param_groups",
     "plan",
+    "recalibrate_norms",
     "remove",
     "save",
     "status",

@@ -38,7 +38,7 @@ WINGS: dict[str, str] = {
     "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
-    "training": "layer_depth finetune",
+    "training": "layer_depth finetune norms",
     "operate": "",
     "integrations": "",
     "checkup": "",
