@@ -114,7 +114,7 @@ def settle() -> None:
     atexit.register(gc.unfreeze)
 
 
-def write(file: Path, library: str, parts: dict[str, str]) -> None:
+def write(file: Path, library: str, parts: dict[str, str], kind: str = "zoo") -> None:
     """Puts each part between its marks in a file: `<!-- zoo LIBRARY PART -->`, `<!-- zoo end -->`.
 
     A file that has none of the marks is an error.
@@ -122,9 +122,9 @@ def write(file: Path, library: str, parts: dict[str, str]) -> None:
     text = file.read_text(encoding="utf-8")
     found = 0
     for name, part in parts.items():
-        start = f"<!-- zoo {library} {name} -->"
-        pattern = re.compile(re.escape(start) + ".*?<!-- zoo end -->", re.DOTALL)
-        made = f"{start}\n{part}\n<!-- zoo end -->"
+        start = f"<!-- {kind} {library} {name} -->"
+        pattern = re.compile(re.escape(start) + f".*?<!-- {kind} end -->", re.DOTALL)
+        made = f"{start}\n{part}\n<!-- {kind} end -->"
         text, count = pattern.subn(lambda _, made=made: made, text)
         found += count
     if not found:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from attnsurgeon.errors import UsageError
 from attnsurgeon.recording.record import map_tensors, tensors_in
 
-Norms = dict[str, nn.Module]
+Norms = dict[str, Any]  # paths and modules; of a module pyright knows no momentum
+Kept = list[tuple[Tensor, Tensor]]  # buffers, each with what it held
 
 
 def recalibrate_norms(
@@ -59,7 +60,7 @@ def recalibrate_norms(
             "the network has no norm that gathers running statistics",
             "there is nothing to recalibrate: a LayerNorm, for one, has no such statistics",
         )
-    before = [(b, b.clone()) for norm in norms.values() for b in _statistics(norm).values()]
+    before = {path: _kept(norm) for path, norm in norms.items()}
     call = _call if forward is None else forward
     try:
         with torch.no_grad(), _only_in_training(model, norms) as seen:
@@ -78,10 +79,10 @@ def recalibrate_norms(
             )
         _refuse_not_finite(norms)
     except BaseException:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        _put_back(before.values())
         raise
+    # What its network computes without calling it would have moved by its own momentum.
+    _put_back(kept for path, kept in before.items() if path not in seen)
     return tuple(path for path in norms if path in seen)
 
 
@@ -103,6 +104,17 @@ def _statistics(norm: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in found.items() if buffer is not None}
 
 
+def _kept(norm: nn.Module) -> Kept:
+    return [(buffer, buffer.clone()) for buffer in _statistics(norm).values()]
+
+
+def _put_back(statistics: Iterable[Kept]) -> None:
+    with torch.no_grad():
+        for kept in statistics:
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
 @contextlib.contextmanager
 def _only_in_training(model: nn.Module, norms: Norms) -> Iterator[dict[str, int]]:
     """Puts the norms into training mode and all else out of it; yields path -> samples seen."""
@@ -118,7 +130,7 @@ def _only_in_training(model: nn.Module, norms: Norms) -> Iterator[dict[str, int]
                 module.training = False
             for path, norm in norms.items():
                 norm.training = True
-                hook = norm.register_forward_pre_hook(_averaging(path, seen))
+                hook = norm.register_forward_pre_hook(_averaging(path, seen), with_kwargs=True)
                 hung.callback(hook.remove)
             yield seen
         finally:
@@ -128,15 +140,15 @@ def _only_in_training(model: nn.Module, norms: Norms) -> Iterator[dict[str, int]
                 norm.momentum = momentum
 
 
-def _averaging(path: str, seen: dict[str, int]) -> Callable[[nn.Module, Any], None]:
+def _averaging(path: str, seen: dict[str, int]) -> Callable[[Any, Any, Any], None]:
     """A hook that sets the momentum with which a norm's statistics become a mean of batches.
 
     With momentum n / (n + samples so far) `old + momentum * (new - old)` is that mean, whatever
     the norm does besides, and however often one forward calls it.
     """
 
-    def before(norm: nn.Module, args: Any) -> None:
-        x = args[0]
+    def before(norm: Any, args: Any, kwargs: Any) -> None:
+        x = next(tensors_in((args, kwargs)))
         if x.numel() == x.shape[1]:
             raise UsageError(
                 f"{path or 'the norm'} gets a single value a channel, which has no variance",
@@ -189,7 +201,8 @@ def _arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"the forward takes {', '.join(p.name for p in named)}; a batch has "
             f"{', '.join(map(str, batch))}",
-            f"say how it is called: forward=lambda model, batch: model(batch[{next(iter(batch))!r}])",
+            "say how it is called: "
+            f"forward=lambda model, batch: model(batch[{next(iter(batch))!r}])",
         )
     return {p.name: batch[p.name] for p in named if p.name in batch}
 

@@ -29,7 +29,7 @@ def measured(attn: str, init: str, seed: int) -> dict[str, Any]:
         operation = attnsurgeon.insert(material.network(), attn, init=init)
     except attnsurgeon.SurgeonError as error:
         return {"refused": error.what}
-    ours, theirs = logits(operation.model, material.photographs(), 25), _original()
+    ours, theirs = logits(operation.model, material.photographs(), 5), _original()
     found = {
         "sites": len(tuple(operation.plan)),
         "params": operation.cost.delta.params,
@@ -43,4 +43,4 @@ def measured(attn: str, init: str, seed: int) -> dict[str, Any]:
 
 @functools.cache
 def _original() -> Tensor:
-    return logits(material.network(), material.photographs(), 25)
+    return logits(material.network(), material.photographs(), 5)

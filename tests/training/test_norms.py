@@ -200,6 +200,26 @@ def test_norms_that_gather_nothing_are_left_alone():
     assert same(fixed, before)
 
 
+class Around(nn.Module):
+    """Computes one norm without calling it, and names the argument of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past, self.named = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both norms, one after the other."""
+        return self.past.forward(self.named(input=x))
+
+
+def test_a_norm_that_is_computed_without_being_called_keeps_its_statistics():
+    model, batches = Around(), images(4, 2)
+    before = state(model.past)
+    assert recalibrate_norms(model, batches) == ("named",)
+    assert same(model.past, before)
+    assert close(model.named.running_mean, by_hand(batches)[0])
+
+
 # ------------------------------------------------------------------ what a batch may be
 
 
@@ -265,7 +285,7 @@ class Bare(nn.Module):
         (Net(), 3, "a int is no loader"),
         (Net(), ["cat.jpg"], "a batch is a str"),
         (Net(), [()], "a batch is a tuple"),
-        (Net(), [{"pixels": images(4)[0]}], "forward takes image, scale, labels; a batch has pixels"),
+        (Net(), [{"pixels": images(4)[0]}], "takes image, scale, labels; a batch has pixels"),
         (Net(), [images(4)[0], images(4)[0] / 0], "front would be NaN or infinite"),
         (nn.Sequential(nn.LayerNorm(7)), images(4), "no norm that gathers running statistics"),
         (Bare(), images(1), "norm gets a single value a channel"),
