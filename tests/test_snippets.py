@@ -121,6 +121,20 @@ def test_what_is_printed_after_an_operation_runs_as_it_is_printed(here, case):
     assert library.audit(names["model"], input_size=(3, 20, 28)).ok
 
 
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_a_start_as_published_is_told_how_its_norms_get_the_new_scale(here, init):
+    words = ["test_resnet", "--attn", "se", "--where", "residual-branch", "--init", init]
+    done = attnsurgeon("insert", *words, "-o", "out")
+    code = terminal(done.out)
+    recalibrates = re.compile(r"^# (attnsurgeon\.recalibrate_norms\(.*)$", re.MULTILINE)
+    found = recalibrates.findall(code)
+    assert len(found) == (init == "paper")
+    if found:  # and it runs once there is a loader
+        loader = f"loader = [(torch.randn(2, 3, 64, 64), 0)]\n{found[0]}"
+        names = run(recalibrates.sub(lambda _: loader, code))
+        assert names["model"].bn1.num_batches_tracked == 1
+
+
 @each_case
 def test_the_page_and_the_card_of_a_folder_run_as_they_stand(here, case):
     if case == "a file with a quote in its name":

@@ -142,9 +142,12 @@ def next_lines(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the Python that goes on from a saved folder."""
     learns = any(site["params"] for site in record["sites"])
     freeze = "attnsurgeon.freeze_backbone(model)  # at first only what is new learns"
+    # As published it changes the scale of what follows, and with it most of the answers.
+    statistics = "# attnsurgeon.recalibrate_norms(model, loader)  # gives batch norms the new scale"
     return (
         "import attnsurgeon, torch",
         record["load"],
+        *([statistics] if record["init"] == "paper" else []),
         *([freeze] if learns else []),
         "groups = attnsurgeon.param_groups(model, lr=1e-3)",
         "print(groups)  # what learns at which rate; new_lr= gives what is new another one",
