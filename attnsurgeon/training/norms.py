@@ -177,7 +177,9 @@ def _call(model: nn.Module, batch: Any) -> None:
     """Calls the network with what of a batch is its input."""
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
-    if not any(True for _ in tensors_in(batch)) or not isinstance(batch, (Tensor, Mapping)):
+    if isinstance(batch, Mapping):
+        batch = dict(batch)
+    if not isinstance(batch, (Tensor, dict)) or not any(True for _ in tensors_in(batch)):
         raise UsageError(
             f"a batch is a {type(batch).__name__}, which is not known to be an input",
             "a tensor, (images, labels), or a dict of arguments; else say how it is called: "
@@ -190,11 +192,11 @@ def _call(model: nn.Module, batch: Any) -> None:
         model(**_arguments(model, batch))
 
 
-def _arguments(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
     """Returns of a dict what the forward takes, which has to be all that it requires."""
     known = inspect.signature(model.forward).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in known):
-        return dict(batch)
+        return batch
     named = [p for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in batch]
     if missing or not any(p.name in batch for p in named):

@@ -17,16 +17,16 @@ from benchmarks.pretrained.figures import (
     share,
 )
 from benchmarks.pretrained.training import (
-    ATTENTION,
-    FACTORS,
     FROZEN_FIRST,
     LONG,
     MAIN,
     NEW_HEAD,
-    RATES,
     RECIPE,
 )
 
+ATTENTION = ("se", "eca", "cbam", "triplet", "coord")
+RATES = ("1e-4", "3e-4", "1e-3")
+FACTORS = ("", "*3", "*10")
 Header = dict[str, str]  # by language: the cells, with | between
 
 _STARTS: Header = {
@@ -130,14 +130,15 @@ def order(results: Results) -> list[list[str]]:
     ]
     rows = []
     for start, attn, way, once in pairs:
-        for schedule in (once, way):
-            case, other = (f"train|{start}|{attn}|identity|{s}" for s in (schedule, once))
-            row = [start, attn, f"`{schedule}`"]
+        cases = {s: f"train|{start}|{attn}|identity|{s}" for s in (once, way)}
+        if not seeds_of(results, cases[way]):
+            continue
+        for schedule, case in cases.items():
             cells = [number(over_seeds(results, case, _accuracy(at))) for at in RAW_AND_NOT]
-            gain = "" if schedule == once else _gain(results, case, other)
-            done = [*row, *cells, gain, _seeds(results, case)]
-            if seeds_of(results, case) and done not in rows:
-                rows.append(done)
+            gain = _gain(results, case, cases[once])
+            row = [start, attn, f"`{schedule}`", *cells, gain, _seeds(results, case)]
+            if row not in rows:
+                rows.append(row)
     return rows
 
 

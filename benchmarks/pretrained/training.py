@@ -36,7 +36,18 @@ FIRST = (
     ("none", "identity", MAIN, "2@1e-3"),
     ("se", "identity", MAIN),
     ("se", "paper", MAIN),
-    ("cbam", "identity", MAIN, "2@3e-4*3", "2@3e-4*10", "2@1e-3", "2@1e-3*10", FROZEN_FIRST),
+    (
+        "cbam",
+        "identity",
+        MAIN,
+        "2@3e-4*3",
+        "2@3e-4*10",
+        "2@1e-3",
+        "2@1e-3*10",
+        "2@1e-4*10",
+        FROZEN_FIRST,
+        RECIPE,
+    ),
     ("cbam", "paper", MAIN),
     ("coord", "identity", MAIN),
     ("coord", "paper", MAIN),
@@ -47,7 +58,7 @@ SECOND = (
     ("triplet", "identity", MAIN),
     ("triplet", "paper", MAIN),
     ("none", "identity", "2@1e-4"),
-    ("cbam", "identity", "2@1e-4", "2@1e-4*3", "2@1e-4*10", "2@1e-3*3", RECIPE),
+    ("cbam", "identity", "2@1e-4", "2@1e-4*3", "2@1e-3*3"),
 )
 LAST = (
     ("se", "identity", "2@3e-4*3", "2@3e-4*10", "2@1e-4*10", FROZEN_FIRST, RECIPE),

@@ -41,11 +41,9 @@ def test_real_weights_answer_photographs_to_the_bit_as_before_from_one_start_and
     crops = real.photographs()[::10]  # one of each
     network = real.network()
     theirs = logits(network, crops, 5)
-    # What it sees is known: a tabby or Egyptian cat, an espresso or a cup of it, a daisy.
-    classes = theirs.argmax(1).tolist()
-    assert classes[2] in (281, 282, 285)
-    assert classes[3] in (967, 968)
-    assert classes[9] == 985
+    # What they show is known: a camera on its tripod, a cat, an espresso, a motorcycle.
+    shown = [theirs.argmax(1).tolist()[at] for at in (1, 2, 3, 7)]
+    assert shown == [872, 285, 967, 665]
 
     exact = attnsurgeon.insert(network, "cbam")
     assert torch.equal(logits(exact.model, crops, 5), theirs)
@@ -53,9 +51,14 @@ def test_real_weights_answer_photographs_to_the_bit_as_before_from_one_start_and
     torch.manual_seed(0)
     paper = attnsurgeon.insert(network, "cbam", init="paper")
     assert agreement(logits(paper.model, crops, 5), theirs) < 0.5
-    # The statistics of what the network computes now give some of it back.
-    attnsurgeon.recalibrate_norms(paper.model, real.photographs().split(20))
-    assert agreement(logits(paper.model, crops, 5), theirs) >= 0.3
+
+
+@pytest.mark.slow
+def test_statistics_of_a_few_images_unlike_those_of_the_training_are_worse_than_its_own(real):
+    network, crops = real.network(), real.photographs()[::4]
+    theirs = logits(network, crops, 5)
+    attnsurgeon.recalibrate_norms(network, crops.split(5))
+    assert agreement(logits(network, crops, 5), theirs) < 0.8
 
 
 @pytest.mark.slow

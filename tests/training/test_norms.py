@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -232,8 +233,9 @@ def test_a_norm_that_is_computed_without_being_called_keeps_its_statistics():
         lambda x: {"image": x},
         lambda x: {"image": x, "labels": torch.zeros(len(x)), "id": ["a"] * len(x)},
         lambda x: ({"image": x, "scale": 1.0}, torch.zeros(len(x))),
+        lambda x: UserDict(image=x),  # as the processors of transformers make them
     ],
-    ids=["tensor", "tuple", "list", "dict", "dict with more", "dict and labels"],
+    ids=["tensor", "tuple", "list", "dict", "dict with more", "dict and labels", "mapping"],
 )
 def test_a_batch_is_a_tensor_a_tuple_or_a_dict(wrap):
     model, batches = Net(), images(4, 2)
@@ -285,6 +287,7 @@ class Bare(nn.Module):
         (Net(), 3, "a int is no loader"),
         (Net(), ["cat.jpg"], "a batch is a str"),
         (Net(), [()], "a batch is a tuple"),
+        (Net(), [{"image": "cat.jpg"}], "a batch is a dict"),
         (Net(), [{"pixels": images(4)[0]}], "takes image, scale, labels; a batch has pixels"),
         (Net(), [images(4)[0], images(4)[0] / 0], "front would be NaN or infinite"),
         (nn.Sequential(nn.LayerNorm(7)), images(4), "no norm that gathers running statistics"),
