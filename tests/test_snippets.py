@@ -117,7 +117,9 @@ def test_what_is_printed_after_an_operation_runs_as_it_is_printed(here, case):
     names = run(terminal(done.out))
     frozen = [name for name, p in names["model"].named_parameters() if not p.requires_grad]
     assert bool(frozen) is (case != "attention without parameters")
-    assert len(names["optimizer"].param_groups) >= 1
+    # A whole pretrained network gets a lower rate than what is new alone.
+    rate = 1e-4 if case == "attention without parameters" else 1e-3
+    assert {group["lr"] for group in names["optimizer"].param_groups} == {rate}
     assert library.audit(names["model"], input_size=(3, 20, 28)).ok
 
 
