@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pretrained.figures import Mean, Results, over_seeds, seeds_of
+from benchmarks.pretrained.figures import Mean, Results, over_seeds
 from benchmarks.pretrained.training import MAIN
 
 INK, EXACT, MOVED, OLD = "#7a7f87", "#2f9e6e", "#d9703a", "#7a7f87"
@@ -43,51 +44,60 @@ def starts(results: Results, file: Path) -> None:
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("share of 100 crops whose top-1 is the original network's")
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def training(results: Results, file: Path) -> None:
-    """The accuracy from step 0 to the end, for both starts."""
-    moments = ("before", "before recalibrated", "after", "after recalibrated")
-    shown = ("step 0", "step 0,\nrecalibrated", "trained", "trained,\nrecalibrated")
-    styles = {"none": (OLD, "s"), "se": ("#3f7fd0", "o"), "cbam": ("#b05fc0", "D")}
-    styles |= {"coord": ("#c9922b", "^")}
-    with _axes(file, (6.4, 3.4)) as axes:
-        for at, (attn, (colour, marker)) in enumerate(styles.items()):
-            for init, line in (("identity", "-"), ("paper", "--")):
-                case = f"train|transferred|{attn}|{init}|{MAIN}"
-                if not seeds_of(results, case):
-                    continue
-                means = [
-                    over_seeds(results, case, lambda e, m=m: e[m]["accuracy"]) for m in moments
-                ]
-                places = [place + 0.04 * at for place in range(len(moments))]
-                axes.errorbar(
-                    places, [m.value for m in means if m],
-                    yerr=[0 if m.seeds == 1 else m.half for m in means if m],
-                    color=colour, marker=marker, ms=4, lw=1.2, ls=line,
-                    label=attn if attn == "none" else f"{attn}, {init}",
-                )  # fmt: skip
-        axes.set_xticks(range(len(moments)), shown)
-        axes.set_ylim(0, 1)
-        axes.set_ylabel("accuracy on 500 digits")
-        axes.grid(axis="y", alpha=0.3)
-        axes.legend(frameon=False, loc="lower right", ncols=2)
+    """The accuracy at step 0 and after the training, with both statistics, from both starts."""
+    panels = {
+        "as it is": ("before", "after"),
+        "norms recalibrated": ("before recalibrated", "after recalibrated"),
+    }
+    looks = {"none": (OLD, "s"), "se": ("#3f7fd0", "o"), "cbam": ("#b05fc0", "D")}
+    looks |= {"coord": ("#c9922b", "^")}
+    with _axes(file, (6.4, 3.6), len(panels)) as both:
+        for axes, (title, moments) in zip(both, panels.items(), strict=True):
+            for at, (attn, (colour, marker)) in enumerate(looks.items()):
+                for init, line in (("identity", "-"), ("paper", "--")):
+                    case = f"train|transferred|{attn}|{init}|{MAIN}"
+                    found = [over_seeds(results, case, _accuracy(moment)) for moment in moments]
+                    means = [mean for mean in found if mean]
+                    if len(means) < len(moments):
+                        continue
+                    axes.errorbar(
+                        [0.03 * at, 1 + 0.03 * at], [mean.value for mean in means],
+                        yerr=[0 if mean.seeds == 1 else mean.half for mean in means],
+                        color=colour, marker=marker, ms=4, lw=1.2, ls=line,
+                        label=attn if attn == "none" else f"{attn}, {init}",
+                    )  # fmt: skip
+            axes.set_title(title, color=INK)
+            axes.set_xticks([0, 1], ["step 0", "after 16 steps"])
+            axes.set_xlim(-0.2, 1.3)
+            axes.set_ylim(0, 1)
+            axes.grid(axis="y", alpha=0.3)
+        both[0].set_ylabel("accuracy on 500 digits")
+        lines, names = both[0].get_legend_handles_labels()
+        legend = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+        both[0].figure.legend(lines, names, **legend)
+
+
+def _accuracy(moment: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda entry: entry[moment]["accuracy"]
 
 
 class _axes:
     """The axes of a figure that is written when the block ends."""
 
-    def __init__(self, file: Path, size: tuple[float, float]) -> None:
+    def __init__(self, file: Path, size: tuple[float, float], panels: int = 1) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
-        self.file, self.style = file, mpl.rc_context(STYLE)
+        self.file, self.panels, self.style = file, panels, mpl.rc_context(STYLE)
         self.style.__enter__()
         self.figure = Figure(figsize=size, layout="constrained")
 
     def __enter__(self) -> Any:
-        return self.figure.subplots()
+        return self.figure.subplots(1, self.panels, sharey=True)
 
     def __exit__(self, *failed: Any) -> None:
         try:
