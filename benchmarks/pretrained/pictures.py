@@ -10,7 +10,7 @@ from benchmarks.pretrained.figures import Mean, Results, over_seeds
 from benchmarks.pretrained.training import MAIN
 
 INK, EXACT, MOVED, OLD = "#7a7f87", "#2f9e6e", "#d9703a", "#7a7f87"
-STYLE = {
+STYLE: Any = {  # pyright knows the names of matplotlib's settings one by one
     "svg.hashsalt": "evidence",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -40,7 +40,7 @@ def starts(results: Results, file: Path) -> None:
             [mean.value for _, mean, _ in found], at, xerr=halves, fmt="o", ms=4, lw=1,
             color=MOVED, label="paper",
         )  # fmt: skip
-        axes.set_yticks(list(at), [attn for attn, *_ in found])
+        axes.set_yticks(list(at), [attn.replace("@", ", ") for attn, *_ in found])
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("share of 100 crops whose top-1 is the original network's")
         axes.grid(axis="x", alpha=0.3)

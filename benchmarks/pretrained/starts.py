@@ -11,22 +11,29 @@ from torch import Tensor
 from benchmarks.pretrained import material
 from benchmarks.pretrained.measures import agreement, logits
 
+BRANCHES = ("se", "eca", "cbam", "triplet", "coord")
+
 
 def jobs(seed: int) -> list[str]:
-    """Every mechanism from both starts; as the identity, which is exact, with one seed only."""
+    """Every mechanism from both starts; as the identity, which is exact, with one seed only.
+
+    `se@residual-branch` is SE there and not at its own placement: in blocks with a shortcut only.
+    """
     import attnsurgeon
 
+    names = [*attnsurgeon.mechanisms(), *(f"{attn}@residual-branch" for attn in BRANCHES)]
     inits = ("identity", "paper") if seed == 0 else ("paper",)
-    return [f"start|{attn}|{init}|{seed}" for init in inits for attn in attnsurgeon.mechanisms()]
+    return [f"start|{name}|{init}|{seed}" for init in inits for name in names]
 
 
-def measured(attn: str, init: str, seed: int) -> dict[str, Any]:
+def measured(name: str, init: str, seed: int) -> dict[str, Any]:
     """Operates the network and compares its answers to the photographs."""
     import attnsurgeon
 
+    attn, _, where = name.partition("@")
     torch.manual_seed(seed)
     try:
-        operation = attnsurgeon.insert(material.network(), attn, init=init)
+        operation = attnsurgeon.insert(material.network(), attn, where or None, init=init)
     except attnsurgeon.SurgeonError as error:
         return {"refused": error.what}
     ours, theirs = logits(operation.model, material.photographs(), 5), _original()

@@ -79,7 +79,12 @@ def starts(results: Results) -> list[list[str]]:
         same = over_seeds(results, f"start|{attn}|paper", lambda entry: entry.get("agreement"))
         seeds = len(seeds_of(results, f"start|{attn}|paper"))
         verified = "✓" if not exact["problems"] else "✗"
-        cells = [attn, str(exact["sites"]), "✓" if exact["equal"] else "✗", verified]
+        cells = [
+            attn.replace("@", ", "),
+            str(exact["sites"]),
+            "✓" if exact["equal"] else "✗",
+            verified,
+        ]
         rows.append((same.value if same else -1.0, [*cells, percent(same), str(seeds)]))
     return [row for _, row in sorted(rows, key=lambda found: -found[0])]
 
