@@ -35,8 +35,9 @@ def recalibrate_norms(
     never gathers any (`track_running_stats=False`, torchvision's `FrozenBatchNorm2d`). Where a
     batch fails, all statistics are put back.
 
-    Some dozen batches of the training images are enough, in the size of those that were trained
-    on: `itertools.islice(loader, 50)`.
+    Some dozen batches are enough (`itertools.islice(loader, 50)`) if they are like those of the
+    training, in content and in size; a few images unlike them give worse statistics than the
+    network came with.
 
     Args:
         model: any network; a compiled one runs uncompiled here. Under DDP give its `.module`.
