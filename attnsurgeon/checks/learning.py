@@ -26,6 +26,8 @@ def still_modules(operated: nn.Module, plan: Plan, inputs: Inputs) -> tuple[str,
     """Inserted modules that change nothing even after their parameters are randomised.
 
     A gate whose one hidden ReLU is off for these images would look so: several draws are made.
+    Attention that weighs the samples of a batch acts in training only: what is still in evaluation
+    is then put into training mode, alone.
     """
     active = full_twin(operated)
     generator = torch.Generator().manual_seed(2)
@@ -44,8 +46,10 @@ def still_modules(operated: nn.Module, plan: Plan, inputs: Inputs) -> tuple[str,
     for path in cuts:
         handles.append(active.get_submodule(path).register_forward_hook(watch(path)))
     start = {path: _values(active.get_submodule(path)) for path in cuts}
-    for _ in range(_ATTEMPTS):
+    for attempt in range(2 * _ATTEMPTS):
         for path in still:
+            if attempt >= _ATTEMPTS:
+                active.get_submodule(path).train()
             _shake(start[path], generator, 0.3)
         with torch.no_grad():
             settled(lambda: inputs.feed(active))

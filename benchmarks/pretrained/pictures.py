@@ -31,7 +31,7 @@ def starts(results: Results, file: Path) -> None:
             left = over_seeds(results, f"start|{attn}|paper", lambda e: e.get("agreement"))
             if left:
                 found.append((attn, left, results[name]["agreement"]))
-    found.sort(key=lambda one: one[1].value)
+    found.sort(key=lambda one: (one[1].value, one[0]))
     with _axes(file, (6.4, 0.19 * len(found) + 0.9)) as axes:
         at = range(len(found))
         halves = [0 if mean.seeds == 1 else mean.half for _, mean, _ in found]

@@ -85,8 +85,8 @@ def starts(results: Results) -> list[list[str]]:
             "✓" if exact["equal"] else "✗",
             verified,
         ]
-        rows.append((same.value if same else -1.0, [*cells, percent(same), str(seeds)]))
-    return [row for _, row in sorted(rows, key=lambda found: -found[0])]
+        rows.append((-same.value if same else 1.0, [*cells, percent(same), str(seeds)]))
+    return [row for _, row in sorted(rows)]
 
 
 def transfer(results: Results) -> list[list[str]]:
