@@ -10,7 +10,10 @@ Results = dict[str, dict[str, Any]]  # by job
 
 
 class Mean(NamedTuple):
-    """A mean over seeds, half the width of its 95 % interval (Student's t), and how many seeds."""
+    """A mean over seeds, half the width of its 95 % interval (Student's t), and how many seeds.
+
+    Of fewer than three seeds there is no interval: that of two is 13 times their spread.
+    """
 
     value: float
     half: float
@@ -25,8 +28,8 @@ class Mean(NamedTuple):
         if not n:
             return None
         mean = sum(found) / n
-        if n == 1:
-            return cls(mean, math.nan, 1)
+        if n < 3:
+            return cls(mean, math.nan, n)
         spread = math.sqrt(sum((value - mean) ** 2 for value in found) / (n - 1))
         return cls(mean, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n), n)
 
@@ -37,10 +40,10 @@ class Mean(NamedTuple):
 
 
 def number(mean: Mean | None, places: int = 3) -> str:
-    """`0.953 ± 0.012`; of one seed without an interval, and nothing where there is none."""
+    """`0.953 ± 0.012`; of few seeds without an interval, and nothing where there is none."""
     if mean is None:
         return "-"
-    half = "" if mean.seeds == 1 else f" ± {mean.half:.{places}f}"
+    half = "" if math.isnan(mean.half) else f" ± {mean.half:.{places}f}"
     return f"{mean.value:.{places}f}{half}"
 
 
@@ -48,7 +51,9 @@ def difference(mean: Mean | None, places: int = 3) -> str:
     """`+0.012 ± 0.008`, in bold where the interval excludes zero."""
     if mean is None:
         return "-"
-    text = f"{mean.value:+.{places}f}" + ("" if mean.seeds == 1 else f" ± {mean.half:.{places}f}")
+    text = f"{mean.value:+.{places}f}" + (
+        "" if math.isnan(mean.half) else f" ± {mean.half:.{places}f}"
+    )
     return f"**{text}**" if mean.is_apart else text
 
 
@@ -56,7 +61,7 @@ def percent(mean: Mean | None) -> str:
     """`59 ± 4 %`."""
     if mean is None:
         return "-"
-    half = "" if mean.seeds == 1 or mean.half < 0.005 else f" ± {100 * mean.half:.0f}"
+    half = "" if not mean.half >= 0.005 else f" ± {100 * mean.half:.0f}"
     return f"{100 * mean.value:.0f}{half} %"
 
 

@@ -34,7 +34,7 @@ def starts(results: Results, file: Path) -> None:
     found.sort(key=lambda one: (one[1].value, one[0]))
     with _axes(file, (6.4, 0.19 * len(found) + 0.9)) as axes:
         at = range(len(found))
-        halves = [0 if mean.seeds == 1 else mean.half for _, mean, _ in found]
+        halves = [0 if mean.seeds < 3 else mean.half for _, mean, _ in found]
         axes.scatter([left for *_, left in found], at, c=EXACT, marker="|", s=60, label="identity")
         axes.errorbar(
             [mean.value for _, mean, _ in found], at, xerr=halves, fmt="o", ms=4, lw=1,
@@ -66,7 +66,7 @@ def training(results: Results, file: Path) -> None:
                         continue
                     axes.errorbar(
                         [0.03 * at, 1 + 0.03 * at], [mean.value for mean in means],
-                        yerr=[0 if mean.seeds == 1 else mean.half for mean in means],
+                        yerr=[0 if mean.seeds < 3 else mean.half for mean in means],
                         color=colour, marker=marker, ms=4, lw=1.2, ls=line,
                         label=attn if attn == "none" else f"{attn}, {init}",
                     )  # fmt: skip

@@ -54,6 +54,7 @@ _LONG: Header = {
     "en": "attention | trained | trained, recalibrated | against none | seeds",
     "zh": "注意力 | 训练后 | 训练后，重算统计量 | 与无注意力之差 | 种子数",
 }
+_NOTHING: Header = {"en": "(not measured yet)", "zh": "（尚未测量）"}
 
 
 def parts(results: Results, language: str) -> dict[str, str]:
@@ -65,7 +66,10 @@ def parts(results: Results, language: str) -> dict[str, str]:
         "order": (_ORDER, order(results)),
         "long": (_LONG, long(results)),
     }
-    return {name: _table(header[language], rows) for name, (header, rows) in made.items()}
+    return {
+        name: _table(header[language], rows) if rows else _NOTHING[language]
+        for name, (header, rows) in made.items()
+    }
 
 
 def starts(results: Results) -> list[list[str]]:

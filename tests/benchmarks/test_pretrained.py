@@ -107,24 +107,26 @@ def test_an_interval_is_students_over_seeds():
     assert mean.value == 3.0
     assert math.isclose(mean.half, 2.776445 * 2.5**0.5 / 5**0.5, rel_tol=1e-6)
     assert mean.is_apart
-    assert not Mean.of([-1.0, 2.0]).is_apart
+    assert not Mean.of([-1.0, 0.0, 2.0]).is_apart
+    assert not Mean.of([1.0, 1.0]).is_apart  # two seeds show nothing
     assert Mean.of([]) is None
     one = Mean.of([0.25])
     assert (number(one), percent(one), difference(one)) == ("0.250", "25 %", "+0.250")
-    assert number(Mean.of([0.25, 0.25])) == "0.250 ± 0.000"
-    assert difference(Mean.of([0.25, 0.25])) == "**+0.250 ± 0.000**"
+    assert number(Mean.of([0.25] * 3)) == "0.250 ± 0.000"
+    assert difference(Mean.of([0.25] * 3)) == "**+0.250 ± 0.000**"
 
 
 def test_differences_are_taken_seed_by_seed():
     results = {
         "train|a|0": {"x": 0.1}, "train|a|1": {"x": 0.5}, "train|a|2": {"x": 0.9},
-        "train|b|0": {"x": 0.0}, "train|b|1": {"x": 0.4}, "start|a|0": {"x": 9.0},
+        "train|a|3": {"x": 0.5}, "start|a|0": {"x": 9.0},
+        "train|b|0": {"x": 0.0}, "train|b|1": {"x": 0.4}, "train|b|2": {"x": 0.8},
     }  # fmt: skip
     gain = paired(results, "train|a", "train|b", lambda entry: entry["x"])
     assert gain is not None
     assert math.isclose(gain.value, 0.1)
     assert gain.half < 1e-9
-    assert gain.seeds == 2
+    assert gain.seeds == 3
     assert over_seeds(results, "train|a", lambda entry: entry["x"]).value == 0.5
 
 
