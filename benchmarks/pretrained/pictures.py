@@ -41,6 +41,7 @@ def starts(results: Results, file: Path) -> None:
             color=MOVED, label="paper",
         )  # fmt: skip
         axes.set_yticks(list(at), [attn.replace("@", ", ") for attn, *_ in found])
+        axes.margins(y=0.02)
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("share of 100 crops whose top-1 is the original network's")
         axes.grid(axis="x", alpha=0.3)
