@@ -54,7 +54,7 @@ def highlighted(text: str, language: str) -> str:
 
     lexer = get_lexer_by_name(language, stripall=False)
     # The formatter escapes what it is given, once it holds nothing that a browser obeys.
-    return Markup(highlight(printable(text), lexer, HtmlFormatter(nowrap=True)).rstrip("\n"))
+    return Markup(highlight(printable(text), lexer, HtmlFormatter(nowrap=True, classprefix="t-")).rstrip("\n"))
 
 
 def picture(png: bytes) -> str:
