@@ -82,18 +82,27 @@ class Operation(Shown):
         return verify(self.model, self.plan, full=full, removed=self.removed)
 
     @known_state()
-    def save(self, path: str | Path, *, overwrite: bool = False, mode: str = "full") -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        mode: str = "full",
+        verification: Verification | None = None,
+    ) -> Path:
         """Writes the folder that `attnsurgeon.load` reads, as `attnsurgeon.save` does.
 
         Args:
             path: the folder.
             overwrite: replace a folder that this tool wrote.
             mode: "full" for all weights, "adapter" for those of the attention only.
+            verification: what `verify` found, for the reports of the folder.
         """
         check_output(path, overwrite)  # before the cost is weighed for the folder's card
         return save_operation(
-            path, self.model, self.plan, self.cost, self.origin, overwrite=overwrite, mode=mode
-        )
+            path, self.model, self.plan, self.cost, self.origin,
+            overwrite=overwrite, mode=mode, verification=verification,
+        )  # fmt: skip
 
 
 @known_state()

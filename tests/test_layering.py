@@ -22,7 +22,7 @@ WINGS: dict[str, str] = {
     " global_hooks ambient shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
-    " survey analysis",
+    " survey parts analysis",
     "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
@@ -67,6 +67,9 @@ DOORS = {
     "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
     "rich": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "pygments": "report",
     "click": "cli",
     "safetensors": ("saved", "models"),
     "huggingface_hub": ("saved", "models"),

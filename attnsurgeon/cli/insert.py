@@ -181,7 +181,12 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
     saved = None
     if refusal is None and wishes.output is not None:
         with step(f"saving to {wishes.output}"):
-            saved = operation.save(wishes.output, overwrite=wishes.overwrite, mode=wishes.mode)
+            saved = operation.save(
+                wishes.output,
+                overwrite=wishes.overwrite,
+                mode=wishes.mode,
+                verification=checked,
+            )
     from attnsurgeon.report.record import model_record, operation_record
 
     record = operation_record(

@@ -290,25 +290,19 @@ def modules_record(traced: Traced, weight: Weight) -> list[Record]:
     return rows
 
 
-# What a network is made of, in the order in which data passes, and the roles of its values.
-_PARTS = (("encoder", ("stem", "stage", "head")), ("neck", ("neck",)), ("decoder", ("decoder",)))
-
-
 def outline(found: Survey) -> list[Record]:
     """Returns the values that show how a network is built: its parts, and what it gives."""
-    from attnsurgeon.sites.survey import value_path  # not at the top: it imports torch
+    from attnsurgeon.sites.parts import ends  # not at the top: it imports torch
+    from attnsurgeon.sites.survey import value_path
 
     rows: list[Record] = []
-    for part, roles in _PARTS:
-        for site in found.sites:
-            if not site.roles.isdisjoint(roles):
-                about = {name: getattr(site, name) for name in ("path", "channels", "stage")}
-                played = [role for role in roles if role in site.roles]
-                skips = [s for s in found.sites if "skip" in s.roles and part != "encoder"]
-                here = [s for s in skips if s.resolution == site.resolution]
-                crossing = [s.path for s in here if s.index < site.index]
-                rows.append({"part": part, **about, "roles": played, "skips": crossing,
-                             "resolution": site.resolution})  # fmt: skip
+    for part, played, site in ends(found):
+        about = {name: getattr(site, name) for name in ("path", "channels", "stage")}
+        skips = [s for s in found.sites if "skip" in s.roles and part != "encoder"]
+        here = [s for s in skips if s.resolution == site.resolution]
+        crossing = [s.path for s in here if s.index < site.index]
+        rows.append({"part": part, **about, "roles": played, "skips": crossing,
+                     "resolution": site.resolution})  # fmt: skip
     for node in dict.fromkeys(found.traced.root.outputs):
         if node.meta.get("event") is None:
             continue

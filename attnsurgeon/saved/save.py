@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -13,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from attnsurgeon.checks.verify import Verification
 from attnsurgeon.cost.comparing import Cost
+from attnsurgeon.cost.course import Course, course
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models import Source, left_random
@@ -88,8 +92,8 @@ def save(
         check_repository(push_to_hub)
     refuse_unoperated(model)
     _refuse_lost(model)
-    cost = price(model, recorded_form(history(model)[-1]))
-    written = write_network(path, model, cost, noted(model), overwrite=overwrite, mode=mode)
+    cost, way = price(model, recorded_form(history(model)[-1]))
+    written = write_network(path, model, cost, way, noted(model), overwrite=overwrite, mode=mode)
     if push_to_hub is not None:
         push(written, push_to_hub)
     return written
@@ -104,6 +108,7 @@ def save_operation(
     *,
     overwrite: bool = False,
     mode: str = "full",
+    verification: Verification | None = None,
 ) -> Path:
     """Write the network of an operation, as `save` does; refuse one that was operated since.
 
@@ -112,6 +117,7 @@ def save_operation(
         plan: what was last carried out on it; all earlier operations are saved, too.
         cost: of that plan.
         origin: of the base network.
+        verification: of that operation, for reports.
     """
     check_mode(mode)
     check_output(path, overwrite)
@@ -124,8 +130,13 @@ def save_operation(
         )
     _refuse_lost(model)
     if len(records) > 1:  # the folder says what all its attention costs
-        cost = price(model, recorded_form(records[-1]))
-    return write_network(path, model, cost, origin, overwrite=overwrite, mode=mode)
+        cost, way = price(model, recorded_form(records[-1]))
+    else:
+        way = course(plan.survey, cost.before, [price.site for price in cost.per_site])
+    return write_network(
+        path, model, cost, way, origin,
+        overwrite=overwrite, mode=mode, verification=verification,
+    )  # fmt: skip
 
 
 @known_state()
@@ -141,9 +152,9 @@ def save_without(
     """
     if history(model):
         return save(model, path, overwrite=overwrite)
-    cost = price(model, form)
+    cost, way = price(model, form)
     return write_network(
-        path, model, cost, noted(model), overwrite=overwrite, mode="full", form=form
+        path, model, cost, way, noted(model), overwrite=overwrite, mode="full", form=form
     )
 
 
@@ -157,19 +168,23 @@ def write_network(
     path: str | os.PathLike[str],
     model: nn.Module,
     cost: Cost,
+    way: Course | None,
     origin: Origin,
     *,
     overwrite: bool,
     mode: str,
     form: InputForm | None = None,
+    verification: Verification | None = None,
 ) -> Path:
     """Write a network, its operations and its cost to a folder.
 
     Args:
         path, model, overwrite, mode: as for `save`.
         cost: of all its attention.
+        way: of the forward through the network without attention, where it is known.
         origin: of the base network.
         form: of the input to look at it with, where no operation says so.
+        verification: of the operation, where it was verified.
     """
     target = check_output(path, overwrite)
     source = find_source(model, weights=mode == "adapter")
@@ -178,6 +193,9 @@ def write_network(
         _refuse_baseless(model, source, origin, base, target)
     record = _record(model, cost, origin, source, base, mode)
     record["input"] = None if form is None else input_record(form)
+    record["network"] = None if way is None else _plain(dataclasses.asdict(way))
+    checked = None if verification is None else dataclasses.asdict(verification)
+    record["verification"] = _plain(checked)
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
     with new_folder(path, overwrite=overwrite) as folder:
@@ -273,7 +291,17 @@ def _cost(cost: Cost) -> dict[str, Any]:
             ]
         },
         "uncounted": list(cost.uncounted),
+        "per_site": [dataclasses.asdict(price) for price in cost.per_site],
     }
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON gives them back; a figure that is no number becomes None."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _installed(package: str) -> str | None:

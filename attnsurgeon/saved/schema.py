@@ -216,6 +216,14 @@ def _is_strides(value: Any) -> bool:
     )
 
 
+def _are_texts_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
 def _is_map_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
@@ -246,6 +254,7 @@ Rules = Annotated[str, StringConstraints(max_length=1_000_000)]  # as `rules.doc
 Digest = Annotated[str, AfterValidator(_is_digest)]
 Number = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sides = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=8), FailFast()]
 Texts = Annotated[list[Text], Field(max_length=MAX_SITES), FailFast()]
 Example = Annotated[Any, _valid(_is_example)]
@@ -385,6 +394,13 @@ class Difference(_Part):
     activations: Number
 
 
+class SiteCost(Difference):
+    """What one site adds, as `cost.comparing.SiteCost` has it."""
+
+    site: Text
+    module_path: Text
+
+
 class Cost(_Part):
     """What the last operation cost."""
 
@@ -392,6 +408,52 @@ class Cost(_Part):
     after: Figures
     delta: Difference
     uncounted: Texts
+    per_site: Annotated[list[SiteCost], Field(max_length=MAX_SITES), FailFast()] = []
+
+
+class Stretch(_Part):
+    """A part of the base network, as `cost.course.Stretch` has it."""
+
+    part: Text
+    roles: Texts
+    stage: Number | None
+    path: Text
+    channels: Count | None
+    resolution: Sides
+    macs: Count
+
+
+class Course(_Part):
+    """Where in the base network its work is done, and where the sites are."""
+
+    parts: Annotated[list[Stretch], Field(max_length=1_000), FailFast()]
+    at: Annotated[Any, _valid(_is_map_of(_is_count))]
+    elsewhere: Count
+
+
+class Verification(_Part):
+    """What was checked before the folder was written, as `checks.verify.Verification` has it."""
+
+    init: Text
+    identity: bool
+    max_abs_diff: Finite | None
+    relative_diff: Finite | None
+    top1_agreement: Finite | None
+    values_checked: Count
+    values_equal: Count
+    sizes: Annotated[list[InputSize], Field(max_length=100), FailFast()]
+    missing_keys: Texts
+    replaced_keys: Texts
+    unexpected_keys: Texts
+    reordered: bool
+    dead: Texts
+    repeated: Texts
+    still: Texts
+    stuck: Annotated[Any, _valid(_are_texts_or_none)]
+    excused: Texts
+    round_trip: bool | None
+    not_finite: Texts
+    notes: Texts
 
 
 class Record(_Part):
@@ -407,4 +469,6 @@ class Record(_Part):
     weights: Weights
     buffers: Buffers | None
     cost: Cost
+    network: Course | None = None
+    verification: Verification | None = None
     versions: Versions
