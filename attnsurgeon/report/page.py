@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attnsurgeon.report import words
 from attnsurgeon.report.checks import sentences
-from attnsurgeon.report.figures import coverage, figure_rows, heavy
+from attnsurgeon.report.figures import FIGURES, coverage, figure_rows, heavy
+from attnsurgeon.report.folding import Run
+from attnsurgeon.report.markup import render
 from attnsurgeon.report.operation import (
     fold_sites,
     init_text,
@@ -22,110 +23,260 @@ from attnsurgeon.report.operation import (
     weights_text,
     where_text,
 )
-from attnsurgeon.report.streams import UNICODE, printable
-from attnsurgeon.version import __version__
+from attnsurgeon.report.spreads import spread_view
+from attnsurgeon.report.streams import UNICODE
+from attnsurgeon.report.strip import Block, strip
 
 
-def page(record: Mapping[str, Any]) -> str:
-    """Returns the report of an operation as HTML."""
-    name = escape(title(record))
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{name}</title>",
-            f"<style>\n{_style()}</style></head>",
-            "<body>",
-            f"<h1>{name}</h1>",
-            *_body(record),
-            f"<footer>attnsurgeon {escape(__version__)}</footer>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+@dataclass(frozen=True)
+class Picture:
+    """A picture for a page.
+
+    Attributes:
+        png: the bytes of a PNG.
+        alt: what is to be seen, for those who do not see it.
+        caption: the line under it.
+    """
+
+    png: bytes
+    alt: str
+    caption: str = ""
 
 
-def escape(text: str) -> str:
-    """Returns text as HTML that a browser shows letter by letter."""
-    return html.escape(printable(text))
+def page(record: Mapping[str, Any], *, pictures: Sequence[Picture] = ()) -> str:
+    """Returns the report of an operation as HTML.
+
+    Args:
+        record: what `operation_record` or `folder_record` returns.
+        pictures: of what the attention does, in order.
+    """
+    hues = {card["name"]: hue for hue, card in enumerate(record["mechanisms"])}
+    values = {
+        **_what(record),
+        **_network(record, hues),
+        **_cost(record),
+        **_sites(record),
+        **_verification(record),
+        "pictures": pictures,
+        "mechanisms": [_card(card, record, hues[card["name"]]) for card in record["mechanisms"]],
+        "rules": record.get("rules", ()),
+        **_go_on(record),
+    }
+    return render("report.html", title=title(record), parts=[*_parts(values)], **values)
 
 
-def _style() -> str:
-    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the sections that the page has."""
+    yield "what", "What was done"
+    for key, id, label in [
+        ("blocks", "network", "Network"),
+        ("cards", "cost", "Cost"),
+        ("site_rows", "sites", "Sites"),
+        ("checks", "verification", "Verification"),
+        ("pictures", "pictures", "Pictures"),
+        ("mechanisms", "mechanisms", "Attention"),
+        ("rules", "rules", "Rules"),
+        ("snippet", "go-on", "Load and train"),
+    ]:
+        if values[key]:
+            yield id, label
 
 
-def _body(record: Mapping[str, Any]) -> Iterator[str]:
-    yield _facts(record)
-    yield "<h2>Price</h2>"
-    yield from _figures(record)
-    yield f"<h2>{escape(words.several(len(record['sites']), 'site'))}</h2>"
-    runs = fold_sites(record["sites"])
-    head, rows = site_rows(runs, UNICODE)
-    yield _table(head, rows)
-    said = [*site_notes(runs, UNICODE), *record["notes"]]
-    yield _list((("note", text) for text in said), "notes")
-    if record["refused"]:
-        yield f"<h2>{escape(refused_heading(record).capitalize())}</h2>"
-        yield _list(("bad", text) for text in refusals(record, UNICODE))
-    if record["verification"]:
-        yield "<h2>Verification</h2>"
-        yield _list(sentences(record["verification"], UNICODE.times))
-    if record["output"]:
-        yield "<h2>Go on</h2>"
-        yield f"<pre><code>{escape(chr(10).join(next_lines(record)))}</code></pre>"
-
-
-def _facts(record: Mapping[str, Any]) -> str:
+def _what(record: Mapping[str, Any]) -> dict[str, Any]:
     text, style = weights_text(record)
-    kind = {"bold yellow": "loud", "green": "trained"}.get(style, "")
-    rows = [("weights", f'<span class="{kind}">{escape(text)}</span>')]
+    about = [] if style == "bold yellow" else [("weights", text)]
     if record["model_args"]:
         given = ", ".join(f"{name}={value!r}" for name, value in record["model_args"].items())
-        rows.append(("built with", escape(given)))
-    rows.append(("input", escape(words.size(record["input_size"], UNICODE.times))))
-    for card in record["mechanisms"]:
-        link = f' (<a href="{escape(card["paper"])}">{escape(card["venue"])}</a>)'
-        link = link if card["paper"] else ""  # of the user's own mechanism there is none
-        rows.append(("attention", f"{escape(card['name'])}: {escape(card['title'])}{link}"))
-    rows.append(("where", escape(where_text(record))))
-    rows.append(("init", escape(init_text(record))))
-    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
+        about.append(("built with", given))
+    about.append(("input", words.size(record["input_size"], UNICODE.times)))
+    about.append(("where", where_text(record)))
+    about.append(("init", init_text(record)))
+    if record.get("mode"):
+        kept = {"full": "all weights", "adapter": "those of the attention only (adapter)"}
+        about.append(("saved weights", kept[record["mode"]]))
+    if record.get("versions"):
+        known = {name: version for name, version in record["versions"].items() if version}
+        about.append(("made with", ", ".join(f"{n} {v}" for n, v in known.items())))
+    return {
+        "lead": _lead(record),
+        "about": about,
+        "loud": f"weights: {text}" if style == "bold yellow" else "",
+    }
 
 
-def _figures(record: Mapping[str, Any]) -> Iterator[str]:
-    cost, latency = record["cost"], record["latency"]
-    cards = [
-        f'<div class="figure">{escape(name)}<b>{escape(after)}</b>'
-        f"<span>{escape(change)} ({escape(percent)})</span><span>from {escape(before)}</span></div>"
-        for name, before, after, change, percent in figure_rows(cost, latency)
+def _lead(record: Mapping[str, Any]) -> str:
+    """Returns the operation in one sentence."""
+    modules = words.several(len({site["module_path"] for site in record["sites"]}), "module")
+    titles = [card["title"] for card in record["mechanisms"]]
+    titles = [one[:1].lower() + one[1:] for one in titles]
+    delta = record["cost"]["delta"]
+    grown = [
+        f"{words.percent(delta[f'{name}_percent'])} {label}"
+        for name, label in FIGURES[:2]
+        if delta[f"{name}_percent"] is not None
     ]
-    yield f'<div class="figures">{"".join(cards)}</div>'
-    yield _list((("note", text) for text in coverage(cost, latency, UNICODE)), "notes")
-    warning = heavy(record)
-    if warning:
-        yield f'<p><span class="loud">{escape(warning)}</span></p>'
+    costs = f", for {' and '.join(grown)}" if grown else ""
+    return f"{modules} of {' and '.join(titles)} in {record['model']}{costs}."
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table; the heads are marked as `show_table` has them."""
-    kinds = [' class="right"' if column.startswith(">") else "" for column in columns]
-    kinds[0] = ' class="path"'
-    head = "".join(
-        f"<th{kind}>{escape(column.lstrip('>!'))}</th>"
-        for kind, column in zip(kinds, columns, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+def _network(record: Mapping[str, Any], hues: Mapping[str, int]) -> dict[str, Any]:
+    network = record.get("network")
+    if not network or not network["parts"]:
+        return {"blocks": []}
+    blocks = strip(network, record["sites"], hues)
+    placed = sum(len(block.pins) for block in blocks)
+    numbers = {name: sum(s["attn"] == name for s in record["sites"]) for name in hues}
+    return {
+        "blocks": blocks,
+        "kinds": list(dict.fromkeys(block.kind for block in blocks)),
+        "pinned": [(name, hue, numbers[name]) for name, hue in hues.items() if numbers[name]],
+        "block_rows": [_block_row(block) for block in blocks],
+        "strip_alt": "The network from input to output: "
+        + "; ".join(f"{b.name} {b.share:.1f} %, {words.several(len(b.pins), 'module')}"
+                    for b in blocks),
+        "strip_notes": [*_unplaced(network, len(record["sites"]) - placed)],
+    }  # fmt: skip
 
 
-def _list(items: Iterable[tuple[str, str]], kind: str = "") -> str:
-    lines = "".join(f'<li class="{went}">{escape(text)}</li>' for went, text in items)
-    return f'<ul class="{kind}">{lines}</ul>'
+def _block_row(block: Block) -> list[Any]:
+    share = {"text": f"{block.share:.1f} %", "bar": block.share / 100}
+    pins = words.count(len(block.pins)) if block.pins else ""
+    return [block.name, block.until or "the output", block.size, words.rounded(block.macs),
+            share, pins]  # fmt: skip
+
+
+def _unplaced(network: Mapping[str, Any], sites: int) -> Iterator[str]:
+    if network["elsewhere"]:
+        macs = words.rounded(network["elsewhere"])
+        yield f"{macs} MACs more are computed by modules that hold several of these parts."
+    if sites > 0:
+        yield f"Not in the picture: {words.several(sites, 'site')} of which the place is not known."
+
+
+def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
+    rows = figure_rows(record["cost"], None)
+    measured = spread_view(record["latency"]) if record["latency"] else None
+    cards = [
+        {"name": name, "value": after, "change": f"{change} ({percent})", "origin": f"from {before}"}
+        for name, before, after, change, percent in rows
+    ]
+    return {
+        "cards": [*cards, *(measured.cards if measured else ())],
+        "cost_rows": rows,
+        "latency": measured,
+        "cost_notes": [("note", text) for text in coverage(record["cost"], None, UNICODE)],
+        "heavy": heavy(record),
+    }
+
+
+def _sites(record: Mapping[str, Any]) -> dict[str, Any]:
+    runs = fold_sites(record["sites"])
+    columns, rows = site_rows(runs, UNICODE)
+    priced = columns.index(">params each")
+    most = max((abs(run.head["params"]) for run in runs), default=0)
+    made: list[list[Any]] = [list(row) for row in rows]
+    for row, run in zip(made, runs, strict=True):
+        row[priced] = _bar(run.head["params"], most, row[priced])
+    columns = [*columns[:priced], ">parameters each", *columns[priced + 1 :]]
+    spans = [_span(run, "macs") for run in runs]
+    if all(spans):
+        most = max(abs(end) for span in spans for end in span)
+        columns.insert(priced + 1, ">MACs each")
+        for row, span in zip(made, spans, strict=True):
+            text = f" {UNICODE.to} ".join(words.change(end) for end in dict.fromkeys(span))
+            row.insert(priced + 1, _bar(span[1], most, text))
+    said = [*site_notes(runs, UNICODE), *record["notes"]]
+    refused = record["refused"]
+    return {
+        "sites_title": words.several(len(record["sites"]), "site"),
+        "site_columns": columns,
+        "site_rows": made,
+        "site_notes": [("note", text) for text in said],
+        "refused_title": refused_heading(record).capitalize() if refused else "",
+        "refused": [("bad", text) for text in refusals(record, UNICODE)] if refused else [],
+    }
+
+
+def _span(run: Run[Mapping[str, Any]], name: str) -> tuple[int, ...]:
+    """Returns the least and the greatest figure of a run, () where one is not known."""
+    figures = [site.get(name) for site in run.rows]
+    known = [figure for figure in figures if figure is not None]
+    return (min(known), max(known)) if known and len(known) == len(figures) else ()
+
+
+def _bar(number: int, most: int, text: str) -> dict[str, Any]:
+    return {"text": text, "bar": abs(number) / most if most else 0.0}
+
+
+_MEASURED = (
+    ("values_checked", "intermediate values compared"),
+    ("values_equal", "of them bit-equal"),
+    ("max_abs_diff", "largest difference of an output"),
+    ("relative_diff", "the same, of the largest output"),
+    ("top1_agreement", "top-1 agreement"),
+)
+
+
+def _verification(record: Mapping[str, Any]) -> dict[str, Any]:
+    checked = record["verification"]
+    if not checked:
+        return {"checks": [], "check_rows": []}
+    rows = [("sizes of input", " and ".join(words.size(s, UNICODE.times) for s in checked["sizes"]))]
+    for name, label in _MEASURED:
+        value = checked[name]
+        if name == "top1_agreement":
+            rows.append((label, f"{value:.0%}" if value == value else "-"))
+        else:
+            rows.append((label, words.count(value) if isinstance(value, int) else f"{value:.3g}"))
+    return {"checks": [*sentences(checked, UNICODE.times)], "check_rows": rows}
+
+
+def _card(card: Mapping[str, Any], record: Mapping[str, Any], hue: int) -> dict[str, Any]:
+    """Returns what the page says of a mechanism."""
+    facts = [("kind", card["kind"]), ("placement", card["placement"])]
+    if card.get("formula"):
+        facts.append(("parameters", card["formula"]))
+    facts.append(("identity", f"{card['identity']}: {card['identity_how']}"))
+    if card.get("lighter"):
+        facts.append(("lighter", card["lighter"]))
+    said = [*card.get("constraints", ()), *card.get("deviations", ())]
+    return {
+        "name": card["name"],
+        "title": card["title"],
+        "hue": hue,
+        "equation": card.get("equation", ""),
+        "paper": card["paper"],
+        "venue": card["venue"],
+        "facts": facts,
+        "arguments": [*_arguments(card, record["sites"])],
+        "notes": [("note", text) for text in said],
+    }
+
+
+def _arguments(
+    card: Mapping[str, Any], sites: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yields name, default, what was given, meaning."""
+    given: dict[str, dict[str, None]] = {}
+    for site in sites:
+        if site["attn"] == card["name"]:
+            for name, value in site["args"].items():
+                given.setdefault(name, {})[str(value)] = None
+    defaults = {**dict.fromkeys(card.get("required", ()), "required"), **card.get("args", {})}
+    for name in dict.fromkeys([*defaults, *given]):
+        default = str(defaults.get(name, "-"))
+        yield (
+            name,
+            default,
+            words.listed(given.get(name, {default: None})),
+            card.get("meanings", {}).get(name, ""),
+        )
+
+
+def _go_on(record: Mapping[str, Any]) -> dict[str, Any]:
+    if not record["output"]:
+        return {"snippet": "", "snippet_lead": ""}
+    return {
+        "snippet": "\n".join(next_lines(record)),
+        "snippet_lead": record.get("load_note", "").replace("`", ""),
+    }
