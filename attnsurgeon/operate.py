@@ -19,6 +19,7 @@ from attnsurgeon.attention.registry import INITS, REPLACES_A_CONV, create_part, 
 from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
+from attnsurgeon.cost.measured import Measurement
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
@@ -89,6 +90,7 @@ class Operation(Shown):
         overwrite: bool = False,
         mode: str = "full",
         verification: Verification | None = None,
+        latency: Measurement | None = None,
     ) -> Path:
         """Writes the folder that `attnsurgeon.load` reads, as `attnsurgeon.save` does.
 
@@ -97,11 +99,12 @@ class Operation(Shown):
             overwrite: replace a folder that this tool wrote.
             mode: "full" for all weights, "adapter" for those of the attention only.
             verification: what `verify` found, for the reports of the folder.
+            latency: what was measured, likewise.
         """
         check_output(path, overwrite)  # before the cost is weighed for the folder's card
         return save_operation(
             path, self.model, self.plan, self.cost, self.origin,
-            overwrite=overwrite, mode=mode, verification=verification,
+            overwrite=overwrite, mode=mode, verification=verification, latency=latency,
         )  # fmt: skip
 
 

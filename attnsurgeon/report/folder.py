@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ def folder_record(saved: Saved) -> Record:
     known = mechanisms()
     own = [_own(one, sites) for operation in made for one in operation.get("code", ())]
     names = dict.fromkeys(site["attn"] for site in sites)
+    prices = {price["site"]: price for price in saved.record["cost"]["per_site"]}
+    for site in sites:
+        for figure in ("macs", "activations"):
+            site[figure] = prices[site["path"]][figure] if site["path"] in prices else None
+    loading = loading_of(saved)
     return {
         **_model(saved),
         "attn": "+".join(one["attn"] for one in made),
@@ -54,10 +60,15 @@ def folder_record(saved: Saved) -> Record:
         "refused": [refused for one in made for refused in one.get("refused", ())],
         "notes": [],
         "cost": _cost(saved.record["cost"]),
-        "latency": None,
-        "verification": None,
+        "network": saved.record["network"],
+        "latency": saved.record["latency"],
+        "verification": _checked(saved.record["verification"]),
+        "rules": [(one["where"], one["rules"]) for one in made if one["rules"]],
+        "mode": saved.mode,
+        "versions": saved.record["versions"],
         "output": saved.name,
-        "load": loading_of(saved).code,
+        "load": loading.code,
+        "load_note": loading.note,
     }
 
 
@@ -103,7 +114,15 @@ def _cost(saved: Mapping[str, Any]) -> Record:
         )
         for when in ("before", "after")
     )
-    return cost_record(Cost(before, after, ()))
+    return {**cost_record(Cost(before, after, ())), "per_site": saved["per_site"]}
+
+
+def _checked(found: Mapping[str, Any] | None) -> Record | None:
+    """What was verified; a figure that was no number is none again."""
+    if found is None:
+        return None
+    figures = ("max_abs_diff", "relative_diff", "top1_agreement")
+    return {**found, **{name: math.nan for name in figures if found[name] is None}}
 
 
 def checkup_record(found: Checkup) -> Record:

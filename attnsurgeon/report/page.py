@@ -59,7 +59,7 @@ def page(record: Mapping[str, Any], *, pictures: Sequence[Picture] = ()) -> str:
         **_verification(record),
         "pictures": pictures,
         "mechanisms": [_card(card, record, hues[card["name"]]) for card in record["mechanisms"]],
-        "rules": record.get("rules", ()),
+        **_rules(record),
         **_go_on(record),
     }
     return render("report.html", title=title(record), parts=[*_parts(values)], **values)
@@ -141,8 +141,8 @@ def _network(record: Mapping[str, Any], hues: Mapping[str, int]) -> dict[str, An
 def _block_row(block: Block) -> list[Any]:
     share = {"text": f"{block.share:.1f} %", "bar": block.share / 100}
     pins = words.count(len(block.pins)) if block.pins else ""
-    return [block.name, block.until or "the output", block.size, words.rounded(block.macs),
-            share, pins]  # fmt: skip
+    until = block.until or "the output"
+    return [block.name, share, words.rounded(block.macs), pins, until, block.size]
 
 
 def _unplaced(network: Mapping[str, Any], sites: int) -> Iterator[str]:
@@ -156,9 +156,14 @@ def _unplaced(network: Mapping[str, Any], sites: int) -> Iterator[str]:
 def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
     rows = figure_rows(record["cost"], None)
     measured = spread_view(record["latency"]) if record["latency"] else None
+    before, after, delta = (record["cost"][when] for when in ("before", "after", "delta"))
     cards = [
-        {"name": name, "value": after, "change": f"{change} ({percent})", "origin": f"from {before}"}
-        for name, before, after, change, percent in rows
+        {
+            "name": label,
+            "value": words.percent(delta[f"{name}_percent"]),
+            "change": f"{words.rounded(before[name])} to {words.rounded(after[name])}",
+        }
+        for name, label in FIGURES
     ]
     return {
         "cards": [*cards, *(measured.cards if measured else ())],
@@ -271,6 +276,23 @@ def _arguments(
             words.listed(given.get(name, {default: None})),
             card.get("meanings", {}).get(name, ""),
         )
+
+
+def _rules(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the rules, without the tests that a file of them holds."""
+    whole = record.get("rules", ())
+    rules = [(where, _without_tests(text)) for where, text in whole]
+    return {"rules": rules, "rules_cut": rules != list(whole)}
+
+
+def _without_tests(text: str) -> str:
+    kept, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if line[0] not in " #-\n":  # a key of the file itself
+            inside = line.startswith("tests:")
+        if not inside:
+            kept.append(line)
+    return "".join(kept)
 
 
 def _go_on(record: Mapping[str, Any]) -> dict[str, Any]:

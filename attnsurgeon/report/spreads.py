@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnsurgeon.report import words
+from attnsurgeon.report.scales import ticks
 
 _KINDS = (("forward", "forward"), ("step", "training step"))
 
@@ -82,3 +83,64 @@ def spread_view(measured: Mapping[str, Any]) -> SpreadView:
         tuple(ticks),
         tuple(_notes(measured)),
     )
+
+
+def _in_words(run: Mapping[str, Any]) -> str:
+    low, high = run["ratio"]["low"], run["ratio"]["high"]
+    verdict = "undecided: " if run["undecided"] else ""
+    return f"{verdict}{_change(run['ratio']['median'])}, {_change(low)} to {_change(high)}"
+
+
+def _change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def _cards(
+    measured: Mapping[str, Any], runs: list[tuple[str, Mapping[str, Any]]]
+) -> Iterator[dict[str, str]]:
+    for label, run in runs:
+        before, after = (words.milliseconds(run[when]["median"]) for when in ("before", "after"))
+        verdict = " (undecided)" if run["undecided"] else ""
+        yield {"name": f"{label}, measured{verdict}", "value": _change(run["ratio"]["median"]),
+               "change": f"{before} to {after}"}  # fmt: skip
+    memory = measured.get("memory")
+    if memory:
+        before, after = memory["before"], memory["after"]
+        share = f"{100 * (after - before) / before:+.1f} %" if before else words.memory(after)
+        yield {"name": f"training memory ({memory['what']})", "value": share,
+               "change": f"{words.memory(before)} to {words.memory(after)}"}  # fmt: skip
+
+
+def _rows(
+    measured: Mapping[str, Any], runs: list[tuple[str, Mapping[str, Any]]]
+) -> Iterator[tuple[str, ...]]:
+    for label, run in runs:
+        ratio = run["ratio"]
+        interval = f"x{ratio['low']:.3f} to x{ratio['high']:.3f}"
+        yield (label, _spread(run["before"]), _spread(run["after"]), f"x{ratio['median']:.3f}",
+               interval, words.count(run["pairs"]))  # fmt: skip
+
+
+def _spread(one: Mapping[str, float]) -> str:
+    low, high = 1000 * one["q1"], 1000 * one["q3"]
+    return f"{words.milliseconds(one['median'])} ({low:,.2f} to {high:,.2f})"
+
+
+def _ticks(least: float, most: float) -> Iterator[tuple[float, str]]:
+    """Yields some four round changes between two ratios."""
+    for percent in ticks(100 * (least - 1), 100 * (most - 1)):
+        yield 1 + percent / 100, f"{percent:+g} %" if percent else "0 %"
+
+
+def _notes(measured: Mapping[str, Any]) -> Iterator[str]:
+    how = measured["settings"]
+    threads = words.several(how["threads"], "thread")
+    yield (
+        f"measured in interleaved pairs after {how['warm_up']} to warm up; batch {how['batch']},"
+        f" {how['device']}, {how['dtype']}, {threads}; medians, quartiles in brackets; of the ratio"
+        " the 95 % interval of its median"
+    )
+    if any(run["undecided"] for run in (measured.get("forward"), measured.get("step")) if run):
+        yield "undecided: the time was up before the interval was narrow enough"
+    if measured.get("why"):
+        yield f"no training step was measured: {measured['why']}"

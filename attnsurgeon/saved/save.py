@@ -18,6 +18,7 @@ from torch import nn
 from attnsurgeon.checks.verify import Verification
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.cost.course import Course, course
+from attnsurgeon.cost.measured import Measurement
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models import Source, left_random
@@ -109,6 +110,7 @@ def save_operation(
     overwrite: bool = False,
     mode: str = "full",
     verification: Verification | None = None,
+    latency: Measurement | None = None,
 ) -> Path:
     """Write the network of an operation, as `save` does; refuse one that was operated since.
 
@@ -117,7 +119,7 @@ def save_operation(
         plan: what was last carried out on it; all earlier operations are saved, too.
         cost: of that plan.
         origin: of the base network.
-        verification: of that operation, for reports.
+        verification, latency: of that operation, for reports.
     """
     check_mode(mode)
     check_output(path, overwrite)
@@ -135,7 +137,7 @@ def save_operation(
         way = course(plan.survey, cost.before, [price.site for price in cost.per_site])
     return write_network(
         path, model, cost, way, origin,
-        overwrite=overwrite, mode=mode, verification=verification,
+        overwrite=overwrite, mode=mode, verification=verification, latency=latency,
     )  # fmt: skip
 
 
@@ -175,6 +177,7 @@ def write_network(
     mode: str,
     form: InputForm | None = None,
     verification: Verification | None = None,
+    latency: Measurement | None = None,
 ) -> Path:
     """Write a network, its operations and its cost to a folder.
 
@@ -184,7 +187,7 @@ def write_network(
         way: of the forward through the network without attention, where it is known.
         origin: of the base network.
         form: of the input to look at it with, where no operation says so.
-        verification: of the operation, where it was verified.
+        verification, latency: of the operation, where it was verified and measured.
     """
     target = check_output(path, overwrite)
     source = find_source(model, weights=mode == "adapter")
@@ -193,9 +196,8 @@ def write_network(
         _refuse_baseless(model, source, origin, base, target)
     record = _record(model, cost, origin, source, base, mode)
     record["input"] = None if form is None else input_record(form)
-    record["network"] = None if way is None else _plain(dataclasses.asdict(way))
-    checked = None if verification is None else dataclasses.asdict(verification)
-    record["verification"] = _plain(checked)
+    for name, known in [("network", way), ("verification", verification), ("latency", latency)]:
+        record[name] = None if known is None else _plain(dataclasses.asdict(known))
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
     with new_folder(path, overwrite=overwrite) as folder:

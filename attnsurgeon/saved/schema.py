@@ -456,6 +456,55 @@ class Verification(_Part):
     notes: Texts
 
 
+class Spread(_Part):
+    """What many runs gave, as `cost.measured` has it, like the next four."""
+
+    median: Finite
+    q1: Finite
+    q3: Finite
+    low: Finite
+    high: Finite
+
+
+class Latency(_Part):
+    """Seconds before and after."""
+
+    before: Spread
+    after: Spread
+    ratio: Spread
+    pairs: Count
+    undecided: bool
+
+
+class Memory(_Part):
+    """Bytes before and after."""
+
+    before: Count
+    after: Count
+    what: Text
+
+
+class Settings(_Part):
+    """What was measured with."""
+
+    batch: Count
+    device: Text
+    dtype: Text
+    threads: Count
+    warm_up: Count
+    seconds: Finite
+
+
+class Measurement(_Part):
+    """What was measured before the folder was written."""
+
+    settings: Settings
+    forward: Latency | None = None
+    step: Latency | None = None
+    memory: Memory | None = None
+    why: Text = ""
+
+
 class Record(_Part):
     """Everything that surgery.json says."""
 
@@ -471,4 +520,5 @@ class Record(_Part):
     cost: Cost
     network: Course | None = None
     verification: Verification | None = None
+    latency: Measurement | None = None
     versions: Versions
