@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LEAST = 1e-5  # of the largest figure: what is smaller is drawn as next to nothing
 _WIDE = 30.0  # times: where the largest figure is more than the smallest, the axis is compressed
 
 
@@ -24,12 +25,18 @@ class Axis:
     knee: float | None = None
 
     @classmethod
-    def over(cls, figures: Sequence[float]) -> Axis:
-        """Returns an axis with room for these figures and 0, compressed where they are far apart."""
+    def over(cls, figures: Sequence[float], *, even: bool = False) -> Axis:
+        """Returns an axis with room for these figures and 0.
+
+        Args:
+            figures: any.
+            even: do not compress it where they are far apart: the smallest of figures that were
+                measured are noise.
+        """
         sizes = [abs(figure) for figure in figures if figure]
         knee = None
-        if sizes and max(sizes) > _WIDE * min(sizes):
-            knee = 10.0 ** math.floor(math.log10(max(min(sizes), max(sizes) * 1e-5)))
+        if sizes and not even and max(sizes) > _WIDE * min(sizes):
+            knee = 10.0 ** math.floor(math.log10(max(min(sizes), max(sizes) * _LEAST)))
         return cls(min([0.0, *figures]), max([0.0, *figures]), knee)
 
     def at(self, figure: float) -> float:
