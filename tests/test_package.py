@@ -34,7 +34,7 @@ def test_the_wheel_carries_the_rules_the_types_and_the_command(tmp_path):
         (points,) = [archive.read(n).decode() for n in names if n.endswith("entry_points.txt")]
     pages = ROOT / "attnsurgeon/report/templates"
     templates = {f"attnsurgeon/report/templates/{path.name}" for path in pages.iterdir()}
-    assert f"attnsurgeon/report/templates/base.html" in templates
+    assert "attnsurgeon/report/templates/base.html" in templates
     rules = {f"attnsurgeon/rules/shipped/{path.name}" for path in (ROOT / "rules").glob("*.yaml")}
     assert rules <= names
     assert {"attnsurgeon/py.typed", *templates} <= names
