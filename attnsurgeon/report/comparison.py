@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from attnsurgeon.report.scales import Axis
 from attnsurgeon.report.streams import UNICODE
 
 Row = Mapping[str, Any]
+_TAG = 24  # letters that are written at a mark
 
 
 class Comparison(Protocol):
@@ -207,7 +209,7 @@ def _plot(
     points = [
         Point(
             _name(row, several),
-            row["attn"],
+            textwrap.shorten(row["attn"], _TAG, placeholder="…"),
             ", ".join(f"{scale.label} {_said(row, scale)}" for scale in scales),
             hues.get(row["model"], 7),
             {key: round(axes[key].at(figures[key][number]), 2) for key in keys},
