@@ -186,6 +186,7 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
                 overwrite=wishes.overwrite,
                 mode=wishes.mode,
                 verification=checked,
+                latency=measured,
             )
     from attnsurgeon.report.record import model_record, operation_record
 

@@ -14,6 +14,7 @@ from attnsurgeon.report.record import (
     audit_record,
     card_record,
     cost_record,
+    measurement_record,
     model_record,
     verification_record,
 )
@@ -61,7 +62,7 @@ def folder_record(saved: Saved) -> Record:
         "notes": [],
         "cost": _cost(saved.record["cost"]),
         "network": saved.record["network"],
-        "latency": saved.record["latency"],
+        "latency": _measured(saved.record["latency"]),
         "verification": _checked(saved.record["verification"]),
         "rules": [(one["where"], one["rules"]) for one in made if one["rules"]],
         "mode": saved.mode,
@@ -115,6 +116,25 @@ def _cost(saved: Mapping[str, Any]) -> Record:
         for when in ("before", "after")
     )
     return {**cost_record(Cost(before, after, ())), "per_site": saved["per_site"]}
+
+
+def _measured(found: Mapping[str, Any] | None) -> Record | None:
+    """What was measured before the folder was written, as `operation_record` says it."""
+    from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings, Spread
+
+    def latency(one: Mapping[str, Any] | None) -> Latency | None:
+        spreads = ("before", "after", "ratio")
+        return one and Latency(**{**one, **{name: Spread(**one[name]) for name in spreads}})
+
+    return found and measurement_record(
+        Measurement(
+            Settings(**found["settings"]),
+            latency(found["forward"]),
+            latency(found["step"]),
+            found["memory"] and Memory(**found["memory"]),
+            found["why"],
+        )
+    )
 
 
 def _checked(found: Mapping[str, Any] | None) -> Record | None:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnsurgeon.report import words
+from attnsurgeon.report.figures import MEASURED, measured_notes
 from attnsurgeon.report.scales import ticks
-
-_KINDS = (("forward", "forward"), ("step", "training step"))
-
 
 @dataclass(frozen=True)
 class Box:
@@ -57,9 +55,9 @@ def spread_view(measured: Mapping[str, Any]) -> SpreadView:
     """Returns what a page says of a measurement.
 
     Args:
-        measured: `cost.measured.Measurement` as plain values.
+        measured: what `measurement_record` returns.
     """
-    runs = [(label, measured[key]) for key, label in _KINDS if measured.get(key)]
+    runs = [(label, measured[key]) for key, label in MEASURED if measured[key]]
     ends = [run["ratio"][name] for _, run in runs for name in ("q1", "q3", "low", "high", "median")]
     least, most = min([1.0, *ends]), max([1.0, *ends])
     room = (most - least) * 0.08 or 0.01
@@ -81,7 +79,7 @@ def spread_view(measured: Mapping[str, Any]) -> SpreadView:
         tuple(boxes),
         at(1.0),
         tuple(ticks),
-        tuple(_notes(measured)),
+        tuple(measured_notes(measured)),
     )
 
 
@@ -99,16 +97,15 @@ def _cards(
     measured: Mapping[str, Any], runs: list[tuple[str, Mapping[str, Any]]]
 ) -> Iterator[dict[str, str]]:
     for label, run in runs:
-        before, after = (words.milliseconds(run[when]["median"]) for when in ("before", "after"))
+        before, after = (_milliseconds(run[when]) for when in ("before", "after"))
         verdict = " (undecided)" if run["undecided"] else ""
         yield {"name": f"{label}, measured{verdict}", "value": _change(run["ratio"]["median"]),
                "change": f"{before} to {after}"}  # fmt: skip
-    memory = measured.get("memory")
+    memory = measured["training_memory"]
     if memory:
-        before, after = memory["before"], memory["after"]
-        share = f"{100 * (after - before) / before:+.1f} %" if before else words.memory(after)
-        yield {"name": f"training memory ({memory['what']})", "value": share,
-               "change": f"{words.memory(before)} to {words.memory(after)}"}  # fmt: skip
+        before, after = (words.memory(memory[f"{when}_bytes"]) for when in ("before", "after"))
+        yield {"name": "step memory", "value": words.percent(memory["delta_percent"]),
+               "change": f"{before} to {after}"}  # fmt: skip
 
 
 def _rows(
@@ -121,26 +118,16 @@ def _rows(
                interval, words.count(run["pairs"]))  # fmt: skip
 
 
+def _milliseconds(one: Mapping[str, float]) -> str:
+    return words.milliseconds(one["median_seconds"])
+
+
 def _spread(one: Mapping[str, float]) -> str:
-    low, high = 1000 * one["q1"], 1000 * one["q3"]
-    return f"{words.milliseconds(one['median'])} ({low:,.2f} to {high:,.2f})"
+    low, high = (1000 * one[f"{end}_seconds"] for end in ("q1", "q3"))
+    return f"{_milliseconds(one)} ({low:,.2f} to {high:,.2f})"
 
 
 def _ticks(least: float, most: float) -> Iterator[tuple[float, str]]:
     """Yields some four round changes between two ratios."""
     for percent in ticks(100 * (least - 1), 100 * (most - 1)):
         yield 1 + percent / 100, f"{percent:+g} %" if percent else "0 %"
-
-
-def _notes(measured: Mapping[str, Any]) -> Iterator[str]:
-    how = measured["settings"]
-    threads = words.several(how["threads"], "thread")
-    yield (
-        f"measured in interleaved pairs after {how['warm_up']} to warm up; batch {how['batch']},"
-        f" {how['device']}, {how['dtype']}, {threads}; medians, quartiles in brackets; of the ratio"
-        " the 95 % interval of its median"
-    )
-    if any(run["undecided"] for run in (measured.get("forward"), measured.get("step")) if run):
-        yield "undecided: the time was up before the interval was narrow enough"
-    if measured.get("why"):
-        yield f"no training step was measured: {measured['why']}"

@@ -473,6 +473,7 @@ class Latency(_Part):
     after: Spread
     ratio: Spread
     pairs: Count
+    warm_up: Count
     undecided: bool
 
 
@@ -491,7 +492,6 @@ class Settings(_Part):
     device: Text
     dtype: Text
     threads: Count
-    warm_up: Count
     seconds: Finite
 
 

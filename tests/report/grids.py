@@ -52,8 +52,7 @@ def refused(attn: str, error: str, **changes: Any) -> Any:
 def measured(ratio: float, **changes: Any) -> dict[str, Any]:
     """A measurement of a forward and a training step, as `Measurement` has it."""
     return {
-        "settings": {"batch": 1, "device": "cpu", "dtype": "float32", "threads": 1, "warm_up": 2,
-                     "seconds": 60.0},
+        "settings": {"batch": 1, "device": "cpu", "dtype": "float32", "threads": 1, "seconds": 60.0},
         "forward": latency(0.05, ratio), "step": latency(0.15, ratio + 0.1),
         "memory": {"before": 104_000_000, "after": 121_000_000, "what": "saved tensors"},
         "why": "", **changes,
@@ -68,4 +67,4 @@ def latency(seconds: float, ratio: float, **changes: Any) -> dict[str, Any]:
                 "low": median * 0.99, "high": median * 1.02}  # fmt: skip
 
     return {"before": spread(seconds), "after": spread(seconds * ratio), "ratio": spread(ratio),
-            "pairs": 40, "undecided": False, **changes}  # fmt: skip
+            "pairs": 40, "warm_up": 2, "undecided": False, **changes}  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 from attnsurgeon.report.comparison import comparison_page
 from attnsurgeon.report.page import Picture, page
 from attnsurgeon.report.streams import printable
-from tests.report.grids import Grid, measured, row
+from tests.report.grids import Grid, row
 from tests.report.reading import Reader
-from tests.report.records import ECA, VERIFIED, operation, site, troubled
+from tests.report.records import ECA, MEASURED, VERIFIED, operation, site, troubled
 
 PNG = b"\x89PNG\r\n\x1a\nof a heat map"
 RULES = """version: 1
@@ -48,10 +48,6 @@ def course():
     }  # fmt: skip
 
 
-def bad():
-    return {**troubled(), "latency": measured(1.0396)}
-
-
 def test_the_page_has_every_figure_of_the_operation():
     text = Reader(
         page(operation(output="out/r50", load="model = attnsurgeon.load('out/r50')"))
@@ -64,7 +60,7 @@ def test_the_page_has_every_figure_of_the_operation():
 def test_the_page_has_its_sections_in_order_each_reached_from_the_top():
     made = page({
         **operation(output="out", load="model = attnsurgeon.load('out')"),
-        "network": course(), "latency": measured(1.2), "rules": [("mine", RULES)],
+        "network": course(), "latency": MEASURED, "rules": [("mine", RULES)],
     }, pictures=[Picture(PNG, "a cat, the head red")])  # fmt: skip
     read = Reader(made)
     ids = [id for id in read.ids if f"{id}-title" in read.ids]
@@ -77,7 +73,7 @@ def test_the_page_has_its_sections_in_order_each_reached_from_the_top():
 
 
 def test_the_page_needs_no_other_file_and_runs_no_script():
-    for made in (page(bad()), page({**bad(), "rules": [("mine", RULES)], "network": course()})):
+    for made in (page(troubled()), page({**troubled(), "rules": [("mine", RULES)], "network": course()})):
         found = Reader(made)
         assert {tag for tag, _ in found.outside} == {"a"}
         assert found.tags.count("script") == found.tags.count("link") == 0
@@ -95,9 +91,10 @@ def test_a_picture_lies_in_the_page_itself_and_says_what_it_shows():
 
 
 def test_what_is_wrong_is_on_the_page():
-    text = Reader(page(bad())).text
+    text = Reader(page(troubled())).text
     for part in ("Refused: 3 of 6 matched sites", "it rebuilds itself", "original keys are gone",
-                 "the parameters more than double", "stripped model_ema, module."):  # fmt: skip
+                 "the parameters more than double", "stripped model_ema, module.",
+                 "training step", "x1.060", "102.5 MB"):  # fmt: skip
         assert part in text
 
 
@@ -186,19 +183,25 @@ def test_rules_are_coloured_and_their_tests_are_left_out_and_that_is_said():
 
 
 def test_a_measurement_is_there_with_its_spread():
-    made = page({**operation(), "latency": measured(1.2)})
+    made = page({**operation(), "latency": MEASURED})
     text = Reader(made).text
-    for part in ("forward, measured +20.0 % 50.00 ms to 60.00 ms", "x1.188 to x1.224",
-                 "training memory (saved tensors) +16.3 % 104.0 MB to 121.0 MB",
-                 "batch 1, cpu, float32, 1 thread"):  # fmt: skip
-        assert part in text
+    for part in ("forward, measured +4.0 % 53.10 ms to 55.20 ms", "x1.025 to x1.051",
+                 "53.10 ms (50.00 to 60.00)", "step memory +19.02 % 86.1 MB to 102.5 MB",
+                 "batch 1, cpu, float32, 2 threads", "training step, measured (undecided) +6.0 %"):
+        assert part in text  # fmt: skip
     assert made.count('<svg class="spread"') == 2
-    only = measured(1.2, step=None, memory=None, why="it asks for targets")
-    only["forward"]["undecided"] = True
-    text = Reader(page({**operation(), "latency": only})).text
-    assert "no training step was measured: it asks for targets" in text
-    assert "undecided" in text
-    assert "training memory" not in text
+    only = {**MEASURED, "training_step": None, "training_memory": None,
+            "no_training_step": "it asks for targets"}  # fmt: skip
+    made = page({**operation(), "latency": only})
+    assert made.count('<svg class="spread"') == 1
+    text = Reader(made).text
+    assert "no training step: it asks for targets" in text
+    assert "undecided" not in text
+    assert "step memory" not in text
+    memory = {**MEASURED, "forward": None, "training_step": None}
+    made = page({**operation(), "latency": memory})
+    assert "step memory +19.02 %" in Reader(made).text
+    assert "<svg" not in made
 
 
 def test_the_python_to_go_on_with_says_what_its_names_are():
@@ -254,7 +257,7 @@ def test_a_link_leads_only_to_the_web():
 
 
 def test_the_same_operation_gives_the_same_page():
-    assert page(bad()) == page(bad())
+    assert page(troubled()) == page(troubled())
 
 
 def test_a_script_is_let_run_by_its_hash_alone():
