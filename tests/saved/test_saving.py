@@ -228,3 +228,46 @@ def test_inputs_that_are_no_images_are_kept_also_where_no_attention_is_left(tmp_
     save_without(model, tmp_path / "bare", form, overwrite=False)
     assert restore.read_folder(tmp_path / "bare").form == form
     networks.assert_same(load(tmp_path / "bare", model=base), base)
+
+
+# ------------------------------------------------------------------ what a report wants to know
+
+SOONER, LATER = ("sk", "aw", "dia"), ("eca", "atac", "aff", "csra")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    ("attn", "init"),
+    [
+        *((attn, "identity") for attn in SOONER),
+        *(pytest.param(attn, "paper", marks=pytest.mark.slow) for attn in SOONER),
+        *(
+            pytest.param(attn, init, marks=pytest.mark.slow)
+            for attn in LATER
+            for init in ("identity", "paper")
+        ),
+    ],
+)
+def test_a_network_alone_says_the_same_of_its_sites_as_its_operation(attn, init, tmp_path):
+    """`Operation.save` knows the plan; `save` has only what the network remembers."""
+    operation = attnsurgeon.insert(attnsurgeon.load_model("test_resnet"), attn, init=init)
+    operation.save(tmp_path / "known")
+    attnsurgeon.save(operation.model, tmp_path / "remembered")
+    known, remembered = (
+        json.loads((tmp_path / name / "surgery.json").read_text())
+        for name in ("known", "remembered")
+    )
+    assert remembered["cost"] == known["cost"]
+    assert remembered["network"] == known["network"]
+    assert len(known["cost"]["per_site"]) >= len(operation.plan)
+    assert sum(one["macs"] for one in known["cost"]["per_site"]) == known["cost"]["delta"]["macs"]
+
+
+def test_of_several_operations_each_site_has_its_price(spec, tmp_path):
+    first = networks.operated(spec, attn="eca")
+    second = attnsurgeon.insert(first.model, "se", "residual-branch", input_size=SIZE)
+    record = json.loads((second.save(tmp_path / "out") / "surgery.json").read_text())
+    prices = record["cost"]["per_site"]
+    paths = [site["module_path"] for made in record["operations"] for site in made["sites"]]
+    assert [price["module_path"] for price in prices] == paths
+    added = sum(price["params"] for price in prices)
+    assert added == record["cost"]["delta"]["params"]
