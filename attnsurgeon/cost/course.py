@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.recording.record import Call
 from attnsurgeon.sites.parts import ends
+from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.survey import Survey
 
 
@@ -88,9 +89,7 @@ def course(found: Survey, weight: Weight, sites: Iterable[str]) -> Course:
     return Course(tuple(parts), at, elsewhere)
 
 
-def _spent(
-    found: Survey, weight: Weight, bounds: list[int]
-) -> tuple[list[int], list[int], int]:
+def _spent(found: Survey, weight: Weight, bounds: list[int]) -> tuple[list[int], list[int], int]:
     """Returns when MACs are spent, how many each time, and how many at no known time."""
     spent: list[tuple[int, int]] = []
     elsewhere = 0

@@ -123,15 +123,20 @@ def _measured(found: Mapping[str, Any] | None) -> Record | None:
     from attnsurgeon.cost.measured import Latency, Measurement, Memory, Settings, Spread
 
     def latency(one: Mapping[str, Any] | None) -> Latency | None:
-        spreads = ("before", "after", "ratio")
-        return one and Latency(**{**one, **{name: Spread(**one[name]) for name in spreads}})
+        if one is None:
+            return None
+        spreads = {name: Spread(**one[name]) for name in ("before", "after", "ratio")}
+        return Latency(**{**one, **spreads})
 
-    return found and measurement_record(
+    if found is None:
+        return None
+    memory = found["memory"]
+    return measurement_record(
         Measurement(
             Settings(**found["settings"]),
             latency(found["forward"]),
             latency(found["step"]),
-            found["memory"] and Memory(**found["memory"]),
+            None if memory is None else Memory(**memory),
             found["why"],
         )
     )

@@ -53,8 +53,9 @@ def highlighted(text: str, language: str) -> str:
     from pygments.lexers import get_lexer_by_name
 
     lexer = get_lexer_by_name(language, stripall=False)
+    spans = HtmlFormatter(nowrap=True, classprefix="t-")
     # The formatter escapes what it is given, once it holds nothing that a browser obeys.
-    return Markup(highlight(printable(text), lexer, HtmlFormatter(nowrap=True, classprefix="t-")).rstrip("\n"))
+    return Markup(highlight(printable(text), lexer, spans).rstrip("\n"))
 
 
 def picture(png: bytes) -> str:
@@ -97,4 +98,5 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files("attnsurgeon.report").joinpath("templates", name).read_text("utf-8")
+    folder = resources.files("attnsurgeon.report") / "templates"
+    return (folder / name).read_text("utf-8")

@@ -226,7 +226,8 @@ def _verification(record: Mapping[str, Any]) -> dict[str, Any]:
     checked = record["verification"]
     if not checked:
         return {"checks": [], "check_rows": []}
-    rows = [("sizes of input", " and ".join(words.size(s, UNICODE.times) for s in checked["sizes"]))]
+    sizes = [words.size(size, UNICODE.times) for size in checked["sizes"]]
+    rows = [("sizes of input", " and ".join(sizes))]
     for name, label in _MEASURED:
         value = checked[name]
         if name == "top1_agreement":

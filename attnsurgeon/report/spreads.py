@@ -10,6 +10,7 @@ from attnsurgeon.report import words
 from attnsurgeon.report.figures import MEASURED, measured_notes
 from attnsurgeon.report.scales import ticks
 
+
 @dataclass(frozen=True)
 class Box:
     """How one ratio of after to before is spread, in percent of the width of the drawing.

@@ -1,4 +1,4 @@
-"""The course of a network's forward -> its strip: parts as wide as their MACs, what went in as pins."""
+"""The course of a forward -> the strip: parts as wide as their MACs, what went in as pins."""
 
 from __future__ import annotations
 
@@ -76,13 +76,8 @@ def strip(
             for site in here
         )
         share = 100 * part["macs"] / total if total else 0.0
-        room = (
-            "everywhere"
-            if share >= _NAMED_NARROW
-            else "wide"
-            if share >= _NAMED_WIDE
-            else "nowhere"
-        )
+        room = "wide" if share >= _NAMED_WIDE else "nowhere"
+        room = "everywhere" if share >= _NAMED_NARROW else room
         size = [words.count(part["channels"])] if part["channels"] else []
         size += [words.size(part["resolution"], UNICODE.times)] if part["resolution"] else []
         blocks.append(Block(_kind(part), name, part["path"], f" {UNICODE.times} ".join(size),

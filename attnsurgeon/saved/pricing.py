@@ -48,9 +48,7 @@ def price(model: nn.Module, form: InputForm) -> tuple[Cost, Course | None]:
     return cost, course(found, before, [site["path"] for site in sites])
 
 
-def _surgeries(
-    sites: Sequence[Mapping[str, Any]], known: Mapping[str, Any]
-) -> Iterator[Surgery]:
+def _surgeries(sites: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> Iterator[Surgery]:
     """Yields what was done, of records of cuts; as `operate.weigh_plan` says it of cuts."""
     chains: set[tuple[str, str]] = set()
     for site in sites:

@@ -45,14 +45,16 @@ def row(attn: str, params: int, macs: int, *, ratio: float | None = None, **chan
 
 def refused(attn: str, error: str, **changes: Any) -> Any:
     """A mechanism that cannot go in."""
-    return {**row(attn, 0, 0), "sites": [], "after": None, "delta": None, "identity": None,
-            "error": error, "hint": "name another placement", "exit_code": 5, **changes}  # fmt: skip
+    nothing = {"sites": [], "after": None, "delta": None, "identity": None}
+    why = {"error": error, "hint": "name another placement", "exit_code": 5}
+    return {**row(attn, 0, 0), **nothing, **why, **changes}
 
 
 def measured(ratio: float, **changes: Any) -> dict[str, Any]:
     """A measurement of a forward and a training step, as `Measurement` has it."""
     return {
-        "settings": {"batch": 1, "device": "cpu", "dtype": "float32", "threads": 1, "seconds": 60.0},
+        "settings": {"batch": 1, "device": "cpu", "dtype": "float32", "threads": 1,
+                     "seconds": 60.0},
         "forward": latency(0.05, ratio), "step": latency(0.15, ratio + 0.1),
         "memory": {"before": 104_000_000, "after": 121_000_000, "what": "saved tensors"},
         "why": "", **changes,

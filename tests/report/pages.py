@@ -1,4 +1,4 @@
-"""Pages to look at in a browser: made of networks that are really operated, and of the worst rows."""
+"""Pages to look at in a browser: of networks that are really operated, and of the worst rows."""
 
 from __future__ import annotations
 
