@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +21,10 @@ class Point:
         name, tag: the row in a few words, and in one.
         text: its figures.
         hue: number of the colour of its network.
-        at: key -> place in percent of the axis.
-        values: key -> the figure.
+        at: key -> place in percent of the axis, of the figures that the row has.
+        values: key -> the figure, likewise.
         best: no other row is better in one of the first two figures and as good in the other.
+        drawn: it has both of them.
         row: number of the row of the table.
     """
 
@@ -35,32 +35,42 @@ class Point:
     at: Mapping[str, float]
     values: Mapping[str, float]
     best: bool
+    drawn: bool
     row: int
 
 
 def scatter(
     record: Mapping[str, Any], rows: Sequence[Row], shares: Sequence[Share], several: bool
 ) -> dict[str, Any] | None:
-    """Returns the drawing of two figures against each other, None of fewer than two rows."""
-    shares = [share for share in shares if all(share.of(row) is not None for row in rows)]
-    if len(rows) < 2 or len(shares) < 2:
+    """Returns the drawing of two figures against each other, None of fewer than two rows.
+
+    Args:
+        record: of the comparison.
+        rows: that have a price.
+        shares: figures that any of them has.
+        several: there are several networks.
+    """
+    known = {share.key: _figures(rows, share) for share in shares}
+    shares = [share for share in shares if len(known[share.key]) > 1]
+    if len(shares) < 2:
         return None
     keys = [share.key for share in shares]
     x = next(key for key in ("latency", "macs", *keys) if key in keys)
     y = next(key for key in ("params", "macs", *keys) if key in keys and key != x)
-    figures = {s.key: [s.of(row) or 0.0 for row in rows] for s in shares}
-    axes = {s.key: Axis.over(figures[s.key], even=not s.counted) for s in shares}
-    best = front([*zip(figures[x], figures[y], strict=True)])
+    axes = {s.key: Axis.over([*known[s.key].values()], even=not s.counted) for s in shares}
+    drawn = [number for number in known[x] if number in known[y]]
+    best = [drawn[at] for at in front([(known[x][number], known[y][number]) for number in drawn])]
     hues = {one["name"]: hue for hue, one in enumerate(record["networks"])}
     points = [
         Point(
             row_name(row, several),
-            textwrap.shorten(row["attn"], _TAG, placeholder="…"),
-            ", ".join(f"{share.label} {said(row, share)}" for share in shares),
+            row["attn"] if len(row["attn"]) <= _TAG else f"{row['attn'][: _TAG - 1]}…",
+            ", ".join(f"{s.label} {said(row, s)}" for s in shares if number in known[s.key]),
             hues.get(row["model"], 7),
-            {key: round(axes[key].at(figures[key][number]), 2) for key in keys},
-            {key: figures[key][number] for key in keys},
+            {k: round(axes[k].at(known[k][number]), 2) for k in keys if number in known[k]},
+            {k: known[k][number] for k in keys if number in known[k]},
             number in best,
+            number in drawn,
             number,
         )
         for number, row in enumerate(rows)
@@ -76,9 +86,16 @@ def scatter(
         "labels": {share.key: share.label for share in shares},
         "ticks": ticks,
         "points": points,
+        "drawn": len(drawn),
         "stairs": [*_stairs([points[number] for number in best], x, y)],
         "hues": hues if several else {},
     }
+
+
+def _figures(rows: Sequence[Row], share: Share) -> dict[int, float]:
+    """Returns number of a row -> its figure, of those that have it."""
+    found = ((number, share.of(row)) for number, row in enumerate(rows))
+    return {number: figure for number, figure in found if figure is not None}
 
 
 def _written(tick: float) -> str:

@@ -198,6 +198,8 @@ def write_network(
     record["input"] = None if form is None else input_record(form)
     for name, known in [("network", way), ("verification", verification), ("latency", latency)]:
         record[name] = None if known is None else _plain(dataclasses.asdict(known))
+    if latency is not None and record["latency"] != dataclasses.asdict(latency):
+        record["latency"] = None  # a time that is no number: the clock stood still
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))
     with new_folder(path, overwrite=overwrite) as folder:

@@ -408,7 +408,7 @@ class Cost(_Part):
     after: Figures
     delta: Difference
     uncounted: Texts
-    per_site: Annotated[list[SiteCost], Field(max_length=MAX_SITES), FailFast()] = []
+    per_site: Annotated[list[SiteCost], Field(max_length=MAX_VALUES), FailFast()] = []
 
 
 class Stretch(_Part):
@@ -426,7 +426,7 @@ class Stretch(_Part):
 class Course(_Part):
     """Where in the base network its work is done, and where the sites are."""
 
-    parts: Annotated[list[Stretch], Field(max_length=1_000), FailFast()]
+    parts: Annotated[list[Stretch], Field(max_length=MAX_SITES), FailFast()]
     at: Annotated[Any, _valid(_is_map_of(_is_count))]
     elsewhere: Count
 

@@ -89,6 +89,7 @@ def comparison(_: Path) -> str:
         for n, attn in enumerate(attns)
         for where in ("bottleneck", "residual-add", "stage")
     ]  # fmt: skip
+    rows[7]["measured"]["step"] = None  # it cannot be trained on its inputs alone
     rows += [refused("csra", "it is for a classifier"), refused("sk", "it has one group only")]
     return comparison_page(Grid(rows=rows, limits={"max_params": "+200%"}))
 

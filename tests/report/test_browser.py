@@ -218,12 +218,16 @@ def test_the_axes_can_be_chosen_and_every_mark_stays_in_the_frame(chromium, file
         page.locator("#axis-y").select_option("latency")
         assert page.locator(".point").first.get_attribute("cx") != before
         assert page.locator("#stairs").inner_html() != stairs
-        caption = page.locator("#scatter-caption").inner_text()
-        assert caption.startswith("60 rows: latency against MACs")
+        assert caption_of(page).startswith("60 of 60 rows: latency against MACs")
         assert page.locator("#label-x").inner_text() == "MACs, change in %"
         assert page.evaluate(inside)
+        page.locator("#axis-y").select_option("step")  # which one row has not
+        assert caption_of(page).startswith("59 of 60 rows: training step against MACs")
+        assert page.locator(".point:visible").count() == 59
+        assert page.locator(".point[tabindex='0']").count() == 1
         page.locator("#axis-x").select_option("latency")
         page.locator("#axis-y").select_option("params")
+        assert page.locator(".point:visible").count() == 60
         assert page.locator("#stairs line").count() == stairs.count("<line")
         assert page.locator(".point").first.get_attribute("cx") == before
 
@@ -264,6 +268,10 @@ def test_a_table_that_scrolls_shows_that_it_does_and_is_reached_by_key(chromium,
 def test_a_page_is_small(files):
     assert files("resnet50").stat().st_size < 50_000
     assert files("comparison").stat().st_size < 150_000
+
+
+def caption_of(page) -> str:
+    return page.locator("#scatter-caption").inner_text()
 
 
 def _axe() -> str:

@@ -61,10 +61,10 @@ def test_round_numbers_stand_at_an_axis():
 def test_latency_is_drawn_where_it_was_measured_else_macs():
     rows = [row("eca", 86, 1000, ratio=1.01), row("se", 2_500_000, 900, ratio=1.1)]
     made = comparison_page(Grid(rows=rows))
-    assert "2 rows: parameters against latency" in Reader(made).text
+    assert "2 of 2 rows: parameters against latency" in Reader(made).text
     rows = [row("eca", 86, 1000), row("se", 2_500_000, 900)]
     made = comparison_page(Grid(rows=rows))
-    assert "2 rows: parameters against MACs" in Reader(made).text
+    assert "2 of 2 rows: parameters against MACs" in Reader(made).text
     assert "latency" not in Reader(made).text
 
 
@@ -87,6 +87,22 @@ def test_the_places_of_marks_are_those_of_every_axis_that_can_be_chosen():
     assert set(json.loads(unescape(re.findall(r'data-ticks="([^"]*)"', made)[0]))) == keys
     options = re.findall(r'<option value="(\w+)"', made)
     assert sorted(options) == sorted([*keys, *keys])
+
+
+def test_a_row_without_a_figure_is_drawn_where_it_has_both():
+    rows = [row("eca", 86, 5, ratio=1.1), row("se", 9, 9), row("cbam", 1, 7, ratio=1.2)]
+    made = comparison_page(Grid(rows=rows))
+    assert "2 of 3 rows: parameters against latency" in Reader(made).text
+    hidden = [
+        tag.partition("aria-label=")[2][1:3]
+        for tag in re.findall(r"<circle [^>]*>", made)
+        if " hidden " in tag
+    ]
+    assert hidden == ["se"]
+    assert 'data-value=""' in made
+    assert [best for _, best, _ in marks(made)] == [True, False, True]
+    alone = comparison_page(Grid(rows=[row("eca", 86, 5, ratio=1.1), row("se", 9, 9)]))
+    assert "2 of 2 rows: parameters against MACs" in Reader(alone).text
 
 
 def test_the_table_has_a_row_each_with_values_to_sort_by():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_what_was_measured_and_verified_comes_back_as_it_was(folder, record):
     assert found["verification"] == record["verification"]
     assert found["verification"]["init"] == record["operations"][0]["init"]
     assert found["verification"]["values_checked"] > 0
+
+
+def test_a_time_that_is_no_number_is_left_out(tmp_path):
+    made = networks.operated(f"{networks.write(tmp_path)}:make")
+    still = dataclasses.replace(SPREAD, median=math.inf)
+    lost = Latency(SPREAD, SPREAD, still, pairs=2)
+    out = made.save(tmp_path / "out", latency=dataclasses.replace(LATENCY, forward=lost))
+    assert read_folder(out).record["latency"] is None
 
 
 def test_a_figure_that_is_no_number_is_none_in_the_file_and_none_again(folder, record, tmp_path):

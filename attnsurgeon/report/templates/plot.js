@@ -17,7 +17,7 @@
     return made;
   };
   const best = (x, y) => {
-    const order = [...points].sort((a, b) => a.values[x] - b.values[x] || a.values[y] - b.values[y]);
+    const order = points.filter((one) => x in one.at && y in one.at).sort((a, b) => a.values[x] - b.values[x] || a.values[y] - b.values[y]);
     const kept = [];
     for (const one of order) {
       const last = kept[kept.length - 1];
@@ -28,10 +28,16 @@
   };
   const draw = () => {
     const x = by("axis-x").value, y = by("axis-y").value, front = best(x, y);
+    let drawn = 0;
     for (const one of points) {
+      const shown = x in one.at && y in one.at;
+      one.mark.toggleAttribute("hidden", !shown);
+      one.mark.classList.toggle("best", front.includes(one));
+      one.mark.tabIndex = shown && !drawn ? 0 : -1;
+      if (!shown) continue;
+      drawn += 1;
       one.mark.setAttribute("cx", `${one.at[x]}%`);
       one.mark.setAttribute("cy", `${100 - one.at[y]}%`);
-      one.mark.classList.toggle("best", front.includes(one));
       const tag = one.mark.nextElementSibling, right = one.at[x] > 60;
       tag.setAttribute("x", `${one.at[x]}%`);
       tag.setAttribute("y", `${100 - one.at[y]}%`);
@@ -55,6 +61,7 @@
     }));
     by("label-x").textContent = `${labels[x]}, change in %`;
     by("label-y").textContent = `${labels[y]}, change in %`;
+    by("caption-number").textContent = drawn;
     by("caption-x").textContent = labels[x];
     by("caption-y").textContent = labels[y];
   };
@@ -66,7 +73,8 @@
   };
   const along = () => {
     const x = by("axis-x").value;
-    return [...points].sort((a, b) => a.at[x] - b.at[x]).map((one) => one.mark);
+    const shown = points.filter((one) => !one.mark.hasAttribute("hidden"));
+    return shown.sort((a, b) => a.at[x] - b.at[x]).map((one) => one.mark);
   };
   points.forEach(({ mark }) => {
     mark.addEventListener("pointerenter", () => tell(mark));
