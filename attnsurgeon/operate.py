@@ -90,7 +90,7 @@ class Operation(Shown):
         overwrite: bool = False,
         mode: str = "full",
         verification: Verification | None = None,
-        latency: Measurement | None = None,
+        measurement: Measurement | None = None,
     ) -> Path:
         """Writes the folder that `attnsurgeon.load` reads, as `attnsurgeon.save` does.
 
@@ -99,12 +99,12 @@ class Operation(Shown):
             overwrite: replace a folder that this tool wrote.
             mode: "full" for all weights, "adapter" for those of the attention only.
             verification: what `verify` found, for the reports of the folder.
-            latency: what was measured, likewise.
+            measurement: what was measured, likewise.
         """
         check_output(path, overwrite)  # before the cost is weighed for the folder's card
         return save_operation(
             path, self.model, self.plan, self.cost, self.origin,
-            overwrite=overwrite, mode=mode, verification=verification, latency=latency,
+            overwrite=overwrite, mode=mode, verification=verification, measurement=measurement,
         )  # fmt: skip
 
 

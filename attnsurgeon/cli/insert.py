@@ -186,7 +186,7 @@ def _insert(network: Network, chosen: Selection, budget: Budget, wishes: Wishes)
                 overwrite=wishes.overwrite,
                 mode=wishes.mode,
                 verification=checked,
-                latency=measured,
+                measurement=measured,
             )
     from attnsurgeon.report.record import model_record, operation_record
 

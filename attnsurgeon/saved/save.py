@@ -110,7 +110,7 @@ def save_operation(
     overwrite: bool = False,
     mode: str = "full",
     verification: Verification | None = None,
-    latency: Measurement | None = None,
+    measurement: Measurement | None = None,
 ) -> Path:
     """Write the network of an operation, as `save` does; refuse one that was operated since.
 
@@ -119,7 +119,7 @@ def save_operation(
         plan: what was last carried out on it; all earlier operations are saved, too.
         cost: of that plan.
         origin: of the base network.
-        verification, latency: of that operation, for reports.
+        verification, measurement: of that operation, for reports.
     """
     check_mode(mode)
     check_output(path, overwrite)
@@ -137,7 +137,7 @@ def save_operation(
         way = course(plan.survey, cost.before, [price.site for price in cost.per_site])
     return write_network(
         path, model, cost, way, origin,
-        overwrite=overwrite, mode=mode, verification=verification, latency=latency,
+        overwrite=overwrite, mode=mode, verification=verification, measurement=measurement,
     )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def write_network(
     mode: str,
     form: InputForm | None = None,
     verification: Verification | None = None,
-    latency: Measurement | None = None,
+    measurement: Measurement | None = None,
 ) -> Path:
     """Write a network, its operations and its cost to a folder.
 
@@ -187,7 +187,7 @@ def write_network(
         way: of the forward through the network without attention, where it is known.
         origin: of the base network.
         form: of the input to look at it with, where no operation says so.
-        verification, latency: of the operation, where it was verified and measured.
+        verification, measurement: of the operation, where it was verified and measured.
     """
     target = check_output(path, overwrite)
     source = find_source(model, weights=mode == "adapter")
@@ -196,9 +196,9 @@ def write_network(
         _refuse_baseless(model, source, origin, base, target)
     record = _record(model, cost, origin, source, base, mode)
     record["input"] = None if form is None else input_record(form)
-    for name, known in [("network", way), ("verification", verification), ("latency", latency)]:
+    for name, known in [("network", way), ("verification", verification), ("latency", measurement)]:
         record[name] = None if known is None else _plain(dataclasses.asdict(known))
-    if latency is not None and record["latency"] != dataclasses.asdict(latency):
+    if measurement is not None and record["latency"] != dataclasses.asdict(measurement):
         record["latency"] = None  # a time that is no number: the clock stood still
     weights = pack(_state(model, mode))
     buffers = pack(dict(buffers_left_out(model)))

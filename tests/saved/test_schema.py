@@ -37,7 +37,7 @@ LATENCY = Measurement(
 def folder(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("schema")
     made = networks.operated(f"{networks.write(home)}:make")
-    return made.save(home / "out", verification=made.verify(full=False), latency=LATENCY)
+    return made.save(home / "out", verification=made.verify(full=False), measurement=LATENCY)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_time_that_is_no_number_is_left_out(tmp_path):
     made = networks.operated(f"{networks.write(tmp_path)}:make")
     still = dataclasses.replace(SPREAD, median=math.inf)
     lost = Latency(SPREAD, SPREAD, still, pairs=2)
-    out = made.save(tmp_path / "out", latency=dataclasses.replace(LATENCY, forward=lost))
+    out = made.save(tmp_path / "out", measurement=dataclasses.replace(LATENCY, forward=lost))
     assert read_folder(out).record["latency"] is None
 
 
