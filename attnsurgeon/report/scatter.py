@@ -25,6 +25,7 @@ class Point:
         values: key -> the figure, likewise.
         best: no other row is better in one of the first two figures and as good in the other.
         drawn: it has both of them.
+        below: its tag stands below it, so that those of two neighbours do not meet.
         row: number of the row of the table.
     """
 
@@ -36,6 +37,7 @@ class Point:
     values: Mapping[str, float]
     best: bool
     drawn: bool
+    below: bool
     row: int
 
 
@@ -71,6 +73,7 @@ def scatter(
             {k: known[k][number] for k in keys if number in known[k]},
             number in best,
             number in drawn,
+            number in best[1::2],
             number,
         )
         for number, row in enumerate(rows)

@@ -42,6 +42,7 @@
       tag.setAttribute("x", `${one.at[x]}%`);
       tag.setAttribute("y", `${100 - one.at[y]}%`);
       tag.setAttribute("dx", right ? -10 : 10);
+      tag.setAttribute("dy", front.indexOf(one) % 2 ? 18 : -8);
       tag.setAttribute("text-anchor", right ? "end" : "start");
     }
     by("ticks-x").replaceChildren(...ticks[x].flatMap(([at, text]) => [
