@@ -1,0 +1,1 @@
+"""Networks x mechanisms x placements -> Grid: what each combination costs, one row each."""
