@@ -35,11 +35,12 @@ WINGS: dict[str, str] = {
     "removing splice replay folding thinning",
     "looking": "following positions watching told watcher gates",
     "cost": "",
-    "checks": "auditing status finite learning verify",
+    "checks": "threads auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
     "training": "layer_depth finetune norms",
     "operate": "",
+    "grid": "table spelling limits journal subjects cells measuring saving filling text comparing",
     "integrations": "",
     "checkup": "",
     "contract": "",

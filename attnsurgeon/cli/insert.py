@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.checks.threads import few_threads
 from attnsurgeon.cli.networks import (
     described,
-    few_threads,
     given_input,
     note_what_was_taken,
     plan_on,

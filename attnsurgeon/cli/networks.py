@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attnsurgeon.cli.options import Measuring, Network, Selection
@@ -176,23 +174,6 @@ def device_named(name: str) -> torch.device:
     if name not in there:
         raise UsageError(f"there is no device {name!r} here", f"there is {', '.join(there)}")
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def few_threads(macs: int) -> Iterator[None]:
-    """Runs small forwards in as few threads of this process as they need.
-
-    Threads that wait for each other spin: beside a busy core a forward of 0.1 s took twenty times
-    as much. One thread computes some 20 billion MACs in about a second.
-    """
-    import torch
-
-    usual = torch.get_num_threads()
-    torch.set_num_threads(min(usual, 1 + macs // 20_000_000_000))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
 
 
 def read_selection(chosen: Selection) -> RuleFile:

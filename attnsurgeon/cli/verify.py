@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from attnsurgeon.checks.threads import few_threads
 from attnsurgeon.cli.folders import base_network, base_options
-from attnsurgeon.cli.networks import few_threads
 from attnsurgeon.cli.options import Taking, json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import note, out, step, write_json

@@ -14,7 +14,7 @@ from typing import Any
 from attnsurgeon.shown import Shown
 
 FIGURES = ("params", "macs", "activations")  # counted for every row
-MEASURED = ("latency", "memory")  # only where it was asked for
+MEASURED = ("latency", "memory")  # where it was asked for: of `Row.measured`
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,15 @@ class Row:
         refused: matched sites that do not: "path", "rule", "reason".
         after: "params", "macs", "activations" of the operated network, batch 1.
         delta: the differences, and each as "params_percent" of the figure before (None of 0).
-        latency: seconds of a forward, paired before and after, as `Latency` has it; None where
-            none was measured.
-        training: seconds and peak memory of a training step before and after; None likewise.
+        measured: a `Measurement` as plain values: "settings", "forward", "step", "memory", "why";
+            None where nothing was measured.
         notes: what has to be said of the figures.
         error: why it cannot go in; the figures are None then.
         hint: what would help.
         folder: where the variant is saved, relative to the index, if it is.
         verified: whether the saved variant passed its checks; None where none were made.
+        seal: by which a saved folder is known to be the one that was written.
+        exit_code: of the error, as the command line has it.
     """
 
     model: str
@@ -88,13 +89,24 @@ class Row:
     refused: tuple[Mapping[str, str], ...] = ()
     after: Mapping[str, int] | None = None
     delta: Mapping[str, Any] | None = None
-    latency: Mapping[str, Any] | None = None
-    training: Mapping[str, Any] | None = None
+    measured: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     error: str | None = None
     hint: str | None = None
     folder: str | None = None
     verified: bool | None = None
+    seal: str | None = None
+    exit_code: int | None = None
+
+    @property
+    def forward(self) -> Mapping[str, Any] | None:
+        """The latency of a forward: "before", "after" and "ratio", each with its spread."""
+        return self.measured and self.measured["forward"]
+
+    @property
+    def memory(self) -> Mapping[str, Any] | None:
+        """Bytes of a training step: "before", "after"."""
+        return self.measured and self.measured["memory"]
 
     @property
     def name(self) -> str:

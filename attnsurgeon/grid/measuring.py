@@ -1,0 +1,78 @@
+"""A network and one of its variants -> what was measured of both, as plain values."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnsurgeon.cost.budgets import Limit
+from attnsurgeon.cost.measured import Latency
+from attnsurgeon.cost.measuring import SECONDS, measure
+from attnsurgeon.recording.inputs import InputForm
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How every row is measured.
+
+    Attributes:
+        batch: images of a run.
+        device: where; None where the weights are.
+        threads: of the CPU; None for torch's own number.
+        repeats, warm_up: pairs to measure at least, and before them; None for the usual.
+        seconds: after which no more pairs of a row are measured.
+    """
+
+    batch: int = 1
+    device: str | None = None
+    threads: int | None = None
+    repeats: int | None = None
+    warm_up: int | None = None
+    seconds: float = SECONDS
+
+
+def measured(
+    before: nn.Module,
+    after: nn.Module,
+    form: InputForm,
+    timing: Timing,
+    limit: Limit | None = None,
+) -> dict[str, Any]:
+    """Measure two networks side by side on random inputs.
+
+    Args:
+        before, after: without and with attention; neither is changed.
+        form: of the input.
+        timing: how.
+        limit: on the latency: measured until it is decided, or the time is up.
+    """
+    if timing.device is not None:
+        to = torch.device(timing.device)
+        before, after = (copy.deepcopy(model).to(to) for model in (before, after))
+    inputs = form.at_batch(timing.batch).drawn(torch.Generator().manual_seed(0))
+    made = measure(
+        before,
+        after,
+        inputs,
+        repeats=timing.repeats,
+        warm_up=timing.warm_up,
+        threads=timing.threads,
+        seconds=timing.seconds,
+        enough=None if limit is None else _decides(limit),
+    )
+    return dataclasses.asdict(made)
+
+
+def _decides(limit: Limit) -> Callable[[Latency], bool]:
+    def decided(latency: Latency) -> bool:
+        before = latency.before.median
+        low, high = before * latency.ratio.low, before * latency.ratio.high
+        return not low <= limit.ceiling(before) < high
+
+    return decided
