@@ -174,6 +174,40 @@ def network(function: Command) -> Command:
             )
         return function(asked=asked, **rest)
 
+    return _building(click.argument("model")(command))
+
+
+def networks(function: Command) -> Command:
+    """Several MODELs, built and looked at alike: the command gets `asked`, a tuple."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        models: tuple[str, ...],
+        model_args: Pairs,
+        input_size: tuple[tuple[int, ...], ...],
+        input_file: str | None,
+        trust_code: bool,
+        **rest: Any,
+    ) -> Any:
+        asked = tuple(
+            chosen_network(model, model_args, input_size, input_file, trust_code)
+            for model in dict.fromkeys(models)
+        )
+        files = any(is_rule_file(word) for some in rest.get("where") or () for word in some)
+        if trust_code and not files and not any(one.is_folder for one in asked):
+            raise UsageError(
+                "--trust-code is about a saved folder or a rule file, and there is none",
+                "leave it out: what you name yourself is run",
+            )
+        return function(asked=asked, **rest)
+
+    argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+    return _building(argument(command))
+
+
+def _building(command: Command) -> Command:
+    """How networks are built, and the input to look at them with."""
     for decorate in (
         trust_option,
         click.option(
@@ -197,8 +231,40 @@ def network(function: Command) -> Command:
             multiple=True,
             help="Argument of the network, such as num_classes=10. Repeatable.",
         ),
-        click.argument("model"),
     ):
+        command = decorate(command)
+    return command
+
+
+_NARROWING = (
+    click.option("--every", metavar="N", type=int, help="Of these every Nth: 2 for every second."),
+    click.option(
+        "--channels",
+        type=Scalars(),
+        help='Of these those of so many channels: 64, ">=128", 64..256.',
+    ),
+    click.option("--stage", type=Scalars(), help="Of these those of these stages: 4 or -2,-1."),
+    click.option(
+        "--at",
+        metavar="PATH",
+        multiple=True,
+        help="Of these those at a path, inside a module or of a pattern: layer4.1.bn2, "
+        'layer3, "layer[34].*". Repeatable.',
+    ),
+)
+
+
+def narrowing(function: Command) -> Command:
+    """What narrows a placement: the command gets `narrow`, keywords of `Narrowing.of`."""
+
+    @functools.wraps(function)
+    def command(
+        *, at: tuple[str, ...], stage: Any, channels: Any, every: int | None, **rest: Any
+    ) -> Any:
+        narrow = {"at": at, "stage": stage, "channels": channels, "every": every}
+        return function(narrow=narrow, **rest)
+
+    for decorate in _NARROWING:
         command = decorate(command)
     return command
 
@@ -241,24 +307,7 @@ def selection(*, required: bool = True) -> Callable[[Command], Command]:
                 help="Argument of the mechanism, such as reduction=8. Repeatable. "
                 "Of your own also '$C', '$H', '$W', '$stage'.",
             ),
-            click.option(
-                "--every", metavar="N", type=int, help="Of these every Nth: 2 for every second."
-            ),
-            click.option(
-                "--channels",
-                type=Scalars(),
-                help='Of these those of so many channels: 64, ">=128", 64..256.',
-            ),
-            click.option(
-                "--stage", type=Scalars(), help="Of these those of these stages: 4 or -2,-1."
-            ),
-            click.option(
-                "--at",
-                metavar="PATH",
-                multiple=True,
-                help="Of these those at a path, inside a module or of a pattern: layer4.1.bn2, "
-                'layer3, "layer[34].*". Repeatable.',
-            ),
+            *_NARROWING,
             click.option("--rules", type=PathName(), help="Rule file that says what goes where."),
             click.option(
                 "--where",

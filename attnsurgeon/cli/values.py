@@ -87,21 +87,25 @@ class Size(click.ParamType):
         return tuple(int(part) for part in parts)
 
 
-class Names(click.ParamType):
-    """`a,b,c`: names with commas between them."""
+class Listed(click.ParamType):
+    """`a,b(c=1,d=2)`: words with commas between them; what stands in brackets stays together."""
 
     name = "a,b,c"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """Returns the names, each once."""
+        """Returns the words, each once."""
         if isinstance(value, tuple):
             return value
-        names = [part.strip() for part in value.split(",")]
-        if not all(names):
+        if os.path.exists(value):  # a file whose name has a comma
+            return (value,)
+        from attnsurgeon.grid.spelling import split
+
+        words = split(value)
+        if not all(words):
             self.fail(f"{value!r} has an empty name", param, ctx)
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(words))
 
 
 def as_mapping(pairs: tuple[tuple[str, Any], ...], option: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Cell:
 
 def cells_of(
     attns: Attention | Iterable[Attention],
-    wheres: Where | None | Sequence[Where | None],
+    wheres: Where | Sequence[Where | None] | None,
     *,
     init: str = "identity",
     narrow: Narrowing | None = None,
@@ -113,8 +113,8 @@ def _mechanisms(attns: Attention | Iterable[Attention]) -> Iterator[tuple[Spelle
         raise UsageError("no mechanism is named", "give one: attn='eca', or 'all'")
     for attn in listed:  # pyright: ignore[reportGeneralTypeIssues]
         if not isinstance(attn, str):
-            name, given = find_attention(attn)
-            yield Spelled(name, name).called(name), attn
+            name, _ = find_attention(attn)
+            yield Spelled(name, name), attn
             continue
         for part in split(attn):
             for said in _expanded(read_attn(part)):
@@ -139,7 +139,7 @@ def _expanded(said: Spelled) -> Iterator[Spelled]:
         yield said
 
 
-def _places(wheres: Where | None | Sequence[Where | None]) -> list[Where | None]:
+def _places(wheres: Where | Sequence[Where | None] | None) -> list[Where | None]:
     if wheres is None:
         return [None]
     several = isinstance(wheres, (list, tuple))

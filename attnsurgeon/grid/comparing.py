@@ -37,7 +37,7 @@ Progress = Callable[[Network | Row, int, int], object]
 def compare(
     models: Model | Sequence[Model],
     attn: Attention | Sequence[Attention] = "all",
-    where: Where | None | Sequence[Where | None] = None,
+    where: Where | Sequence[Where | None] | None = None,
     *,
     init: str = "identity",
     input_size: InputSize | None = None,
@@ -160,7 +160,7 @@ def subjects_of(
 def request_of(
     subjects: tuple[Subject, ...],
     attn: Attention | Iterable[Attention],
-    where: Where | None | Sequence[Where | None],
+    where: Where | Sequence[Where | None] | None,
     *,
     init: str = "identity",
     narrow: Narrowing | None = None,
@@ -263,7 +263,7 @@ def _timing(
     latency: bool | Mapping[str, Any], max_latency: str | None, max_memory: str | None
 ) -> Timing | None:
     if isinstance(latency, Mapping):
-        unknown = latency.keys() - {field for field in Timing.__dataclass_fields__}
+        unknown = latency.keys() - set(Timing.__dataclass_fields__)
         if unknown:
             known = ", ".join(Timing.__dataclass_fields__)
             raise UsageError(f"latency has no {sorted(unknown)[0]!r}", f"known: {known}")

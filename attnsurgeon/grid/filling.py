@@ -152,7 +152,9 @@ class _Filling:
     def _row(self, cell: Cell) -> Row:
         if self.survey is None:
             self._look()
-        assert self.survey is not None and self.network is not None and self.model is not None
+        assert self.survey is not None
+        assert self.model is not None
+        assert self.network is not None
         request, row = self.request, self._empty(cell)
         try:
             plan = plan_rules(self.survey, cell.file, init=request.init, where=cell.where)
@@ -181,7 +183,7 @@ def _described(subject: Subject, model: nn.Module, survey: Survey) -> Network:
     weight = weigh(traced.twin, traced.form.at_batch(1))
     source = subject.source(model)
     notes = list(weight.notes)
-    if traced.why_real and not any(isinstance(subject.given, nn.Module) for _ in (1,)):
+    if traced.why_real and not isinstance(subject.given, nn.Module):
         notes.insert(0, "it looks at values, so it was built with random weights")
     return Network(
         subject.name,

@@ -96,7 +96,7 @@ def refuse_nothing_left(
     out = list(out)
     if not out or any(row.error is None for row in kept):
         return
-    said = " and ".join(f"max_{figure}={limit.text}" for figure, limit in limits.items())
+    said = " and ".join(f"max_{figure} {limit.text}" for figure, limit in limits.items())
     cheapest = [_cheapest(out, networks, figure, limit) for figure, limit in limits.items()]
     raise CheckFailed(
         f"none of {len(out)} rows keeps {said}: the cheapest in {'; in '.join(cheapest)}",

@@ -20,7 +20,7 @@ COLUMNS = (
     *("refused_sites", "error", "hint", "folder", "notes"),
 )
 # What Markdown would take for marks; a line break would end the row.
-_MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
+_MARKS = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def as_csv(grid: Grid) -> str:

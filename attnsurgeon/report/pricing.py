@@ -1,4 +1,4 @@
-"""Records of costs -> tables in the terminal: one network, or many mechanisms side by side."""
+"""Records of costs -> tables in the terminal: one network, alone or with attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rich.console import Console
 
 from attnsurgeon.report import words
 from attnsurgeon.report.figures import (
-    FIGURES,
     MEASURED,
     coverage,
     measured_at,
@@ -19,10 +18,8 @@ from attnsurgeon.report.figures import (
 from attnsurgeon.report.folding import fold
 from attnsurgeon.report.operation import show_refused
 from attnsurgeon.report.streams import marks
-from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show_notes, show_table
+from attnsurgeon.report.tables import show_heading, show_notes, show_table
 from attnsurgeon.report.words import count
-
-_WIDE = 100  # columns that a comparison of all three figures takes
 
 
 def show_weight(console: Console, record: Mapping[str, Any]) -> None:
@@ -89,60 +86,6 @@ def show_per_site(console: Console, per_site: Sequence[Mapping[str, Any]]) -> No
     ]
     columns = ["each site adds", ">", ">parameters", ">MACs", ">activations"]
     show_table(console, columns, rows)
-
-
-def show_comparison(console: Console, record: Mapping[str, Any]) -> None:
-    """Prints what each mechanism would add to one network, and why some cannot be added."""
-    signs = marks(console)
-    before = record["cost"]["before"]
-    show_heading(console, record["model"])
-    figures = [f"{count(before[name])} {label}" for name, label in FIGURES]
-    show_facts(console, [("as it is", ", ".join(figures)), ("init", record["init"])])
-    console.print()
-    shown = FIGURES if console.width >= _WIDE else FIGURES[:2]
-    columns = ["!attn", "where", ">sites"]
-    columns += [head for _, label in shown for head in (f">{label}", ">")]
-    rows = [_row(entry, shown) for entry in record["mechanisms"] if entry["error"] is None]
-    show_table(console, columns, rows)
-    console.print()
-    _refused(console, record["mechanisms"])
-    if shown != FIGURES:
-        show_notes(console, [f"activations: on {_WIDE} columns, or with --json"])
-    notes = [f"{entry['attn']}: {n}" for entry in record["mechanisms"] for n in entry["notes"]]
-    show_notes(console, [*coverage(record["cost"], None, signs), *notes])
-
-
-def _row(entry: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> list[str]:
-    delta = entry["delta"]
-    row = [entry["attn"], entry["where"], count(len(entry["sites"]))]
-    for name, _ in shown:
-        row += [words.change(delta[name]), words.percent(delta[f"{name}_percent"])]
-    return row
-
-
-def _refused(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
-    signs = marks(console)
-    said = []
-    for (error, hint), group in _by_reason(entries).items():
-        text = f"{', '.join(group)}: {error}" + (f"; {hint}" if hint else "")
-        said.append((signs.bad, "yellow", text))
-    for entry in entries:
-        if entry["refused"]:
-            first = entry["refused"][0]
-            sites = words.several(len(entry["refused"]), "site")
-            text = f"{entry['attn']}: {sites} refused, {first['path']}: {first['reason']}"
-            said.append((signs.bad, "yellow", text))
-    if said:
-        show_lines(console, said)
-
-
-def _by_reason(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str | None], list[str]]:
-    """Returns (reason, hint) -> the mechanisms that it keeps out."""
-    groups: dict[tuple[str, str | None], list[str]] = {}
-    for entry in entries:
-        if entry["error"] is not None:
-            groups.setdefault((entry["error"], entry["hint"]), []).append(entry["attn"])
-    return groups
 
 
 def _figures(record: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
-from attnsurgeon.report.surfaces import hint_of
 from attnsurgeon.sizes import InputSize, to_lists
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.comparing import Cost
     from attnsurgeon.cost.measured import Latency, Measurement, Spread
     from attnsurgeon.cost.weight import Count, Weight
-    from attnsurgeon.errors import SurgeonError
     from attnsurgeon.models import Source
     from attnsurgeon.planning.plan import Plan
     from attnsurgeon.recording.record import Traced
@@ -118,46 +116,6 @@ def network_weight_record(
         "cost": _alone(weight),
         "parts": [{"path": path, **weight_record(weight.by_module[path])} for path in parts],
         "latency": None if latency is None else measurement_record(latency),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Priced:
-    """A mechanism, its placement in a network and what it costs there, or why it cannot go in."""
-
-    attn: str
-    where: str
-    plan: Plan | None = None
-    cost: Cost | None = None
-    refusal: SurgeonError | None = None
-
-
-def comparison_record(
-    about: Mapping[str, Any], init: str, before: Weight, priced: Iterable[Priced]
-) -> Record:
-    """Returns what each mechanism would add to a network that weighs `before`."""
-    return {
-        **about,
-        "init": init,
-        "cost": _alone(before),
-        "mechanisms": [_priced_record(one, before) for one in priced],
-    }
-
-
-def _priced_record(one: Priced, before: Weight) -> Record:
-    made = {"sites": [], "refused": []} if one.plan is None else one.plan.record()
-    return {
-        "attn": one.attn,
-        "where": one.where,
-        "sites": [site["path"] for site in made["sites"]],
-        "refused": made["refused"],
-        "after": None if one.cost is None else weight_record(one.cost.after),
-        "delta": None if one.cost is None else dataclasses.asdict(one.cost.delta),
-        "notes": []
-        if one.cost is None
-        else [note for note in one.cost.after.notes if note not in before.notes],
-        "error": None if one.refusal is None else one.refusal.what,
-        "hint": None if one.refusal is None else hint_of(one.refusal),
     }
 
 

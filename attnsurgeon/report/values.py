@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.cost.weight import Weight
     from attnsurgeon.looking.told import Gates, SiteGates
+    from attnsurgeon.grid.table import Grid
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
@@ -189,6 +190,12 @@ def _audit(console: Console, audit: Audit) -> None:
     show_checks(console, audit_sentences(audit_record(audit)))
 
 
+def _grid(console: Console, grid: Grid) -> None:
+    from attnsurgeon.report.grid import show_grid
+
+    show_grid(console, grid)
+
+
 def _status(console: Console, status: Status) -> None:
     from attnsurgeon.report.standing import show_status
 
@@ -241,6 +248,7 @@ _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Audit": _audit,
     "Cost": _cost,
     "Gates": _gates,
+    "Grid": _grid,
     "Measurement": _measurement,
     "Mechanism": _mechanism,
     "Mechanisms": _mechanisms,
