@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.status import Status, status
     from attnsurgeon.cost.measuring import measure
     from attnsurgeon.looking.gates import gates
+    from attnsurgeon.grid.comparing import compare
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
@@ -42,6 +43,7 @@ _HOMES = {
     "Sites": "planning.selection",
     "Status": "checks.status",
     "audit": "checks.auditing",
+    "compare": "grid.comparing",
     "create_attention": "attention.registry",
     "disabled": "splicing.switching",
     "estimate": "operate",
@@ -71,6 +73,7 @@ __all__ = [
     "SurgeonError",
     "__version__",
     "audit",
+    "compare",
     "create_attention",
     "disabled",
     "estimate",

@@ -30,11 +30,12 @@ from attnsurgeon.cli.options import (
     json_flag,
     measuring,
     network,
+    print_rules_flag,
     selection,
     taking,
     weights,
 )
-from attnsurgeon.cli.plan import show_plan
+from attnsurgeon.cli.plan import show_plan, show_rules
 from attnsurgeon.errors import CheckFailed, SurgeonError, UsageError
 from attnsurgeon.report.streams import note, out, step, write_json
 
@@ -96,6 +97,7 @@ class Wishes:
 @budgets
 @measuring
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, like `plan`.")
+@print_rules_flag
 @json_flag
 def command(
     asked: Network,
@@ -111,6 +113,7 @@ def command(
     verify: str,
     timing: Measuring,
     dry_run: bool,
+    print_rules: bool,
     as_json: bool,
     **limits: str | None,
 ) -> None:
@@ -126,6 +129,12 @@ def command(
     given = pretrained, checkpoint, unsafe_pickle, new_head, taking
     wishes = Wishes(*given, output, overwrite, mode, verify, timing, as_json)
     _refuse_contradictions(wishes)
+    if print_rules:
+        if as_json or output is not None or timing.asked:
+            raise click.UsageError(
+                "--print-rules prints YAML and does nothing else: leave --json, -o, --latency out"
+            )
+        return show_rules(asked, chosen)
     if output is not None:
         from attnsurgeon.saved.folder import check_output
 

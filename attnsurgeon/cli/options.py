@@ -133,6 +133,9 @@ class Taking:
 _UP_FROM_0, _UP_FROM_1, _UP_FROM_2 = (click.IntRange(min=n) for n in range(3))
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+print_rules_flag = click.option(
+    "--print-rules", is_flag=True, help="Only print a rule file that says the same."
+)
 trust_option = click.option(
     "--trust-code",
     is_flag=True,

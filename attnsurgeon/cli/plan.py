@@ -24,6 +24,7 @@ from attnsurgeon.cli.options import (
     json_flag,
     measuring,
     network,
+    print_rules_flag,
     selection,
 )
 from attnsurgeon.report.streams import out, step, write_json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @selection()
 @budgets
 @measuring
-@click.option("--print-rules", is_flag=True, help="Print a rule file that says the same.")
+@print_rules_flag
 @click.option("--explain", metavar="SITE", help="Say why each rule takes or leaves this site.")
 @json_flag
 def command(
@@ -60,7 +61,7 @@ def command(
     if print_rules:
         if as_json or explain is not None:
             raise click.UsageError("--print-rules prints YAML alone: leave --json, --explain out")
-        _print_rules(asked, chosen)
+        show_rules(asked, chosen)
     elif explain is None:
         show_plan(asked, chosen, read_budget(**limits), timing, as_json)
     else:
@@ -98,7 +99,7 @@ def show_plan(
         raise refusal
 
 
-def _print_rules(network: Network, chosen: Selection) -> None:
+def show_rules(network: Network, chosen: Selection) -> None:
     """Prints the rules that the options stand for, where they take something in the network."""
     from attnsurgeon.report.streams import write_text
     from attnsurgeon.rules.parse import write_rules

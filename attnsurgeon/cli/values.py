@@ -87,6 +87,23 @@ class Size(click.ParamType):
         return tuple(int(part) for part in parts)
 
 
+class Names(click.ParamType):
+    """`a,b,c`: names with commas between them."""
+
+    name = "a,b,c"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Returns the names, each once."""
+        if isinstance(value, tuple):
+            return value
+        names = [part.strip() for part in value.split(",")]
+        if not all(names):
+            self.fail(f"{value!r} has an empty name", param, ctx)
+        return tuple(dict.fromkeys(names))
+
+
 class Listed(click.ParamType):
     """`a,b(c=1,d=2)`: words with commas between them; what stands in brackets stays together."""
 

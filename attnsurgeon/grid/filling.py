@@ -96,10 +96,12 @@ class _Filling:
         network: Network | None,
         rows: Mapping[Key, Row],
     ) -> None:
+        # Of one that could not be built nothing is known: it is tried again.
+        seen = network is not None and bool(network.figures)
         self.request = request
         self.subject = subject
-        self.network = network
-        self.rows = rows
+        self.network = network if seen else None
+        self.rows = rows if seen else {}
         self.model: nn.Module | None = None
         self.survey: Survey | None = None
 
@@ -125,6 +127,7 @@ class _Filling:
             else:
                 yield self._row(cell), True
 
+    @known_state()  # the same random weights every time, so that a second run goes on with them
     def _look(self) -> Network:
         request, subject = self.request, self.subject
         if request.saving is None and request.timing is None:
@@ -136,19 +139,28 @@ class _Filling:
 
     def _is_whole(self, row: Row) -> bool:
         """Whether nothing is left to do for a row of a journal."""
-        saving = self.request.saving
-        if saving is None or row.error is not None or row.verified is False:
-            return True
         assert self.network is not None
-        left_out = breaks(row, self.network, self.request.limits) is not None
-        return left_out if row.folder is None else saving.is_whole(row)
+        request, saving = self.request, self.request.saving
+        if row.error is not None or row.verified is False or self._too_heavy(row):
+            return True
+        if request.timing is not None and row.measured is None:
+            return False
+        if saving is None or breaks(row, self.network, request.limits) is not None:
+            return True
+        return row.folder is not None and saving.is_whole(row)
+
+    def _too_heavy(self, row: Row) -> bool:
+        """Whether its counts alone are outside of the limits, so that it need not be built."""
+        assert self.network is not None
+        limits = self.request.limits
+        counted = {name: limit for name, limit in limits.items() if name in FIGURES}
+        return breaks(row, self.network, counted) is not None
 
     def _empty(self, cell: Cell) -> Row:
         return Row(
             self.subject.name, cell.attn, cell.place, self.request.init, args=dict(cell.args)
         )
 
-    @known_state()
     def _row(self, cell: Cell) -> Row:
         if self.survey is None:
             self._look()
@@ -157,15 +169,13 @@ class _Filling:
         assert self.network is not None
         request, row = self.request, self._empty(cell)
         try:
-            plan = plan_rules(self.survey, cell.file, init=request.init, where=cell.where)
-            cost = weigh_plan(plan)
+            with known_state():
+                plan = plan_rules(self.survey, cell.file, init=request.init, where=cell.where)
+                cost = weigh_plan(plan)
         except SurgeonError as error:
             return _refused(row, error, request.hint)
         row = _priced(row, plan, cost, self.network)
-        counted = {name: limit for name, limit in request.limits.items() if name in FIGURES}
-        if breaks(row, self.network, counted) is not None:
-            return row
-        if request.timing is None and request.saving is None:
+        if (request.timing is None and request.saving is None) or self._too_heavy(row):
             return row
         operation = carry_out(handed_over(self.model), plan)
         if request.timing is not None:
@@ -175,7 +185,8 @@ class _Filling:
             row = replace(row, measured=measured(*pair, form, request.timing, limit))
         if request.saving is None or breaks(row, self.network, request.limits) is not None:
             return row
-        return request.saving.save(row, operation, cost)
+        with known_state():
+            return request.saving.save(row, operation, cost)
 
 
 def _described(subject: Subject, model: nn.Module, survey: Survey) -> Network:

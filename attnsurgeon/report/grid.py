@@ -127,12 +127,13 @@ def _memory(grid: Grid, row: Row) -> list[str]:
 
 
 def _refused(grid: Grid, sign: str) -> Iterator[tuple[str, str, str]]:
-    groups: dict[tuple[str, str | None], list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in grid.refusals:
-        groups.setdefault((str(row.error), row.hint), []).append(row)
-    for (error, hint), rows in groups.items():
-        text = f"{_named(grid, rows)}: {error}" + (f"; {hint}" if hint else "")
-        yield sign, "yellow", text
+        groups.setdefault(str(row.error), []).append(row)
+    for error, rows in groups.items():
+        hints = list(dict.fromkeys(row.hint for row in rows if row.hint))
+        more = hints[0] if len(hints) == 1 else "what would help each says --json" if hints else ""
+        yield sign, "yellow", f"{_named(grid, rows)}: {error}" + (f"; {more}" if more else "")
     for row in grid.done:
         if row.refused:
             first, sites = row.refused[0], words.several(len(row.refused), "site")

@@ -199,7 +199,7 @@ def test_what_measures_nothing_refuses_to(way):
 def test_compare_puts_mechanisms_side_by_side():
     done = attnsurgeon("compare", *NET, "--attn", "se,eca", "--init", "paper", "--json")
     assert done.code == 0
-    rows = {row["attn"]: row for row in done.json()["mechanisms"]}
+    rows = {row["attn"]: row for row in done.json()["rows"]}
     assert rows["se"]["delta"]["params"] == 663
     assert rows["eca"]["delta"]["params"] == 3 + 3 + 3  # k = 3 for 32 and for 48 channels
     assert len(rows["se"]["sites"]) == 3
@@ -210,7 +210,7 @@ def test_compare_puts_mechanisms_side_by_side():
 def test_compare_shows_the_reason_where_a_mechanism_cannot_go_in():
     done = attnsurgeon("compare", *NET, "--attn", "eca,coord", "--json")
     assert done.code == 0
-    rows = {row["attn"]: row for row in done.json()["mechanisms"]}
+    rows = {row["attn"]: row for row in done.json()["rows"]}
     assert rows["eca"]["error"] is None
     assert "own placement is the activation after the depthwise" in rows["coord"]["error"]
     assert rows["coord"]["hint"] == "try --where residual-branch (3 sites)"
@@ -224,7 +224,7 @@ def test_compare_fails_where_no_mechanism_can_go_in():
 
 @pytest.mark.slow
 def test_compare_takes_all_mechanisms():
-    rows = attnsurgeon("compare", *NET, "--attn", "all", "--json").json()["mechanisms"]
+    rows = attnsurgeon("compare", *NET, "--attn", "all", "--json").json()["rows"]
     assert [row["attn"] for row in rows] == list(mechanisms())
 
 

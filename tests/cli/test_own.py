@@ -111,8 +111,8 @@ def test_a_rule_file_with_code_needs_the_word(mine):
 
 def test_it_stands_beside_the_catalogue_in_a_comparison():
     record = attnsurgeon("compare", *NET, "--attn", "se,mine.py:MyAttention", "--json").json()
-    assert [row["attn"] for row in record["mechanisms"]] == ["se", "mine.py:MyAttention"]
-    assert [len(row["sites"]) for row in record["mechanisms"]] == [3, 3]
+    assert [row["attn"] for row in record["rows"]] == ["se", "mine.py:MyAttention"]
+    assert [len(row["sites"]) for row in record["rows"]] == [3, 3]
 
 
 def test_an_installed_package_is_listed_and_a_broken_one_named(monkeypatch):

@@ -90,7 +90,7 @@ def test_every_command_that_looks_at_a_network_takes_the_file(tmp_path, monkeypa
     assert len(run_command("plan", *spec, *wanted, "--json").json()["sites"]) == 3
     alone = run_command("cost", *spec, "--json").json()["cost"]["before"]
     priced = run_command("cost", *spec, *wanted, "--json").json()["cost"]["before"]
-    compared = run_command("compare", *spec, *wanted, "--json").json()["cost"]["before"]
+    compared = run_command("compare", *spec, *wanted, "--json").json()["networks"][0]["figures"]
     assert alone["macs"] == priced["macs"] == compared["macs"] > 0
     example = CASES["diffusion"].example()
     cost = attnsurgeon.estimate(spec[0], "eca", "residual-branch", example=example)
