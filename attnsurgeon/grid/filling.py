@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from attnsurgeon.cost.budgets import Limit
@@ -26,6 +27,7 @@ from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import to_lists
 
 Key = tuple[str, str, str]
+_SEED = 0  # so that a second run makes the variants that the first one would have made
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _Filling:
             else:
                 yield self._row(cell), True
 
-    @known_state()  # the same random weights every time, so that a second run goes on with them
+    @known_state()  # the same random weights every time, for the same reason
     def _look(self) -> Network:
         request, subject = self.request, self.subject
         if request.saving is None and request.timing is None:
@@ -177,7 +179,9 @@ class _Filling:
         row = _priced(row, plan, cost, self.network)
         if (request.timing is None and request.saving is None) or self._too_heavy(row):
             return row
-        operation = carry_out(handed_over(self.model), plan)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)  # which new weights are drawn from
+            operation = carry_out(handed_over(self.model), plan)
         if request.timing is not None:
             limit = request.limits.get("latency")
             pair = self.model, operation.model

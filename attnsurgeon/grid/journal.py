@@ -13,6 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,10 +31,12 @@ _MOST = 64_000_000  # bytes; a row has some kB
 
 
 def fingerprint(request: Any) -> str:
-    """Return what tells one request from another: of it, of this version and of torch's."""
-    import torch
-
-    whole = {"request": request, "versions": [FORMAT, __version__, torch.__version__]}
+    """Return what tells one request from another: what it wants, and what makes its rows."""
+    versions = {"attnsurgeon": __version__, "format": FORMAT}
+    for package in ("torch", "timm", "torchvision"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    whole = {"request": request, "versions": versions}
     text = json.dumps(whole, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
 

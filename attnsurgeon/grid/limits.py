@@ -132,7 +132,7 @@ def check_key(key: str) -> str:
         UsageError: with the nearest.
     """
     if key.removeprefix("-") not in ("", *KEYS) or key == "-":
-        raise UsageError(f"sort={key!r} is no figure of a row", nearest(key.lstrip("-"), KEYS))
+        raise UsageError(f"{key!r} is nothing to sort by", nearest(key.lstrip("-"), KEYS))
     return key
 
 

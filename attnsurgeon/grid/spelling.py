@@ -93,7 +93,7 @@ def _value(text: str, node: ast.expr) -> Any:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = node
-    if not isinstance(value, (int, float, str)):
+    if value is not None and not isinstance(value, (int, float, str)):
         raise _not_a_call(text, f"{ast.unparse(node)!r} is no number, text, truth value or list")
     return value
 

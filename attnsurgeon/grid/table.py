@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnsurgeon.shown import Shown
+from attnsurgeon.shown import Shown, brief
 
 FIGURES = ("params", "macs", "activations")  # counted for every row
 MEASURED = ("latency", "memory")  # where it was asked for: of `Row.measured`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Network:
     """One network of a comparison, as it is.
 
@@ -40,6 +40,10 @@ class Network:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        figures = (f"{self.figures[name]:,} {name}" for name in self.figures)
+        return brief(self, f"{self.name}: {', '.join(figures) or 'not built'}")
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return dataclasses.asdict(self)
@@ -50,7 +54,7 @@ class Network:
         return _made(cls, record, ("stripped", "notes"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Row:
     """One mechanism at one placement of one network: what it costs, or why it cannot go in.
 
@@ -97,6 +101,12 @@ class Row:
     verified: bool | None = None
     seal: str | None = None
     exit_code: int | None = None
+
+    def __repr__(self) -> str:
+        if self.delta is None:
+            return brief(self, f"{self.name}: {self.error}")
+        added = (f"{self.delta[name]:+,} {name}" for name in FIGURES)
+        return brief(self, f"{self.name}: {', '.join(added)}")
 
     @property
     def forward(self) -> Mapping[str, Any] | None:

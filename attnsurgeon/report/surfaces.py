@@ -20,6 +20,7 @@ OPTIONS = {
     "init": "--init",
     "input_size": "--input-size",
     "latency": "--latency",
+    "max_networks": "--max-networks",
     "mode": "--save",
     "model": "--base",
     "new_head": "--new-head",

@@ -12,7 +12,7 @@ from attnsurgeon.report.folder import show_checkup
 from attnsurgeon.report.modules import show_tree
 from attnsurgeon.report.network import show_list, show_network
 from attnsurgeon.report.operation import show_operation, show_saved
-from attnsurgeon.report.pricing import show_comparison, show_difference, show_weight
+from attnsurgeon.report.pricing import show_difference, show_weight
 from attnsurgeon.report.rulebook import show_outcomes, show_placements, show_reasons
 from tests.report.records import (
     ECA,
@@ -127,38 +127,6 @@ def test_a_list_of_sites_has_a_row_for_each(printed):
     text = printed(show_list, NETWORK, width=120)
     assert [text.count(one["path"] + " ") for one in NETWORK["sites"]] == [1] * 17
     assert "…" not in text
-
-
-def test_a_comparison_says_what_is_left_out(printed, golden):
-    rows = [
-        {"attn": "eca", "where": "bottleneck", "sites": ["a"] * 16, "refused": [], "error": None,
-         "hint": None, "after": COST["after"], "delta": COST["delta"], "notes": []},
-        {"attn": "bam", "where": "downsample", "sites": ["a"] * 2, "error": None, "hint": None,
-         "refused": [{"path": "x", "rule": "r", "reason": "it rebuilds itself"}],
-         "after": COST["after"], "delta": COST["delta"], "notes": []},
-        {"attn": "coord", "where": "depthwise", "sites": [], "refused": [], "after": None,
-         "notes": [], "delta": None, "hint": "nearest: conv1",
-         "error": "rule 'depthwise' matches nothing"},
-        {"attn": "ge", "where": "depthwise", "sites": [], "refused": [], "after": None,
-         "notes": [], "delta": None, "hint": "nearest: conv1",
-         "error": "rule 'depthwise' matches nothing"},
-    ]  # fmt: skip
-    record = {**OPERATION, "mechanisms": rows}
-    text = printed(show_comparison, record, width=100)
-    assert "coord, ge: rule 'depthwise' matches nothing; nearest: conv1" in text
-    assert "bam: 1 site refused, x: it rebuilds itself" in text
-    golden("comparison", text)
-
-
-def test_a_narrow_comparison_leaves_activations_out_and_says_so(printed):
-    row = {"attn": "eca", "where": "bottleneck", "sites": ["a"], "refused": [], "error": None}
-    row |= {"notes": ["counted as it trains"]}
-    rows = [{**row, "hint": None, "after": COST["after"], "delta": COST["delta"]}]
-    text = printed(show_comparison, {**OPERATION, "mechanisms": rows}, width=80)
-    assert "· eca: counted as it trains" in text
-    assert max(map(len, text.splitlines())) <= 80
-    assert "+15,104" not in text
-    assert "activations" in text
 
 
 def test_the_weight_of_a_network(printed, golden):

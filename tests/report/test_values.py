@@ -46,6 +46,7 @@ def values() -> dict[str, Any]:
         "plan": operation.plan,
         "insert": operation,
         "estimate": attnsurgeon.estimate(made, "se", input_size=SIZE),
+        "compare": attnsurgeon.compare(made, "se,sk", ["residual-branch"], input_size=SIZE),
         "audit": attnsurgeon.audit(operation.model, input_size=SIZE),
         "status": attnsurgeon.status(operation.model, input_size=SIZE),
         "fold": attnsurgeon.fold(attnsurgeon.insert(net(), "we", input_size=SIZE).model),
