@@ -40,7 +40,7 @@ WINGS: dict[str, str] = {
     "config save restore exporting",
     "training": "layer_depth finetune norms",
     "operate": "",
-    "grid": "table spelling limits journal subjects cells measuring saving filling text comparing",
+    "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "integrations": "",
     "checkup": "",
     "contract": "",

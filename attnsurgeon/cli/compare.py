@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnsurgeon.cli.networks import read_input
+from attnsurgeon.cli.networks import read_input, require_device
 from attnsurgeon.cli.options import (
     FOLDER,
     Measuring,
@@ -238,6 +238,7 @@ def _compare(
         from attnsurgeon.saved.file import check_file
 
         check_file(wishes.html, wishes.overwrite, option=_HTML)
+    require_device(timing)
     with step("starting"):
         from attnsurgeon.grid.comparing import gather, request_of, subjects_of
         from attnsurgeon.grid.limits import check_key, refuse_nothing_left
@@ -261,7 +262,7 @@ def _compare(
             init=init,
             narrow=Narrowing.of(**narrow),
             limits=wishes.limits,
-            timing=_timing(timing, wishes),
+            timing=_timing(timing),
             save_all=wishes.save_all,
             mode=wishes.mode or "full",
             verify=wishes.verify or "quick",
@@ -292,9 +293,9 @@ def _compare(
         )
 
 
-def _timing(timing: Measuring, wishes: Wishes) -> Any:
+def _timing(timing: Measuring) -> Any:
     """Returns how rows are measured; None where nothing asks for it."""
-    if not timing.asked and wishes.limits["memory"] is None:
+    if not timing.asked:
         return None
     from attnsurgeon.grid.measuring import Timing
 

@@ -36,6 +36,7 @@ _HINTS = (_LESS, _LONGER, _TRAINABLE)  # the first that is about what is broken
 _UNITS = {  # of each limit, and how one is written
     "max_params": (_COUNTS, "+2%, +0.5M or 30M"),
     "max_macs": (_COUNTS, "+2%, +0.5M or 30M"),
+    "max_activations": (_COUNTS, "+2%, +0.5M or 30M"),  # of rows, in `grid`
     "max_latency": (_TIMES, "+5%, +0.5ms or 20ms"),
     "max_memory": (_SIZES, "+5%, +20MB or 1.5GB"),
 }

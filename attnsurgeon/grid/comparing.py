@@ -268,5 +268,5 @@ def _timing(
             known = ", ".join(Timing.__dataclass_fields__)
             raise UsageError(f"latency has no {sorted(unknown)[0]!r}", f"known: {known}")
         return Timing(**latency)
-    asked = latency or max_latency is not None or max_memory is not None
-    return Timing() if asked else None
+    times = latency or max_latency is not None
+    return Timing(times=times) if times or max_memory is not None else None

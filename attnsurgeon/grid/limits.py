@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attnsurgeon.cost.budgets import Limit, parse_budget
+from attnsurgeon.cost.measured import FOR_AN_INTERVAL
 from attnsurgeon.errors import CheckFailed, UsageError, nearest
 from attnsurgeon.grid.table import FIGURES, MEASURED, Network, Row
 
@@ -21,15 +22,10 @@ def read_limits(**texts: str | None) -> dict[str, Limit]:
         UsageError: one of them is no limit.
     """
     return {
-        figure: parse_budget(_counted(text) if figure == "memory" else text, name=f"max_{figure}")
+        figure: parse_budget(text, name=f"max_{figure}")
         for figure, text in texts.items()
         if text is not None
     }
-
-
-def _counted(text: str) -> str:
-    """`+100MB` as a count of bytes: `+100M`."""
-    return text.strip()[:-1] if text.strip()[-1:] in ("B", "b") else text
 
 
 def before_after(row: Row, network: Network, figure: str) -> tuple[float, float] | None:
@@ -68,6 +64,8 @@ def _undecided(row: Row, figure: str, limit: Limit) -> bool:
     if figure != "latency" or row.forward is None:
         return False
     before, ratio = row.forward["before"]["median"], row.forward["ratio"]
+    if row.forward["pairs"] < FOR_AN_INTERVAL:
+        return True
     return before * ratio["low"] <= limit.ceiling(before) < before * ratio["high"]
 
 

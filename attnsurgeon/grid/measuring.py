@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from attnsurgeon.cost.budgets import Limit
-from attnsurgeon.cost.measured import Latency
+from attnsurgeon.cost.budgets import Budget, Limit, is_decided
 from attnsurgeon.cost.measuring import SECONDS, measure
 from attnsurgeon.recording.inputs import InputForm
+from attnsurgeon.recording.twin import full_twin
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Timing:
     """How every row is measured.
 
     Attributes:
+        times: measure the forward and the training step; else only the memory of a step.
         batch: images of a run.
         device: where; None where the weights are.
         threads: of the CPU; None for torch's own number.
@@ -29,6 +29,7 @@ class Timing:
         seconds: after which no more pairs of a row are measured.
     """
 
+    times: bool = True
     batch: int = 1
     device: str | None = None
     threads: int | None = None
@@ -54,25 +55,16 @@ def measured(
     """
     if timing.device is not None:
         to = torch.device(timing.device)
-        before, after = (copy.deepcopy(model).to(to) for model in (before, after))
-    inputs = form.at_batch(timing.batch).drawn(torch.Generator().manual_seed(0))
+        before, after = (full_twin(model).to(to) for model in (before, after))
     made = measure(
         before,
         after,
-        inputs,
+        form.at_batch(timing.batch),
+        times=timing.times,
         repeats=timing.repeats,
         warm_up=timing.warm_up,
         threads=timing.threads,
         seconds=timing.seconds,
-        enough=None if limit is None else _decides(limit),
+        enough=None if limit is None else functools.partial(is_decided, Budget(max_latency=limit)),
     )
     return dataclasses.asdict(made)
-
-
-def _decides(limit: Limit) -> Callable[[Latency], bool]:
-    def decided(latency: Latency) -> bool:
-        before = latency.before.median
-        low, high = before * latency.ratio.low, before * latency.ratio.high
-        return not low <= limit.ceiling(before) < high
-
-    return decided

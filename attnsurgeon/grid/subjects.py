@@ -14,7 +14,7 @@ from torch import nn
 
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.models import Source, load_model, source_of
-from attnsurgeon.models.suggestions import close_to
+from attnsurgeon.models.suggestions import close_to, names_of
 from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.recording.twin import handed_over
 from attnsurgeon.saved.folder import RECORD
@@ -190,14 +190,7 @@ def _matching(pattern: str) -> list[str]:
             f"no file or folder is called {pattern!r}",
             "wildcards are for names of timm and torchvision: 'resnet*d', 'torchvision:vit_*'",
         )
-    if family == "torchvision":
-        from torchvision.models import list_models
-
-        known = list_models()
-    else:
-        import timm
-
-        known = timm.list_models()
+    known = names_of(family or "timm")
     found = [f"{family}{colon}{name}" for name in known if fnmatchcase(name, glob)]
     if not found:
         hint = close_to(glob.strip("*?"), known, None)

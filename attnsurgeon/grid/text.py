@@ -76,9 +76,9 @@ def as_markdown(grid: Grid) -> str:
     saved = any(row.folder for row in grid.done)
     heads = ["model"] * several + ["attention", "where", "sites", "identity"]
     heads += ["parameters", "", "MACs", "", "activations", ""]
-    heads += ["latency"] * ("forward" in measured) + ["training memory"] * ("memory" in measured)
+    heads += ["latency"] * ("forward" in measured) + ["step memory"] * ("memory" in measured)
     heads += ["folder"] * saved
-    right = {"sites", "parameters", "MACs", "activations", "", "latency", "training memory"}
+    right = {"sites", "parameters", "MACs", "activations", "", "latency", "step memory"}
     lines = [_line(heads), _line("---:" if head in right else "---" for head in heads)]
     for row in grid.done:
         cells = [escaped(row.model)] * several

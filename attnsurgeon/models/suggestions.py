@@ -25,18 +25,24 @@ def nearest_file(path: Path) -> str | None:
     return close_to(path.name, [entry.name for entry in path.parent.iterdir()], None)
 
 
+def names_of(family: str) -> list[str]:
+    """Return every name of a network that `timm` or `torchvision` has."""
+    if family == "torchvision":
+        from torchvision.models import list_models
+    else:
+        from timm import list_models
+    return list_models()
+
+
 def unknown_network(name: str, family: str) -> ModelError:
     """Return the error for a name that `family` (`timm` or `torchvision`) does not know."""
     return ModelError(f"{family} has no network called {name!r}", _nearest_network(name, family))
 
 
 def _nearest_network(name: str, family: str) -> str:
-    import timm
-    import torchvision
-
     # The family that was asked comes first where both have an equally near name.
     spellings: dict[str, list[str]] = {}
-    both = {"timm": timm.list_models(), "torchvision": torchvision.models.list_models()}
+    both = {home: names_of(home) for home in ("timm", "torchvision")}
     for home in sorted(both, key=lambda home: home != family):
         prefix = "" if home == "timm" else "torchvision:"
         for known in both[home]:

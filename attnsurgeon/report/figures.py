@@ -103,7 +103,7 @@ def measured_notes(latency: Mapping[str, Any]) -> Iterator[str]:
 def memory_notes(latency: Mapping[str, Any]) -> Iterator[str]:
     """Yields what the memory of a training step counts, or why there is no such step."""
     if latency["training_memory"] is not None:
-        yield f"step memory: {_COUNTED[latency['training_memory']['counts']]}"
+        yield f"step memory: {COUNTED[latency['training_memory']['counts']]}"
     if latency["no_training_step"]:
         yield f"no training step: {latency['no_training_step']}"
 
@@ -124,7 +124,7 @@ def _known(latency: Mapping[str, Any], seconds: float) -> str:
     return f"undecided after {seconds:g} s: {said}" if latency["undecided"] else said
 
 
-_COUNTED = {
+COUNTED = {
     "saved tensors": "what autograd saves for the backward pass, beside weights and gradients",
     "allocated": "the most that the device gave out during a step, beside the weights",
 }

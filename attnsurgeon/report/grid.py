@@ -10,14 +10,14 @@ from rich.console import Console
 from attnsurgeon.grid.limits import before_after, breaks, read_limits, undecided
 from attnsurgeon.grid.table import Grid, Row
 from attnsurgeon.report import words
-from attnsurgeon.report.figures import FIGURES, coverage
+from attnsurgeon.report.figures import COUNTED, FIGURES, coverage
 from attnsurgeon.report.narrow import INDENT, fits, measured
 from attnsurgeon.report.streams import marks
 from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show_notes, show_table
 from attnsurgeon.report.words import count
 
 # What is left out first on a narrow terminal.
-_SPARE = ("identity", "activations", "training step", "training memory")
+_SPARE = ("identity", "activations", "training step", "step memory")
 Group = tuple[str, list[str], list[list[str]]]  # its name, heads, and of each row the cells
 
 
@@ -98,7 +98,7 @@ def _groups(grid: Grid) -> Iterator[Group]:
         if any(row.measured and row.measured[kind] for row in rows):
             yield name, [f">{name}", "!"], [_ratio(row, kind) for row in rows]
     if any(row.memory for row in rows):
-        yield "training memory", [">training memory", ">"], [_memory(grid, row) for row in rows]
+        yield "step memory", [">step memory", ">"], [_memory(grid, row) for row in rows]
 
 
 def _added(row: Row, name: str) -> list[str]:
@@ -122,8 +122,7 @@ def _memory(grid: Grid, row: Row) -> list[str]:
         return ["-", ""]
     before, after = map(int, pair)
     percent = 100 * (after - before) / before if before else None
-    sign = "-" if after < before else "+"
-    return [f"{sign}{words.memory(abs(after - before))}", words.percent(percent)]
+    return [words.memory_change(after - before), words.percent(percent)]
 
 
 def _refused(grid: Grid, sign: str) -> Iterator[tuple[str, str, str]]:
@@ -186,19 +185,20 @@ def _said(console: Console, grid: Grid) -> Iterator[str]:
         for note in row.notes:
             by_note.setdefault(note, []).append(row)
     yield from (f"{_named(grid, rows)}: {note}" for note, rows in by_note.items())
-    if any(row.forward for row in grid.done):
+    if any(row.measured for row in grid.done):
         yield from _how(grid)
 
 
 def _how(grid: Grid) -> Iterator[str]:
     made = next(row.measured for row in grid.done if row.measured)
-    how = made["settings"]
-    threads = words.several(how["threads"], "thread")
-    yield (
-        "latency: median of paired, interleaved runs and its 95 % interval; batch "
-        f"{how['batch']}, {how['device']}, {how['dtype']}, {threads}"
-    )
-    if made["memory"]:
-        yield f"training memory: {made['memory']['what']} of one training step"
-    why = dict.fromkeys(row.measured["why"] for row in grid.done if row.measured)
-    yield from (f"no training step: {one}" for one in why if one)
+    how, threads = made["settings"], words.several(made["settings"]["threads"], "thread")
+    yield f"measured at batch {how['batch']}, {how['device']}, {how['dtype']}, {threads}"
+    if any(row.forward for row in grid.done):
+        yield "latency: median ratio of interleaved pairs, and its 95 % confidence interval"
+    counts = dict.fromkeys(row.memory["what"] for row in grid.done if row.memory)
+    yield from (f"step memory: {COUNTED[what]}" for what in counts)
+    by_why: dict[str, list[Row]] = {}
+    for row in grid.done:
+        if row.measured and row.measured["why"]:
+            by_why.setdefault(row.measured["why"], []).append(row)
+    yield from (f"{_named(grid, rows)}: no training step: {w}" for w, rows in by_why.items())

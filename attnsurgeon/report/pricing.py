@@ -18,7 +18,7 @@ from attnsurgeon.report.figures import (
 from attnsurgeon.report.folding import fold
 from attnsurgeon.report.operation import show_refused
 from attnsurgeon.report.streams import marks
-from attnsurgeon.report.tables import show_heading, show_notes, show_table
+from attnsurgeon.report.tables import show_facts, show_heading, show_notes, show_table
 from attnsurgeon.report.words import count
 
 

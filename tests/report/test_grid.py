@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 -- the sign between sizes is the reports' own
 """The table of a comparison, whole and on narrow terminals; the grid is written by hand."""
 
 import dataclasses
@@ -42,7 +41,13 @@ SPREAD = {"median": 1.04, "q1": 1.03, "q3": 1.05, "low": 1.031, "high": 1.049}
 SECONDS = {"median": 0.02, "q1": 0.02, "q3": 0.02, "low": 0.02, "high": 0.02}
 MEASURED = {
     "settings": {"batch": 1, "device": "cpu", "dtype": "float32", "threads": 1},
-    "forward": {"before": SECONDS, "after": SECONDS, "ratio": SPREAD, "undecided": False},
+    "forward": {
+        "before": SECONDS,
+        "after": SECONDS,
+        "ratio": SPREAD,
+        "pairs": 20,
+        "undecided": False,
+    },
     "step": None,
     "memory": {"before": 100_000_000, "after": 103_000_000, "what": "saved tensors"},
     "why": "",
@@ -95,7 +100,7 @@ def test_what_was_measured_has_its_interval_and_how_it_was_measured(printed):
     assert "x1.040  1.031 to 1.049" in text
     assert "+3.0 MB  +3.00 %" in text
     assert "batch 1, cpu, float32, 1 thread" in text
-    assert "saved tensors of one training step" in text
+    assert "what autograd saves for the backward pass" in text
     unsure = {**MEASURED, "forward": {**MEASURED["forward"], "undecided": True}}
     text = printed(show_grid, dataclasses.replace(
         GRID, rows=(dataclasses.replace(ECA, measured=unsure),)), width=180)  # fmt: skip
@@ -109,8 +114,6 @@ def test_how_many_rows_each_limit_leaves_out_is_said():
     )
     assert left_out(grid) == ["1 row left out by limits: 1 over params +10"]
     both = dataclasses.replace(grid, left_out=(BAM, heavy))
-    assert left_out(both) == [
-        "2 rows left out by limits: 1 over params +10, 1 over macs +20M"
-    ]
+    assert left_out(both) == ["2 rows left out by limits: 1 over params +10, 1 over macs +20M"]
     assert left_out(dataclasses.replace(grid, left_out=())) == ["0 rows left out by limits"]
     assert left_out(GRID) == []
