@@ -373,4 +373,10 @@ def _refuse_where_nothing_goes_in(grid: Grid) -> None:
 
 
 def _write_page(grid: Grid, wishes: Wishes) -> None:
-    raise NotImplementedError(wishes.html)
+    from attnsurgeon.report.comparison import comparison_page
+    from attnsurgeon.saved.file import write_file
+
+    assert wishes.html is not None
+    page = comparison_page(grid)
+    write_file(wishes.html, page, overwrite=wishes.overwrite, option=_HTML)
+    note(f"{wishes.html} written")

@@ -17,7 +17,7 @@ from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show
 from attnsurgeon.report.words import count
 
 # What is left out first on a narrow terminal.
-_SPARE = ("identity", "activations", "training step", "step memory")
+_SPARE = ("identity", "activations", "step", "step memory")
 Group = tuple[str, list[str], list[list[str]]]  # its name, heads, and of each row the cells
 
 
@@ -94,7 +94,7 @@ def _groups(grid: Grid) -> Iterator[Group]:
         yield "identity", ["!identity"], [[row.identity or ""] for row in rows]
     for name, label in FIGURES:
         yield label, [f">{label}", ">"], [_added(row, name) for row in rows]
-    for name, kind in (("latency", "forward"), ("training step", "step")):
+    for name, kind in (("latency", "forward"), ("step", "step")):
         if any(row.measured and row.measured[kind] for row in rows):
             yield name, [f">{name}", "!"], [_ratio(row, kind) for row in rows]
     if any(row.memory for row in rows):
