@@ -108,10 +108,11 @@ def _cell(
 
 def _mechanisms(attns: Attention | Iterable[Attention]) -> Iterator[tuple[Spelled, Attention]]:
     """Yields each mechanism as it was said, and as `insert` takes it."""
-    listed = attns if isinstance(attns, (list, tuple, set, frozenset, dict)) else [attns]
+    several = isinstance(attns, (list, tuple, set, frozenset, dict))
+    listed: list[Any] = list(attns) if several else [attns]
     if not listed:
         raise UsageError("no mechanism is named", "give one: attn='eca', or 'all'")
-    for attn in listed:  # pyright: ignore[reportGeneralTypeIssues]
+    for attn in listed:
         if not isinstance(attn, str):
             name, _ = find_attention(attn)
             yield Spelled(name, name), attn

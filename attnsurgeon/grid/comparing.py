@@ -93,7 +93,7 @@ def compare(
         UsageError: the arguments contradict.
         CheckFailed: no row is within the limits; the message says the cheapest.
     """
-    listed = models if isinstance(models, (list, tuple)) else [models]
+    listed: list[Any] = list(models) if isinstance(models, (list, tuple)) else [models]
     weights = {"pretrained": True} if model_args.pop("pretrained", False) is True else {}
     subjects = subjects_of(
         listed, max_networks, model_args, weights, input_size=input_size, example=example,

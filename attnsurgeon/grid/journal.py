@@ -102,8 +102,8 @@ class Journal:
         self._stream.seek(0)
         text = self._stream.read(_MOST)
         request = self._read(text)
-        if request is None:
-            # Without its first line nobody knows whose rows these are.
+        # Without its first line nobody knows whose rows these are; without rows nothing is lost.
+        if request is None or (request != self._request and not self.rows and not self.damaged):
             self.damaged += len(self.networks) + len(self.rows)
             self.networks.clear()
             self.rows.clear()

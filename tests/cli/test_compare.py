@@ -119,6 +119,18 @@ def test_where_no_journal_can_be_written_there_is_none(tmp_path, monkeypatch):
     assert attnsurgeon("compare", *NET, "--attn", "eca", *BRANCH).code == 0
 
 
+def test_a_page_is_written_beside_what_is_printed_and_never_over_another(tmp_path):
+    pytest.importorskip("attnsurgeon.report.comparison")
+    argv = ["compare", *NET, "--attn", "eca", *BRANCH, "--csv", "--html", tmp_path / "page.html"]
+    done = attnsurgeon(*argv)
+    assert (done.code, done.out.splitlines()[1].split(",")[1]) == (0, "eca")
+    assert "eca" in (tmp_path / "page.html").read_text("utf-8")
+    refused = attnsurgeon(*argv)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--overwrite" in refused.err
+    assert attnsurgeon(*argv, "--overwrite").code == 0
+
+
 def test_insert_prints_the_rules_that_say_the_same():
     argv = [*NET, "--attn", "se", *BRANCH, "--stage", "2"]
     printed = attnsurgeon("insert", *argv, "--print-rules")

@@ -31,6 +31,16 @@ COMMANDS = [
     ["cost", *NET],
     ["cost", *NET, "--attn", "eca"],
     ["compare", *NET, "--attn", "se,eca,cbam,gam,coord"],
+    [
+        "compare",
+        "NET",
+        "DIR",
+        *NET[1:],
+        "--attn",
+        "se(reduction=8),eca,sk",
+        "--where",
+        "stage,stem",
+    ],
     ["verify", "DIR"],
     ["status", "DIR"],
     ["report", "DIR"],
@@ -69,7 +79,7 @@ def printed(argv: list[str], width: int, monkeypatch: pytest.MonkeyPatch) -> str
     named = {"NET": "net.py:net", "DIR": "out", "RULES": "rules.yaml"}
     monkeypatch.setenv("COLUMNS", str(width))
     out = io.StringIO()
-    more = ["--trust-code"] if argv[0] in ("verify", "status") else []
+    more = ["--trust-code"] if argv[0] in ("verify", "status") or "DIR" in argv[2:] else []
     said = [named.get(word, word) for word in argv] + more
     quiet = contextlib.redirect_stderr(io.StringIO())
     with contextlib.redirect_stdout(out), quiet, pytest.raises(SystemExit):

@@ -79,6 +79,16 @@ def test_the_journal_of_another_request_is_refused_and_kept(file):
     assert file.read_bytes() == before
 
 
+def test_a_request_of_which_nothing_was_finished_stands_in_nobodys_way(tmp_path):
+    with opened(tmp_path / "journal.jsonl", "mine") as journal:
+        journal.add(NET)
+    assert read(tmp_path / "journal.jsonl", "other").networks == {}
+    with opened(tmp_path / "journal.jsonl", "other") as journal:
+        journal.add(ROWS[1])
+    with pytest.raises(UsageError, match="another comparison"):
+        read(tmp_path / "journal.jsonl")
+
+
 def test_two_cannot_write_at_once(file):
     with opened(file, "mine"), pytest.raises(UsageError, match="another process"):
         read(file)
