@@ -177,7 +177,7 @@ def _seal(folder: Path) -> str | None:
 
 def _readable(grid: Grid, folder: Path) -> str:
     made = [row for row in grid.rows if row.folder is not None]
-    parts = ["# Variants", f"{len(made)} networks with attention, each a folder that loads alone."]
+    parts = ["# Variants", f"{len(made)} networks with attention, each in a folder of its own."]
     if made:
         name = str(made[0].folder)
         saved = read_folder(folder / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -126,18 +127,28 @@ def _memory(grid: Grid, row: Row) -> list[str]:
 
 
 def _refused(grid: Grid, sign: str) -> Iterator[tuple[str, str, str]]:
-    groups: dict[str, list[Row]] = {}
+    """Yields a line for each reason, with all rows that it keeps out, wholly or at some sites."""
+    reasons: dict[str, list[tuple[Row, str, str | None]]] = {}
     for row in grid.refusals:
-        groups.setdefault(str(row.error), []).append(row)
-    for error, rows in groups.items():
-        hints = list(dict.fromkeys(row.hint for row in rows if row.hint))
-        more = hints[0] if len(hints) == 1 else "what would help each says --json" if hints else ""
-        yield sign, "yellow", f"{_named(grid, rows)}: {error}" + (f"; {more}" if more else "")
+        error = str(row.error)
+        reasons.setdefault(_of_any(row, error), []).append((row, error, row.hint))
     for row in grid.done:
         if row.refused:
             first, sites = row.refused[0], words.several(len(row.refused), "site")
-            text = f"{_named(grid, [row])}: {sites} refused, {first['path']}: {first['reason']}"
-            yield sign, "yellow", text
+            reason = f"{sites} refused, {first['path']}: {first['reason']}"
+            reasons.setdefault(_of_any(row, reason), []).append((row, reason, None))
+    for shared, found in reasons.items():
+        rows = [row for row, _, _ in found]
+        said = found[0][1] if len(found) == 1 else shared
+        hints = [h if len(found) == 1 else _of_any(r, h) for r, _, h in found if h]
+        more = "what would help each says --json" if len(set(hints)) > 1 else "".join(hints[:1])
+        yield sign, "yellow", f"{_named(grid, rows)}: {said}" + (f"; {more}" if more else "")
+
+
+def _of_any(row: Row, text: str) -> str:
+    """A text about the mechanism of a row as it would be about another, so that equal ones meet."""
+    name = re.escape(row.attn.partition("(")[0])
+    return re.sub(rf"(?<![\w.:-]){name}('s)?(?![\w-])", lambda m: "its" if m[1] else "it", text)
 
 
 def _named(grid: Grid, rows: Sequence[Row]) -> str:

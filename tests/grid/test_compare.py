@@ -372,6 +372,21 @@ def test_limits_decide_what_is_saved_and_other_limits_save_the_rest(tmp_path):
     assert len(grid) == 2
 
 
+@pytest.mark.slow
+def test_a_saved_folder_is_compared_and_its_variants_have_both_operations(tmp_path):
+    first = compare(NET, "eca", "residual-branch", save_all=tmp_path / "once")
+    folder = tmp_path / "once" / str(first.rows[0].folder)
+    with pytest.raises(ModelError, match="trust"):
+        attnsurgeon.compare(folder, "se", "stem")
+    grid = attnsurgeon.compare(folder, "se", "stem", save_all=tmp_path / "twice", trust=True)
+    assert grid.networks[0].figures["params"] == first.rows[0].after["params"]
+    assert grid.networks[0].input_size == list(SIZE)  # that of its last operation
+    twice = attnsurgeon.load(tmp_path / "twice" / str(grid.rows[0].folder), trust=True)
+    assert {site.attn for site in attnsurgeon.status(twice).sites} == {"eca", "se"}
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(twice.eval()(x), attnsurgeon.load(folder, trust=True).eval()(x))
+
+
 def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path):
     (tmp_path / "photo.jpg").write_text("")
     with pytest.raises(UsageError, match="something else than variants"):

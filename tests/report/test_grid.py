@@ -83,6 +83,21 @@ def test_placements_are_named_where_a_mechanism_has_several(printed):
     assert "✗ eca at depthwise: it matches nothing" in text
 
 
+def test_reasons_that_differ_only_in_the_mechanism_are_one_line(printed):
+    eca = dataclasses.replace(COORD, attn="eca(kernel_size=5)", error="eca's map is no map, as eca",
+                              hint="eca is for maps")  # fmt: skip
+    sge = dataclasses.replace(eca, attn="sge", error="sge's map is no map, as sge",
+                              hint="sge is for maps")  # fmt: skip
+    text = printed(show_grid, dataclasses.replace(GRID, rows=(ECA, eca, sge)), width=110)
+    assert "eca(kernel_size=5), sge: its map is no map, as it; it is for maps" in text
+    text = printed(show_grid, dataclasses.replace(GRID, rows=(ECA, sge)), width=110)
+    assert "sge: sge's map is no map, as sge; sge is for maps" in text
+    other = dataclasses.replace(BAM, attn="gam")
+    assert "bam, gam: 1 site refused, x: it rebuilds itself" in printed(
+        show_grid, dataclasses.replace(GRID, rows=(BAM, other)), width=110
+    )
+
+
 def test_networks_are_named_where_there_are_several(printed):
     other = dataclasses.replace(R50, name="resnet34", model="resnet34", notes=("at batch 2",))
     rows = (ECA, dataclasses.replace(ECA, model="resnet34"), COORD)
