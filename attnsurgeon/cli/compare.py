@@ -191,9 +191,9 @@ def command(
         overwrite,
         next((form for form, wanted in forms.items() if wanted), ""),
     )
-    # Not the parts of a call that was split at its commas, and the placements as they were said.
-    named = [one for some in attns for one in some], [one for some in where for one in some]
-    _compare(asked, *named, narrow, init, max_networks, timing, wishes)
+    named = [name for some in attns for name in some]
+    places = [place for some in where for place in some]
+    _compare(asked, named, places, narrow, init, max_networks, timing, wishes)
 
 
 def _refuse_contradictions(

@@ -12,6 +12,7 @@ from torch import nn
 
 from attnsurgeon.cost.budgets import Budget, Limit, is_decided
 from attnsurgeon.cost.measuring import SECONDS, measure
+from attnsurgeon.errors import UsageError
 from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.recording.twin import full_twin
 
@@ -36,6 +37,15 @@ class Timing:
     repeats: int | None = None
     warm_up: int | None = None
     seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            try:
+                torch.empty(0, device=self.device)
+            except (RuntimeError, AssertionError, NotImplementedError) as error:
+                raise UsageError(
+                    f"there is no device {self.device!r} here", "cpu is one everywhere"
+                ) from error
 
 
 def measured(

@@ -31,6 +31,7 @@ FITTING = {
     "integer": "1",
     "integer range": "2",
     "float": "1",
+    "float range": "1",
     "C,H,W": "3,40,24",
     "name=value": "a=1",
 }

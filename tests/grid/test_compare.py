@@ -202,6 +202,7 @@ def test_limits_that_nothing_keeps_say_the_cheapest_of_each():
         ((NET, "se"), {"max_params": "lots"}, UsageError, "is no limit"),
         ((NET, "se"), {"max_activations": "+3ms"}, UsageError, "unknown unit"),
         ((NET, "se"), {"latency": {"batches": 2}}, UsageError, "known: .*batch"),
+        ((NET, "se"), {"latency": {"device": "gpu7"}}, UsageError, "no device 'gpu7'"),
         ((net(), "se"), {"num_classes": 3}, UsageError, "need a spec"),
         (("torchvision:resnet*", "se"), {"max_networks": 3}, UsageError, "stands for .* and 3 are"),
         (("torchvision:zz*", "se"), {}, ModelError, "no network called"),
