@@ -120,7 +120,6 @@ def test_where_no_journal_can_be_written_there_is_none(tmp_path, monkeypatch):
 
 
 def test_a_page_is_written_beside_what_is_printed_and_never_over_another(tmp_path):
-    pytest.importorskip("attnsurgeon.report.comparison")
     argv = ["compare", *NET, "--attn", "eca", *BRANCH, "--csv", "--html", tmp_path / "page.html"]
     done = attnsurgeon(*argv)
     assert (done.code, done.out.splitlines()[1].split(",")[1]) == (0, "eca")
