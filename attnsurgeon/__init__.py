@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.auditing import audit
     from attnsurgeon.checks.status import Status, status
     from attnsurgeon.cost.measuring import measure
-    from attnsurgeon.looking.gates import gates
     from attnsurgeon.grid.comparing import compare
+    from attnsurgeon.looking.gates import gates
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.comparing import Cost
     from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.cost.weight import Weight
-    from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.grid.table import Grid
+    from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
