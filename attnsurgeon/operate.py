@@ -20,6 +20,7 @@ from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.measured import Measurement
+from attnsurgeon.cost.planned import Weighed, Unlike
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
@@ -299,12 +300,18 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
     """Weighs the planned network as it is, and with the plan carried out on a copy."""
     traced = made.survey.traced
     form = traced.form.at_batch(1)
-    copied = copy.deepcopy(traced.twin)
     notes = () if form.batch == 1 else (f"counted at the batch of {form.batch} that was given",)
     if traced.device != "meta":  # it looks at values, and on meta there are none
+        copied = copy.deepcopy(traced.twin)
         before = weigh(traced.twin, form)
         splice(copied, made)
         return before, weigh(copied, form)
+    try:
+        weighed = Weighed(traced)
+        return weighed.before(notes), weighed.after(made, notes)
+    except Unlike:
+        pass
+    copied = copy.deepcopy(traced.twin)
     before = weigh_twin(copied, form.on_meta(), notes=notes)
     splice(copied, made)
     own = [cut for cut in made.cuts if cut.card.own]

@@ -1,4 +1,4 @@
-"""One forward -> Weight: a dispatch mode that prices every operator under the module that runs it.
+"""One forward -> the books of it: a dispatch mode that prices every operator where it runs.
 
 In inference mode such a mode sees whole operators (`linear`, `layer_norm`, `adaptive_avg_pool2d`),
 the level fvcore's tracer records at; outside, autograd has taken them apart before. An operator
@@ -8,185 +8,199 @@ belongs to the module whose forward runs, and to the modules that module lies in
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.hooks import RemovableHandle
 
 from attnsurgeon.cost.operators import Price, is_opened, price
-from attnsurgeon.cost.weight import Count, Weight
+from attnsurgeon.cost.weight import Count
+from attnsurgeon.recording.calls import answered
 from attnsurgeon.recording.record import MARK
 
 
-class Scale(TorchDispatchMode):
-    """Keeps the books of one forward of `twin`: enter it together with `watching()`."""
+class Books:
+    """What ran at one place, the modules called from there left out.
 
-    def __init__(self, twin: nn.Module) -> None:
-        super().__init__()
-        self.twin = twin
-        self.read: set[int] = set()  # ids of the parameters that any operator read
-        self.own: dict[str, Count] = {}  # by canonical path, children excluded
+    Attributes:
+        macs, activations: as in `Count`.
+        operators, beyond, uncounted: operator -> its MACs; those that fvcore leaves out; how many
+            calls have no price.
+    """
+
+    __slots__ = ("activations", "beyond", "macs", "operators", "uncounted")
+
+    def __init__(self) -> None:
+        self.macs = 0
+        self.activations = 0
         self.operators: Counter[str] = Counter()
         self.beyond: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
-        self.running: list[str] = [""]
-        self.open: list[list[Count]] = []  # one list of prices a running inserted module
-        self.inserted: dict[str, list[list[Count]]] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        self.read.update(id(a) for a in (*args, *kwargs.values()) if isinstance(a, nn.Parameter))
-        if is_opened(func):
-            with self:
-                return func.decompose(*args, **kwargs)
-        out = _shape_only(func, args)
-        if out is None:
-            out = func(*args, **kwargs)
-        priced = price(func, args, kwargs, out, inserted=bool(self.open))
-        if priced is not None:
-            self.add(priced)
-        return out
 
     def add(self, priced: Price) -> None:
-        """Enters one price in the books."""
+        """Enters one price."""
         if priced.macs is None:
             self.uncounted[priced.operator] += 1
             return
         self.operators[priced.operator] += priced.macs
         if priced.beyond:
             self.beyond[priced.operator] += priced.macs
-        count = Count(0, priced.macs, priced.activations)
-        path = self.running[-1]
-        self.own[path] = self.own.get(path, Count()) + count
-        for prices in self.open:
-            prices.append(count)
+        self.macs += priced.macs
+        self.activations += priced.activations
 
-    def idle(self) -> tuple[str, ...]:
-        """After a forward: inserted modules with parameters that nothing read, or without work."""
-        return tuple(
-            path
-            for path, calls in self.inserted.items()
-            if calls
-            and (
-                not any(calls)
-                or any(id(p) not in self.read for p in self.twin.get_submodule(path).parameters())
-            )
-        )
 
-    def macs_of(self, path: str) -> int:
-        """After a forward: what the calls of an inserted module cost."""
-        return sum(count.macs for call in self.inserted[path] for count in call)
+class Scale(TorchDispatchMode):
+    """Keeps the books of one forward: enter it together with `watching()`.
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Keeps `running` and `open` true while the twin runs."""
-        handles = []
-        for path, module in self.twin.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue  # which takes no hooks: its operations count as those of who calls it
-            handles += self.watch(path, module, inserted=vars(module).get(MARK) is not None)
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Attributes:
+        books: place -> what ran there. A place is the path of a module, unless who runs the
+            modules says otherwise.
+        inserted: place of inserted attention -> one Count a call.
+        read: ids of the parameters that operators inside of inserted modules read.
+    """
 
-    def watch(self, path: str, module: nn.Module, *, inserted: bool) -> Iterator[RemovableHandle]:
-        """Hooks one module; its own hooks run inside, so what they compute is its own."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.books: dict[Hashable, Books] = {}
+        self.inserted: dict[Hashable, list[list[Price]]] = {}
+        self.read: set[int] = set()
+        self._running: list[Books] = [self.at("")]
+        self._open: list[list[Price]] = []  # one list of prices a running inserted module
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self._open:
+            self.read.update(map(id, filter(_is_parameter, (*args, *kwargs.values()))))
+        if is_opened(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        out = _shape_only(func, args, kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
+        priced = price(func, args, kwargs, out, inserted=bool(self._open))
+        if priced is not None:
+            self._running[-1].add(priced)
+            if priced.macs is not None:
+                for prices in self._open:
+                    prices.append(priced)
+        return out
+
+    def at(self, place: Hashable) -> Books:
+        """The books of a place."""
+        if place not in self.books:
+            self.books[place] = Books()
+        return self.books[place]
+
+    def run(
+        self, place: Hashable, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs a module, and enters what is its own under `place`."""
+        inserted = is_inserted(module)
+        self._running.append(self.at(place))
         if inserted:
-            self.inserted[path] = []
-
-        def enter(*_call: Any) -> None:
-            self.running.append(path)
+            self._open.append([])
+            self.inserted.setdefault(place, []).append(self._open[-1])
+        try:
+            return module._call_impl(*args, **kwargs)
+        finally:
+            self._running.pop()
             if inserted:
-                prices: list[Count] = []
-                self.open.append(prices)
-                self.inserted[path].append(prices)
+                self._open.pop()
 
-        def leave(*_call: Any) -> None:
-            self.running.pop()
-            if inserted:
-                self.open.pop()
+    def by_path(self) -> dict[str, Books]:
+        """The books whose places are paths."""
+        return {place: books for place, books in self.books.items() if isinstance(place, str)}
 
-        yield module.register_forward_pre_hook(enter, prepend=True)
-        yield module.register_forward_hook(leave, always_call=True)
-
-    def weight(self, notes: tuple[str, ...]) -> Weight:
-        """Sums up after the forward."""
-        aliases = _aliases(self.twin)
-        by_module = _inclusive(self.twin, self.own, aliases)
-        root = by_module[""]
-        return Weight(
-            root.params,
-            root.macs,
-            root.activations,
-            by_operator=dict(self.operators.most_common()),
-            by_module=by_module,
-            uncounted=dict(self.uncounted.most_common()),
-            beyond_fvcore=dict(self.beyond.most_common()),
-            aliases=aliases,
-            inserted={
-                path: tuple(sum(call, Count()) for call in calls)
-                for path, calls in self.inserted.items()
-            },
-            notes=notes,
+    def calls_of(self, place: Hashable) -> tuple[Count, ...]:
+        """After a forward: what each call of an inserted module cost."""
+        return tuple(
+            Count(0, sum(p.macs or 0 for p in call), sum(p.activations for p in call))
+            for call in self.inserted.get(place, ())
         )
 
+    def is_idle(self, place: Hashable, module: nn.Module) -> bool:
+        """After a forward: whether an inserted module ran and has parameters that nothing read, or
+        did no work.
+        """
+        calls = self.inserted.get(place, ())
+        unread = any(id(p) not in self.read for p in module.parameters())
+        return bool(calls) and (not any(calls) or unread)
 
-def _shape_only(func: OpOverload, args: tuple[Any, ...]) -> Tensor | None:
-    """Returns the result of the three operators that are slow on meta, None for all others.
 
-    Their meta kernels are decompositions in Python, 1 ms a call: of resnet50's forward on meta,
-    batch norms took 55 ms of 61. Arguments that do not fit go to the kernel, for its message.
+def is_inserted(module: nn.Module) -> bool:
+    """Whether surgery inserted a module."""
+    return vars(module).get(MARK) is not None
+
+
+@contextlib.contextmanager
+def by_path(scale: Scale, twin: nn.Module) -> Iterator[None]:
+    """Lets each module of a network run at the place that its path is."""
+    # A scripted module's operations count as those of who calls it.
+    modules = [(p, m) for p, m in twin.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+    paths = {id(module): path for path, module in modules}
+
+    def watched(module: nn.Module) -> Callable[..., Any]:
+        run = functools.partial(scale.run, paths[id(module)], module)
+        return lambda *args, **kwargs: run(args, kwargs)
+
+    with answered([module for _, module in modules], watched):
+        yield
+
+
+def _is_parameter(value: Any) -> bool:
+    return type(value) is not Tensor and isinstance(value, nn.Parameter)
+
+
+def _shape_only(
+    func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """Returns the result of operators that are slow on meta, None for all others.
+
+    Their meta kernels are decompositions in Python, up to 1 ms a call: of resnet50's forward on
+    meta, batch norms took 55 ms of 61. Arguments that do not fit go to the kernel, for its message.
     """
     name = func._schema.name
-    if name not in _SLOW_ON_META or not args[0].is_meta or args[0].ndim < 2:
+    if name not in _SLOW_ON_META or kwargs or not args[0].is_meta or args[0].ndim < 2:
         return None
-    x, second = args[:2]
+    x = args[0]
+    if name in _POINTWISE:
+        if not x.is_contiguous() or not x.is_floating_point():
+            return None
+        if name in _IN_PLACE:
+            return x
+        return _like(x) if len(args) == 1 or name == "aten::gelu" or _goes_in(args[1], x) else None
+    second = args[1]
     if name == "aten::layer_norm" and tuple(second) == x.shape[-len(second) :]:
-        return x.new_empty(x.shape)
+        return torch.empty(x.shape, dtype=x.dtype, device="meta")
     if name == "aten::linear" and second.shape[1:] == x.shape[-1:]:
-        return x.new_empty((*x.shape[:-1], second.shape[0]))
+        return torch.empty((*x.shape[:-1], second.shape[0]), dtype=x.dtype, device="meta")
     if name == "aten::batch_norm" and second is not None and second.shape == x.shape[1:2]:
-        return torch.empty_like(x)
+        return _like(x)
     return None
 
 
-_SLOW_ON_META = ("aten::batch_norm", "aten::layer_norm", "aten::linear")
+def _goes_in(y: Any, x: Tensor) -> bool:
+    """Whether an operator on both makes a result like `x`."""
+    if type(y) in (int, float):
+        return True
+    if not isinstance(y, Tensor) or not y.is_meta or y.dtype != x.dtype or y.ndim != x.ndim:
+        return False
+    return y.is_contiguous() and all(b in (1, a) for a, b in zip(x.shape, y.shape, strict=True))
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
-    first = {id(module): path for path, module in model.named_modules()}
-    paths = ((path, first[id(m)]) for path, m in model.named_modules(remove_duplicate=False))
-    return {path: canonical for path, canonical in paths if path != canonical}
+def _like(x: Tensor) -> Tensor:
+    if not x.is_contiguous():
+        return torch.empty_like(x)
+    # The same, but much faster: on meta empty_like is a decomposition in Python.
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
-def _inclusive(
-    model: nn.Module, own: Mapping[str, Count], aliases: Mapping[str, str]
-) -> dict[str, Count]:
-    """Returns module path -> Count with everything inside, under each of a module's paths."""
-    ran: dict[str, Count] = {}
-    for path, count in own.items():
-        for owner in _owners(path):
-            ran[owner] = ran.get(owner, Count()) + count
-    params: dict[str, dict[int, int]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        for owner in _owners(name.rpartition(".")[0]):
-            params.setdefault(owner, {})[id(parameter)] = parameter.numel()
-    return {
-        path: ran.get(aliases.get(path, path), Count()) + Count(sum(params.get(path, {}).values()))
-        for path, _ in model.named_modules(remove_duplicate=False)
-    }
-
-
-def _owners(path: str) -> Iterator[str]:
-    """Yields a module path and the paths of the modules it lies in, the root ("") last."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
+_NAMES = ("relu", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "mish")
+_IN_PLACE = frozenset(f"aten::{name}_" for name in _NAMES)
+_POINTWISE = _IN_PLACE | {f"aten::{name}" for name in (*_NAMES, "add", "mul", "sub", "div")}
+_SLOW_ON_META = _POINTWISE | {"aten::batch_norm", "aten::layer_norm", "aten::linear"}

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from attnsurgeon.cost.scale import Scale
+from attnsurgeon.cost.scale import Scale, by_path, is_inserted
+from attnsurgeon.cost.tree import Tree
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
@@ -76,50 +77,72 @@ def weigh_twin(
         notes: to be carried by the result.
     """
     inputs = Inputs.of(inputs)
-    scale = _run(Scale(twin), inputs)
-    idle = scale.idle()
-    return _in_training(scale, idle, inputs, notes) if idle else scale.weight(notes)
+    evaluation = _run(twin, inputs)
+    inserted = [(path, m) for path, m in twin.named_modules() if is_inserted(m)]
+    idle = [path for path, module in inserted if evaluation.is_idle(path, module)]
+    if idle:
+        return _in_training(twin, evaluation, idle, inputs, notes)
+    return _weight(twin, evaluation, notes)
 
 
 def _in_training(
-    scale: Scale, idle: tuple[str, ...], inputs: Inputs, notes: tuple[str, ...]
+    twin: nn.Module, evaluation: Scale, idle: Sequence[str], inputs: Inputs, notes: tuple[str, ...]
 ) -> Weight:
     """Counts again with the idle modules in training, where that makes them do more."""
-    copied = copy.deepcopy(scale.twin)  # a norm writes its statistics, and a twin may share them
+    copied = copy.deepcopy(twin)  # a norm writes its statistics, and a twin may share them
     for path in idle:
         copied.get_submodule(path).train()
     try:
-        training = _run(Scale(copied), inputs)
+        training = _run(copied, inputs)
     except (Exception, SystemExit) as error:  # a stranger's forward; what it costs stays open
         said = f"{_named(idle)} cannot be counted as in training: {_in_short(error)}"
-        return scale.weight((*notes, said))
-    working = [path for path in idle if training.macs_of(path) > scale.macs_of(path)]
+        return _weight(twin, evaluation, (*notes, said))
+    working = [path for path in idle if _macs(training, path) > _macs(evaluation, path)]
     if not working:
-        return scale.weight(notes)
+        return _weight(twin, evaluation, notes)
     batch = next((len(t) for t in tensors_in(inputs) if t.ndim), 1)
     said = f"{_named(working)}: more runs in training, so counted as it trains, at batch {batch}"
-    return training.weight((*notes, said))
+    return _weight(copied, training, (*notes, said))
+
+
+def _macs(scale: Scale, path: str) -> int:
+    return sum(call.macs for call in scale.calls_of(path))
+
+
+def _weight(twin: nn.Module, scale: Scale, notes: tuple[str, ...]) -> Weight:
+    paths = (path for path, module in twin.named_modules() if is_inserted(module))
+    inserted = {path: scale.calls_of(path) for path in paths}
+    return Tree.of(twin).weight(scale.by_path(), inserted, notes)
 
 
 def _named(paths: Sequence[str]) -> str:
     return paths[0] + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
-def _run(scale: Scale, inputs: Inputs) -> Scale:
-    inputs = map_tensors(inputs, lambda t: as_taken(t, scale.twin))
+def _run(twin: nn.Module, inputs: Inputs) -> Scale:
+    scale = Scale()
+    with by_path(scale, twin):
+        run_on(scale, twin, inputs)
+    return scale
+
+
+def run_on(
+    scale: Scale, twin: nn.Module, inputs: Inputs, modules: Iterable[nn.Module] | None = None
+) -> None:
+    """Runs a network on a scale.
+
+    Args:
+        scale: what the operators are put on.
+        twin: as for `weigh_twin`.
+        inputs: on the same device; converted to the type of its weights.
+        modules: those whose code will run, where not all of them do.
+    """
+    inputs = map_tensors(inputs, lambda t: as_taken(t, twin))
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
-    with (
-        caches_as_they_were(scale.twin),
-        torch.inference_mode(),
-        device,
-        OwnDice(),
-        scale.watching(),
-        scale,
-    ):
-        inputs.feed(scale.twin)
-    return scale
+    with caches_as_they_were(twin, modules), torch.inference_mode(), device, OwnDice(), scale:
+        inputs.feed(twin)
 
 
 def _in_short(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -65,13 +65,21 @@ class _Place:
 
 
 @contextlib.contextmanager
-def caches_as_they_were(model: nn.Module) -> Iterator[None]:
-    """Lets the code of a network's classes start with empty caches, and keep nothing in its own."""
+def caches_as_they_were(
+    model: nn.Module, modules: Iterable[nn.Module] | None = None
+) -> Iterator[None]:
+    """Lets the code of a network's classes start with empty caches, and keep nothing in its own.
+
+    Args:
+        model: the network.
+        modules: those of it that will run, where not all of them do.
+    """
+    running = list(model.modules() if modules is None else modules)
     outer = getattr(_run, "caches", None)
     asked: list[tuple[_Place, OwnCache]] = []
     try:
         with _HELD:
-            for place in list({place.key: place for place in _places(model)}.values()):
+            for place in list({place.key: place for place in _places(running)}.values()):
                 own = place.value
                 if not isinstance(own, OwnCache):
                     own = OwnCache(place.value)
@@ -89,11 +97,11 @@ def caches_as_they_were(model: nn.Module) -> Iterator[None]:
                     place.put(own.cache)
 
 
-def _places(model: nn.Module) -> Iterator[_Place]:
+def _places(modules: list[nn.Module]) -> Iterator[_Place]:
     """Where caches are: on the network's modules, in its classes, in the files that define them."""
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    kinds = {kind for module in modules for kind in type(module).__mro__}
     homes = {kind.__module__ for kind in kinds if _is_foreign(kind.__module__)}
-    for module in model.modules():
+    for module in modules:
         yield from _in_names(vars(module))
     for home in homes:
         file = vars(sys.modules.get(home, sys))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +64,45 @@ def twin_around(model: Model, shared: Iterable[Tensor]) -> Model:
     return _copied(model, memo | {id(tensor): tensor for tensor in shared}, _cloned)
 
 
+def hollow_twin(model: Model, hollow: Iterable[nn.Module]) -> Model:
+    """Copies a model of which not all modules will run: those that will not have what they have.
+
+    A hollow module answers for its attributes and is an object of its own, but the modules in it
+    are the model's. Tensors are shared, for a run on which none of them is changed.
+
+    Args:
+        model: a twin, on the meta device.
+        hollow: those of its modules that will not run.
+
+    Raises:
+        ModelError: the model has an attribute that cannot be copied.
+    """
+    memo: dict[int, object] = {id(module): _hollow(module) for module in hollow}
+    for module in _reached(model, memo, set()):
+        held = vars(module)
+        tensors = (*held["_parameters"].values(), *held["_buffers"].values())
+        memo.update((id(tensor), tensor) for tensor in tensors if tensor is not None)
+    return _copied(model, memo, _on_meta, to_run=False)  # the hooks of a twin are apart already
+
+
+def _hollow(module: nn.Module) -> nn.Module:
+    kind: Any = type(module)
+    made = kind.__new__(kind)
+    vars(made).update(vars(module))
+    return made
+
+
+def _reached(module: nn.Module, ends: Container[int], seen: set[int]) -> Iterator[nn.Module]:
+    """The modules that are found without a step into one of those where it ends."""
+    if id(module) in ends or id(module) in seen:
+        return
+    seen.add(id(module))
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _reached(child, ends, seen)
+
+
 def full_twin(model: Model) -> Model:
     """Copy a model, numbers and all: what copy.deepcopy does, for more models.
 
@@ -92,7 +131,9 @@ def _copied(
     *,
     to_run: bool = True,
 ) -> Model:
-    noted = _empty_containers(model) | memo
+    noted = dict(memo)
+    for module in _reached(model, memo, set()):
+        noted.update(_empty_containers(module))
     try:
         with _CopyTensors(copy_of):
             twin = copy.deepcopy(model, noted)
@@ -107,11 +148,10 @@ def _copied(
         ) from error
 
 
-def _empty_containers(model: nn.Module) -> dict[int, object]:
-    """What the empty dicts of modules become: deepcopy takes five times as long over them."""
+def _empty_containers(module: nn.Module) -> dict[int, object]:
+    """What the empty dicts of a module become: deepcopy takes five times as long over them."""
     return {
         id(value): type(value)()
-        for module in model.modules()
         for value in vars(module).values()
         if type(value) in (dict, OrderedDict) and not value
     }
