@@ -36,6 +36,7 @@ from attnsurgeon.planning.elsewhere import nothing_here, with_another
 from attnsurgeon.planning.plan import Plan, Request, plan_requests
 from attnsurgeon.planning.selection import Sites
 from attnsurgeon.recording.ambient import known_state
+from attnsurgeon.recording.garbage import uncollected
 from attnsurgeon.recording.twin import handed_over
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.match import Match, RuleMatches, match_rules, require_counts
@@ -285,6 +286,7 @@ def estimate(
 
 
 @known_state()
+@uncollected()
 def weigh_plan(made: Plan) -> Cost:
     """Weighs the network before and after the plan, on meta, for a batch of one."""
     before, after = weigh_both(made)

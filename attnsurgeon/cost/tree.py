@@ -125,10 +125,10 @@ class Tree:
             root.params,
             root.macs,
             root.activations,
-            by_operator=dict(totals.operators.most_common()),
+            by_operator=_heaviest_first(totals.operators),
             by_module=by_module,
-            uncounted=dict(totals.uncounted.most_common()),
-            beyond_fvcore=dict(totals.beyond.most_common()),
+            uncounted=_heaviest_first(totals.uncounted),
+            beyond_fvcore=_heaviest_first(totals.beyond),
             aliases=dict(self.aliases),
             inserted=dict(inserted),
             notes=notes,
@@ -152,6 +152,10 @@ class Totals:
                 self.beyond[operator] += macs
             for operator, calls in one.uncounted.items():
                 self.uncounted[operator] += calls
+
+
+def _heaviest_first(figures: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(figures.items(), key=lambda item: (-item[1], item[0])))
 
 
 def owners(path: str) -> Iterator[str]:
