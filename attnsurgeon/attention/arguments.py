@@ -41,9 +41,15 @@ def meanings(build: Callable[..., Any]) -> Mapping[str, str]:
     return types.MappingProxyType({name: found[name] for name in defaults(build) if name in found})
 
 
+@cache
 def takes(build: Callable[..., Any], name: str) -> bool:
     """Says whether `build` has a parameter of that name."""
     return name in inspect.signature(build).parameters
+
+
+@cache
+def _hints(build: Callable[..., Any]) -> Mapping[str, Any]:
+    return get_type_hints(build.__init__ if inspect.isclass(build) else build)
 
 
 def complete(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def complete(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, A
         if name not in known:
             hint = nearest(name, known) if known else "it takes no arguments"
             raise MechanismError(f"there is no argument {name!r}", hint)
-    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    hints = _hints(build)
     full = dict(known)
     for name, value in given.items():
         if not _fits(value, hints[name]):

@@ -141,6 +141,8 @@ def pair(module: nn.Module, layers: Iterable[str]) -> None:
     with torch.no_grad():
         for path in layers:
             for parameter in _layer(module, path).parameters(recurse=False):
+                if parameter.is_meta:
+                    continue
                 units = 2 * (len(parameter) // 2)
                 parameter[1:units:2] = -parameter[0:units:2]
 

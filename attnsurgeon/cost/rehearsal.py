@@ -132,15 +132,17 @@ class Stage:
             Unlike: it goes another way than the record.
         """
         self.frames = [_Frame(None, [root])]
-        modules = [self.twin.get_submodule(call.path) for call in self.cast.run]
-        with self._watching():
+        with self._watching() as modules:
             run_on(self.scale, self.twin, inputs, modules)
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[list[nn.Module]]:
+        """Stands between the modules and their callers; yields those that will run."""
         called = {c.path for c in (*self.cast.run, *self.cast.known, *self.cast.pass_on)}
-        paths = {id(self.twin.get_submodule(path)): path for path in (*called, *self.inserted)}
-        modules = [self.twin.get_submodule(path) for path in paths.values()]
+        called.update(self.inserted)
+        there = [(path, m) for path, m in self.twin.named_modules() if path in called]
+        paths = {id(module): path for path, module in there}
+        modules = [module for _, module in there]
 
         def watched(module: nn.Module) -> Callable[..., Any]:
             path = paths[id(module)]
@@ -148,8 +150,9 @@ class Stage:
                 return lambda *args, **kwargs: self._run_inserted(path, module, args, kwargs)
             return lambda *args, **kwargs: self._call(path, module, args, kwargs)
 
+        running = {call.path for call in self.cast.run}.union(self.inserted)
         with answered(modules, watched):
-            yield
+            yield [module for path, module in there if path in running]
 
     def _run_inserted(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         frame, (host, rest) = self.frames[-1], self.inserted[path]

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnsurgeon.cost.meta_results import result_of
 from attnsurgeon.cost.operators import Price, is_opened, price
 from attnsurgeon.cost.weight import Count
 from attnsurgeon.recording.calls import answered
+from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import MARK
 
 
@@ -69,8 +70,13 @@ class Scale(TorchDispatchMode):
         self.books: dict[Hashable, Books] = {}
         self.inserted: dict[Hashable, list[list[Price]]] = {}
         self.read: set[int] = set()
+        self._dice = OwnDice()
         self._running: list[Books] = [self.at("")]
         self._open: list[list[Price]] = []  # one list of prices a running inserted module
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to say so would cost as much as an operator
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -79,9 +85,9 @@ class Scale(TorchDispatchMode):
         if is_opened(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        out = _shape_only(func, args, kwargs)
+        out = result_of(func, args, kwargs)
         if out is None:
-            out = func(*args, **kwargs)
+            out = self._dice.throw(func, args, kwargs)
         priced = price(func, args, kwargs, out, inserted=bool(self._open))
         if priced is not None:
             self._running[-1].add(priced)
@@ -154,53 +160,3 @@ def by_path(scale: Scale, twin: nn.Module) -> Iterator[None]:
 
 def _is_parameter(value: Any) -> bool:
     return type(value) is not Tensor and isinstance(value, nn.Parameter)
-
-
-def _shape_only(
-    func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    """Returns the result of operators that are slow on meta, None for all others.
-
-    Their meta kernels are decompositions in Python, up to 1 ms a call: of resnet50's forward on
-    meta, batch norms took 55 ms of 61. Arguments that do not fit go to the kernel, for its message.
-    """
-    name = func._schema.name
-    if name not in _SLOW_ON_META or kwargs or not args[0].is_meta or args[0].ndim < 2:
-        return None
-    x = args[0]
-    if name in _POINTWISE:
-        if not x.is_contiguous() or not x.is_floating_point():
-            return None
-        if name in _IN_PLACE:
-            return x
-        return _like(x) if len(args) == 1 or name == "aten::gelu" or _goes_in(args[1], x) else None
-    second = args[1]
-    if name == "aten::layer_norm" and tuple(second) == x.shape[-len(second) :]:
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
-    if name == "aten::linear" and second.shape[1:] == x.shape[-1:]:
-        return torch.empty((*x.shape[:-1], second.shape[0]), dtype=x.dtype, device="meta")
-    if name == "aten::batch_norm" and second is not None and second.shape == x.shape[1:2]:
-        return _like(x)
-    return None
-
-
-def _goes_in(y: Any, x: Tensor) -> bool:
-    """Whether an operator on both makes a result like `x`."""
-    if type(y) in (int, float):
-        return True
-    if not isinstance(y, Tensor) or not y.is_meta or y.dtype != x.dtype or y.ndim != x.ndim:
-        return False
-    return y.is_contiguous() and all(b in (1, a) for a, b in zip(x.shape, y.shape, strict=True))
-
-
-def _like(x: Tensor) -> Tensor:
-    if not x.is_contiguous():
-        return torch.empty_like(x)
-    # The same, but much faster: on meta empty_like is a decomposition in Python.
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-
-
-_NAMES = ("relu", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "mish")
-_IN_PLACE = frozenset(f"aten::{name}_" for name in _NAMES)
-_POINTWISE = _IN_PLACE | {f"aten::{name}" for name in (*_NAMES, "add", "mul", "sub", "div")}
-_SLOW_ON_META = _POINTWISE | {"aten::batch_norm", "aten::layer_norm", "aten::linear"}

@@ -21,7 +21,6 @@ from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.caches import caches_as_they_were
 from attnsurgeon.recording.inputs import Given, InputForm, Inputs
-from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import map_tensors, tensors_in
 from attnsurgeon.recording.trace import as_taken
 from attnsurgeon.recording.twin import meta_twin, shared_twin
@@ -141,7 +140,7 @@ def run_on(
     device = next((t.device for t in tensors_in(inputs)), torch.device("cpu"))
     # Tensors that the forward makes without naming a device belong beside its inputs. The mode
     # behind this context also closes the fast path of nn.MultiheadAttention, one opaque operator.
-    with caches_as_they_were(twin, modules), torch.inference_mode(), device, OwnDice(), scale:
+    with caches_as_they_were(twin, modules), torch.inference_mode(), device, scale:
         inputs.feed(twin)
 
 

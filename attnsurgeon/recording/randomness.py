@@ -50,12 +50,15 @@ class OwnDice(TorchDispatchMode):
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        return self.throw(func, args, kwargs or {})
+
+    def throw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls one operator: what another mode, which has it at hand, does for speed."""
         if _SEEDED not in getattr(func, "tags", ()) or not _draws(func, args, kwargs):
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
         if device.type == "meta":
-            return func(*args, **kwargs)
+            return args[0] if _fills(func, *args[1:], **kwargs) else func(*args, **kwargs)
         self.thrown = True
         generator = self._generators.get(device)
         if generator is None:
@@ -65,6 +68,16 @@ class OwnDice(TorchDispatchMode):
         if seeded is not None:
             return seeded(*args, **{**kwargs, "generator": generator})
         return _lent(generator, device, lambda: func(*args, **kwargs))
+
+
+def _fills(func: Any, first: float = 0, second: float = 1, **others: Any) -> bool:
+    """Whether a call on meta changes nothing: it would take a millisecond to find that out.
+
+    A spread that is none goes to the function itself, for its message.
+    """
+    if func is torch.ops.aten.normal_.default:
+        return not others and second >= 0
+    return func is torch.ops.aten.uniform_.default and not others and first <= second
 
 
 def _lent(generator: torch.Generator, device: torch.device, call: Callable[[], T]) -> T:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
@@ -25,8 +27,60 @@ from attnsurgeon.recording.record import Call
 from attnsurgeon.splicing.channels_first import as_the_sum, call_through
 
 
-def rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
-    """Gives the host generated code in which the attentions are called."""
+Code = tuple[tuple[str, ...], tuple[Reference, ...]]
+
+
+@dataclass(eq=False)
+class Rewriting:
+    """Gives modules generated code in which attentions are called; what is alike is made once."""
+
+    _made: dict[Hashable, Code] = field(default_factory=dict)
+    _texts: dict[int, Hashable] = field(default_factory=dict)
+
+    def apply(self, host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut]) -> None:
+        """Gives the host its new code.
+
+        Args:
+            host: the module.
+            call: of it, as recorded.
+            graph: of its forward; modules that are alike have the same.
+            cuts: those in its forward.
+        """
+        form = _form(call) if graph.structured else ""
+        what = (self._text(graph), form, tuple(map(_what, cuts)))
+        if what not in self._made:
+            self._made[what] = _code(graph, form, cuts)
+        host.__class__ = original_class(host)
+        retyped(host, *self._made[what])
+
+    def _text(self, graph: ShallowGraph) -> Hashable:
+        """A value that is equal for graphs that are written as the same code."""
+        if id(graph) not in self._texts:  # the survey keeps it
+            train = None if graph.train is None else tuple(map(_lines, graph.train))
+            self._texts[id(graph)] = tuple(map(_lines, graph.evaluate)), train
+        return self._texts[id(graph)]
+
+
+def _lines(graph: fx.Graph) -> Hashable:
+    return tuple(
+        [
+            (n.op, n.target, n.name, str(n.args), str(n.kwargs), n.type, n.meta.get("key"))
+            for n in graph.nodes
+        ]
+    )
+
+
+def _what(cut: Cut) -> Hashable:
+    """What of a cut stands in the code."""
+    place = dataclasses.replace(cut.place, host="", note="")
+    return cut.name, cut.way, cut.keeps_old, cut.clones, cut.card.per_sample, place
+
+
+def _form(call: Call) -> str:
+    return form_of(*pytree.tree_flatten((call.args, call.kwargs)))
+
+
+def _code(graph: ShallowGraph, form: str, cuts: Sequence[Cut]) -> Code:
     evaluate = [_with_attention(way, cuts) for way in graph.evaluate]
     train = [_with_attention(way, cuts) for way in graph.train or ()]
     sources: list[str] = []
@@ -42,18 +96,16 @@ def rewrite(host: nn.Module, call: Call, graph: ShallowGraph, cuts: Sequence[Cut
     else:
         emit(evaluate, "_attnsurgeon_eval")
         emit(train or evaluate, "_attnsurgeon_train")
-        sources.append(_dispatcher(evaluate[0], sources[0], call if graph.structured else None))
+        sources.append(_dispatcher(evaluate[0], sources[0], form if graph.structured else None))
         if graph.structured:
             references.add(("flat_call", flat_call.__module__, "flat_call"))
-    host.__class__ = original_class(host)
-    retyped(host, tuple(sources), tuple(sorted(references)))
+    return tuple(sources), tuple(sorted(references))
 
 
-def _dispatcher(graph: fx.Graph, source: str, structured: Call | None) -> str:
+def _dispatcher(graph: fx.Graph, source: str, form: str | None) -> str:
     """The forward that picks the code of the mode the module is in."""
     pick = "(self._attnsurgeon_train if self.training else self._attnsurgeon_eval)"
-    if structured is not None:
-        form = form_of(*pytree.tree_flatten((structured.args, structured.kwargs)))
+    if form is not None:
         return (
             "def forward(self, *args, **kwargs):\n"
             f"    return flat_call({pick}, {form!r}, args, kwargs)\n"

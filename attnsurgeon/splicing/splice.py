@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from attnsurgeon.splicing.history import Mark, history, remember
 from attnsurgeon.splicing.makeup import Makeup
 from attnsurgeon.splicing.parts import Parts
 from attnsurgeon.splicing.removing import Removed, strip
-from attnsurgeon.splicing.rewriting import rewrite
+from attnsurgeon.splicing.rewriting import Rewriting
 
 _PASS_ON = (
     "def forward(self, input):\n    return input\n",
@@ -58,12 +59,13 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
         host._modules[cut.name] = part
         if cut.place.technique == "takeover":
             _take_over(host, cut)
+    rewriting = Rewriting()
     for path, cuts in hosts.items():
         host = modules[path]
         rewritten = [c for c in cuts if c.place.technique == "retype"]
         if rewritten:
             call = plan.survey.traced.calls[path][0]
-            rewrite(host, call, plan.graph(path), rewritten)
+            rewriting.apply(host, call, plan.graph(path), rewritten)
         for cut in cuts:
             if cut.place.technique == "output-hook":
                 host.register_forward_hook(OutputHook(cut.name, cut.way))
@@ -138,7 +140,7 @@ def _check_names(host: nn.Module, path: str, cuts: Sequence[Cut]) -> None:
 def _where(host: nn.Module, model: nn.Module) -> Tensor:
     """A floating-point tensor that shows the device and dtype the attention belongs on."""
     for module in (host, model):
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in itertools.chain(module.parameters(), module.buffers()):
             if tensor.is_floating_point():
                 return tensor
     return torch.empty(0)
