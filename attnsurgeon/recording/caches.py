@@ -122,7 +122,7 @@ def _in_names(names: dict[str, Any]) -> Iterator[_Place]:
     for name, value in list(names.items()):
         if isinstance(value, _CACHES):
             yield _Place((id(names), name), value, functools.partial(names.__setitem__, name))
-        else:
+        elif isinstance(value, FunctionType):
             yield from _in_function(value, set())
 
 
