@@ -20,7 +20,7 @@ from attnsurgeon.attention.shapes import CONV
 from attnsurgeon.checks.verify import Verification, verify
 from attnsurgeon.cost.comparing import Cost, Surgery, compare
 from attnsurgeon.cost.measured import Measurement
-from attnsurgeon.cost.planned import Weighed, Unlike
+from attnsurgeon.cost.planned import weigh_alike
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError, UsageError, nearest
@@ -308,11 +308,8 @@ def weigh_both(made: Plan) -> tuple[Weight, Weight]:
         before = weigh(traced.twin, form)
         splice(copied, made)
         return before, weigh(copied, form)
-    try:
-        weighed = Weighed(traced)
-        return weighed.before(notes), weighed.after(made, notes)
-    except Unlike:
-        pass
+    if (weights := weigh_alike(made, notes)) is not None:
+        return weights
     copied = copy.deepcopy(traced.twin)
     before = weigh_twin(copied, form.on_meta(), notes=notes)
     splice(copied, made)

@@ -27,6 +27,27 @@ from attnsurgeon.recording.twin import hollow_twin
 from attnsurgeon.splicing.splice import splice
 
 
+def weigh_alike(made: Plan, notes: tuple[str, ...]) -> tuple[Weight, Weight] | None:
+    """Weighs a planned network before and after; None where it has to be weighed in full.
+
+    That is where calls depend on more than what the record shows (linked attention hands a state
+    from site to site, a head is handed a tapped map), where modules go or stand at two paths, where
+    attention does more in training, and where anything does not go as it was recorded.
+
+    Args:
+        made: a plan of a network that was recorded on the meta device.
+        notes: to be carried by the weights.
+    """
+    traced = made.survey.traced
+    try:
+        weighed = traced.known.get(Weighed)
+        if weighed is None:
+            weighed = traced.known[Weighed] = Weighed(traced)
+        return weighed.before(notes), weighed.after(made, notes)
+    except (Exception, SystemExit):  # a stranger's forward; weighing in full says what it raises
+        return None
+
+
 class Weighed:
     """A record that is weighed, and what is known of the kinds of its calls.
 

@@ -119,6 +119,7 @@ class Traced:
         example: the example input as it was given to the twin.
         device: "meta", or "cpu" where the forward needed real values.
         why_real: the error that the meta run ended with, where it did.
+        known: what is found out about the record as a whole, once; filled by who does.
     """
 
     twin: nn.Module
@@ -129,6 +130,7 @@ class Traced:
     example: Inputs
     device: str
     why_real: str | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         about = f"{type(self.twin).__name__}: {len(self.graph.nodes):,} values"
