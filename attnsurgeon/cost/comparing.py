@@ -40,6 +40,13 @@ class Delta:
 class SiteCost:
     """What surgery at one site adds; what it replaced there is taken off.
 
+    The sites of a plan add up to the difference of the whole, in each of the three figures, unless
+    one cut lies in a module that another works in, where both count what is inside. Of independent
+    cuts each also costs alone what it costs among the others, so that a choice among the sites of a
+    plan costs their sum. Not independent are the links of a chain of linked attention, whose first
+    bears the parameters that all run and each of which sees what came before, and the sites that
+    one module serves: a choice takes all of these or none.
+
     Attributes:
         site: path of the site.
         module_path: path of the inserted module; where several sites run the same module, the
