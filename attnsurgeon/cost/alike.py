@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from attnsurgeon.recording.record import MARK, Call, Event, Traced
+from attnsurgeon.recording.record import MARK, Call, Traced
+from attnsurgeon.recording.trace import unseen
 
 
 class Kinds:
@@ -45,10 +46,12 @@ class Kinds:
         found: dict[Call, int] = {}
 
         def number(call: Call) -> int:
-            inner = [number(e) for e in call.events if isinstance(e, Call) and e in around]
-            # A list is in the place of each of them: which children are marked has to be told.
-            places = [i for i, e in enumerate(call.events) if e in around]
-            value = ("touched", self.of[call], marks.get(call), *zip(places, inner, strict=True))
+            inner = [
+                (place, number(event))  # which of the calls inside are marked has to be told
+                for place, event in enumerate(call.events)
+                if isinstance(event, Call) and event in around
+            ]
+            value = ("touched", self.of[call], marks.get(call), *inner)
             found[call] = self._numbers.setdefault(value, len(self._numbers))
             return found[call]
 
@@ -115,7 +118,7 @@ def hands_on(call: Call) -> bool:
 
 def _is_unseen(node: fx.Node) -> bool:
     """Whether a value was made where no torch function could be seen."""
-    return node.name.startswith("unseen")
+    return node.target is unseen
 
 
 def _keep_shape(call: Call) -> bool:

@@ -8,12 +8,9 @@ What this cannot do is weighed in full, on a copy with the plan carried out.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Hashable, Mapping
-from typing import Any
 
 import torch
-from torch import nn
 
 from attnsurgeon.cost.alike import Kinds
 from attnsurgeon.cost.rehearsal import Cast, Known, Stage, Unlike
@@ -60,7 +57,10 @@ class Weighed:
     """
 
     def __init__(self, traced: Traced) -> None:
-        if any(is_inserted(m) or isinstance(m, torch.jit.ScriptModule) for m in _modules(traced)):
+        closed = (
+            is_inserted(m) or isinstance(m, torch.jit.ScriptModule) for m in traced.twin.modules()
+        )
+        if any(closed):
             raise Unlike("not all that runs in it was recorded")
         self.traced = traced
         self.tree = Tree.of(traced.twin)
@@ -70,7 +70,6 @@ class Weighed:
         cast = Cast.of(traced.root, self.kinds, self.kinds.of.__getitem__, {})
         twin = hollow_twin(traced.twin, cast.hollow())
         Stage(twin, cast, self.known, {}).perform(traced.root, self.inputs)
-        _check(self.known)
 
     def before(self, notes: tuple[str, ...]) -> Weight:
         """The weight of the network as it is."""
@@ -88,62 +87,68 @@ class Weighed:
         hosts: dict[str, list[Cut]] = {}
         for cut in made.cuts:
             hosts.setdefault(cut.place.host, []).append(cut)
-        if not self.tree.aliases.keys().isdisjoint(hosts) or set(hosts) & {
-            *self.tree.aliases.values()
-        }:
+        if not {*self.tree.aliases, *self.tree.aliases.values()}.isdisjoint(hosts):
             raise Unlike("a block has two paths")
-        marks = {
-            call: tuple(map(_what, cuts))
-            for path, cuts in hosts.items()
-            for call in self.traced.calls[path]
-        }
+        calls = self.traced.calls
+        marks = {c: tuple(map(_what, cuts)) for host, cuts in hosts.items() for c in calls[host]}
         kinds = {**self.kinds.of, **self.kinds.touched(marks)}
-        known = dict(self.known)
-        cast = Cast.of(self.traced.root, self.kinds, kinds.__getitem__, known)
-        running = {call.path for call in cast.run}
-        cuts = tuple(cut for cut in made.cuts if cut.place.host in running)
-        twin = hollow_twin(self.traced.twin, cast.hollow())
-        splice(twin, dataclasses.replace(made, cuts=cuts, refused=()))
-        parts = {cut.module_path: twin.get_submodule(cut.module_path) for cut in cuts}
-        inserted = {
-            f"{path}.{inner}" if inner else path: (cut.place.host, _joined(cut.name, inner))
-            for cut, (path, part) in zip(cuts, parts.items(), strict=True)
-            for inner, _ in part.named_modules()
+        operated = _Operated(self, made, kinds)
+        # Each host has the parts of the one that it is alike to.
+        likes = {host: operated.first[kinds[calls[host][0]]] for host in hosts}
+        grown = {
+            host: [
+                Tree.of(operated.parts[_joined(likes[host], cut.name)], cut.module_path, host)
+                for cut in cuts
+            ]
+            for host, cuts in hosts.items()
         }
-        stage = Stage(twin, cast, known, inserted)
-        stage.perform(self.traced.root, self.inputs)
-        _check(known)
-        first = {kinds[call]: call.path for call in reversed(cast.run)}
-        for cut in cuts:
-            place = (kinds[self.traced.calls[cut.place.host][0]], cut.name)
-            if stage.scale.is_idle(place, parts[cut.module_path]):
-                raise Unlike("it may do more while it trains")
-        grown: dict[str, list[Tree]] = {}
-        for host, its in hosts.items():
-            alike = first[kinds[self.traced.calls[host][0]]]
-            for cut in its:
-                part = parts[_joined(alike, cut.name)]
-                grown.setdefault(host, []).append(Tree.of(part, cut.module_path, cut.module_path))
-        apart: dict[int, dict[str, Books]] = {}
-        for place, books in stage.scale.books.items():
-            if isinstance(place, tuple):
-                apart.setdefault(place[0], {})[place[1]] = books
-        ran, order = _summed(self.traced.root, kinds, known, apart)
-        calls: dict[str, list[Count]] = {}
-        for cut in made.cuts:
-            calls[cut.module_path] = []
+        ran, order = _summed(self.traced.root, kinds, operated.known, operated.apart)
+        inserted: dict[str, tuple[Count, ...]] = {cut.module_path: () for cut in made.cuts}
         for call in order:
-            for place_name in {cut.name for cut in hosts.get(call.path, ())}:
-                calls[_joined(call.path, place_name)] += stage.scale.calls_of(
-                    (kinds[call], place_name)
-                )
+            for name in {cut.name for cut in hosts.get(call.path, ())}:
+                ours = operated.scale.calls_of((kinds[call], name))
+                inserted[_joined(call.path, name)] += ours
         tree = self.tree.grown(grown)
-        listed = {path: tuple(calls[path]) for path in tree.paths if path in calls}
-        return tree.weight(ran, listed, notes)
+        return tree.weight(ran, {p: inserted[p] for p in tree.paths if p in inserted}, notes)
 
 
-def _modules(traced: Traced) -> Any:
-    return traced.twin.modules()
+class _Operated:
+    """A copy with one of each kind of block operated, after its forward.
+
+    Attributes:
+        known: kind -> what is known of it.
+        scale: what it ran on.
+        parts: path of each inserted module -> the module.
+        first: kind -> path of the call that ran.
+        apart: kind -> what ran in inserted modules there, by their paths in the host.
+    """
+
+    def __init__(self, weighed: Weighed, made: Plan, kinds: Mapping[Call, int]) -> None:
+        traced = weighed.traced
+        cast = Cast.of(traced.root, weighed.kinds, kinds.__getitem__, weighed.known)
+        running = {call.path for call in cast.run}
+        cuts = [cut for cut in made.cuts if cut.place.host in running]
+        twin = hollow_twin(traced.twin, cast.hollow())
+        splice(twin, dataclasses.replace(made, cuts=tuple(cuts), refused=()))
+        self.parts = {cut.module_path: twin.get_submodule(cut.module_path) for cut in cuts}
+        inserted = {
+            _joined(cut.module_path, inner): (cut.place.host, _joined(cut.name, inner))
+            for cut in cuts
+            for inner, _ in self.parts[cut.module_path].named_modules()
+        }
+        self.known = dict(weighed.known)
+        stage = Stage(twin, cast, self.known, inserted)
+        stage.perform(traced.root, weighed.inputs)
+        self.scale = stage.scale
+        self.first = {kinds[call]: call.path for call in reversed(cast.run)}
+        for cut in cuts:
+            place = (kinds[traced.calls[cut.place.host][0]], cut.name)
+            if self.scale.is_idle(place, self.parts[cut.module_path]):
+                raise Unlike("it may do more while it trains")
+        self.apart: dict[int, dict[str, Books]] = {}
+        for place, books in self.scale.books.items():
+            if isinstance(place, tuple):
+                self.apart.setdefault(place[0], {})[place[1]] = books
 
 
 def _what(cut: Cut) -> Hashable:
@@ -153,14 +158,6 @@ def _what(cut: Cut) -> Hashable:
         cut.name, id(cut.card), repr(cut.attn_args), cut.init, cut.action, place, cut.channels,
         cut.rank, cut.layout, cut.keeps_old, cut.clones, cut.tokens, cut.as_map,
     )  # fmt: skip
-
-
-def _check(known: Mapping[int, Known]) -> None:
-    """Raises Unlike where an output that was handed out has been given another shape since."""
-    from attnsurgeon.cost.rehearsal import _shapes
-
-    if any(_shapes(one.output) != one.returned for one in known.values()):
-        raise Unlike("a value was changed in place")
 
 
 def _summed(

@@ -134,6 +134,8 @@ class Stage:
         self.frames = [_Frame(None, [root])]
         with self._watching() as modules:
             run_on(self.scale, self.twin, inputs, modules)
+        if any(_shapes(one.output) != one.returned for one in self.known.values()):
+            raise Unlike("an output that was handed out has another shape since")
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[list[nn.Module]]:

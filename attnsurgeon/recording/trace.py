@@ -86,7 +86,7 @@ class _Recorder(TorchFunctionMode):
             return self.bind(tensor, self.new_node("get_attr", name, (), {}, "param"))
         if self.stack:  # made where no torch function is seen (a custom autograd function):
             inputs = self.stack[-1].inputs  # it may depend on all that this forward was given
-            return self.bind(tensor, self.new_node("call_function", _unseen, inputs, {}, "unseen"))
+            return self.bind(tensor, self.new_node("call_function", unseen, inputs, {}, "unseen"))
         return self.bind(tensor, self.new_node("placeholder", "constant", (), {}, "constant"))
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -208,7 +208,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _unseen(*inputs):
+def unseen(*inputs):
     """Stands in the graph for a value made where no torch function could be seen."""
     raise NotImplementedError("an analysis graph is not run")
 

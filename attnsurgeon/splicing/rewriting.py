@@ -26,7 +26,6 @@ from attnsurgeon.planning.cut import Cut
 from attnsurgeon.recording.record import Call
 from attnsurgeon.splicing.channels_first import as_the_sum, call_through
 
-
 Code = tuple[tuple[str, ...], tuple[Reference, ...]]
 
 
