@@ -44,6 +44,7 @@ class Kinds:
         """
         around = {outer for call in marks for outer in call.chain()}
         found: dict[Call, int] = {}
+        numbers: dict[Hashable, int] = {}  # of this question: others may ask at the same time
 
         def number(call: Call) -> int:
             inner = [
@@ -52,7 +53,7 @@ class Kinds:
                 if isinstance(event, Call) and event in around
             ]
             value = ("touched", self.of[call], marks.get(call), *inner)
-            found[call] = self._numbers.setdefault(value, len(self._numbers))
+            found[call] = numbers.setdefault(value, len(self._numbers) + len(numbers))
             return found[call]
 
         if around:

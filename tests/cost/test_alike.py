@@ -249,3 +249,11 @@ def test_the_links_of_a_chain_do_not_cost_alone_what_they_cost_together():
     alone = attnsurgeon.estimate(model, "dia", [second], input_size=(3, 64, 96))
     assert every.per_site[1].params == 0  # the first link bears the module that both run
     assert alone.delta.params > 0
+
+
+def test_numbers_of_marked_calls_are_apart_from_those_of_the_record_and_do_not_stay():
+    kinds, calls = kinds_of(Blocks(Block(), Block(), Block()))
+    first, again = (kinds.touched({calls[0]: "a", calls[1]: "b", calls[2]: "a"}) for _ in "12")
+    assert first == again
+    assert first[calls[0]] == first[calls[2]] != first[calls[1]]
+    assert set(first.values()).isdisjoint(kinds.of.values())
