@@ -99,6 +99,33 @@ def config_class(model_type: Any) -> Any:
     return found if found is not None and found.__module__.startswith("transformers.") else None
 
 
+def image_processor(config: Any, folder: Path | None) -> Any:
+    """Return the image processor of a network, with what its folder says; None where none is known.
+
+    Nothing is fetched: without a folder it is that of the architecture, with its defaults.
+
+    Args:
+        config: of the network.
+        folder: with a preprocessor_config.json, as `save_pretrained` writes it, or None.
+    """
+    from transformers.models.auto.image_processing_auto import (  # pyright: ignore[reportMissingImports]
+        IMAGE_PROCESSOR_MAPPING,
+    )
+
+    kind = IMAGE_PROCESSOR_MAPPING.get(type(config), None)
+    if isinstance(kind, Mapping):  # one for Pillow, one for torchvision; that needs no more
+        kind = kind.get("torchvision") or kind.get("pil")
+    elif isinstance(kind, tuple):
+        kind = kind[0] or kind[-1]
+    if kind is None:
+        return None
+    if folder is None:
+        return guarded(kind, partial(_explain, getattr(kind, "__name__", "image processor")))
+    return guarded(
+        lambda: kind.from_pretrained(str(folder)), partial(_explain_folder, str(folder))
+    )
+
+
 def _library() -> Any:
     import transformers  # pyright: ignore[reportMissingImports]
 
