@@ -118,21 +118,20 @@ def files_in(folder: str | os.PathLike[str], limit: int | None = None) -> tuple[
     return tuple(found[len(found) * at // limit] for at in range(limit))
 
 
-def check_files(files: Sequence[Path], where: str, *, skip_bad: bool) -> tuple[Path, ...]:
-    """Returns the files that are pictures by what stands at their beginning.
+def bad_files(files: Sequence[Path], where: str, *, skip_bad: bool) -> dict[Path, Unreadable]:
+    """Returns the files that are no pictures, by what stands at their beginning.
 
     Args:
         files: to look at.
         where: they come from, for messages.
-        skip_bad: leave others out; all are never left out.
+        skip_bad: leave them out; all are never left out.
 
     Raises:
         UsageError: one is no picture, and not `skip_bad`; or none is one.
     """
     bad = [found for file in files if (found := _header(file)) is not None]
     refuse_bad(bad, len(files), where, skip_bad=skip_bad)
-    gone = {one.path for one in bad}
-    return tuple(file for file in files if file not in gone)
+    return {one.path: one for one in bad}
 
 
 def read_files(files: Sequence[Path]) -> Iterator[Picture | Unreadable]:

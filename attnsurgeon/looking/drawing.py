@@ -1,0 +1,488 @@
+"""What sites did to a picture -> figures: the only door to matplotlib, an extra.
+
+Laid out in inches by hand: a figure has as many panels as the network has sites, and a layout
+engine that measures them all takes longer than drawing them. No figure touches pyplot's state.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attnsurgeon.errors import ModelError
+from attnsurgeon.looking.heatmap import Look, paired
+from attnsurgeon.looking.panels import Card, Panel, laid_over
+from attnsurgeon.looking.pictures import EXTRA
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Read by colour-blind people and in print: brightness rises all the way.
+COLOURS = "viridis"
+_LESS, _MORE, _PLAIN = "#0072B2", "#D55E00", "#4477AA"
+_SHARES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+_INK, _SOFT, _LINE = "#1c2024", "#5a5f67", "#c9ccd3"
+_PANEL, _LEAST = 2.55, 1.5  # inches: the longer side of a picture, the least height of a panel
+_GAP, _HEAD, _NAME, _SCALE, _NOTE = 0.34, 0.5, 0.27, 0.42, 0.24
+_MARGIN = 0.35
+_ACROSS = 4  # panels beside each other
+_FINEST = 900  # pixels of the longer side of a picture, as it is drawn
+_MOST_PIXELS = 32_000  # of a figure's height: Agg has a bound of 65,536
+_DPI = 150
+_BARS = 64  # more are drawn as an outline
+_LAYER = 0.62  # of the colours over the picture
+_STYLE = {"font.size": 8.0, "axes.edgecolor": _LINE, "axes.linewidth": 0.8, "text.color": _INK,
+          "xtick.color": _SOFT, "ytick.color": _SOFT, "axes.labelcolor": _SOFT}  # fmt: skip
+
+
+def figure_of(now: Look, then: Look | None = None) -> Figure:
+    """Returns one figure of all sites: the picture, then a card for each in network order.
+
+    Args:
+        now: what the network did.
+        then: what the other did, which stands on the left of each pair.
+    """
+    paper = _Paper.of(now, then)
+    pairs = paired(now, then)
+    lines = _flowed([paper.width(pair) for pair in pairs], paper.widest(pairs))
+    heights = [max(paper.height(pairs[at]) for at in line) for line in lines]
+    width = max(paper.line(pairs, line) for line in lines) if lines else _PANEL
+    width = max(width, 2 * (_PANEL + _GAP)) + 2 * _MARGIN
+    height = paper.top + sum(heights) + 2 * _MARGIN
+    with _drawing():
+        figure = _figure(width, height)
+        paper.draw_top(figure, _MARGIN, height - _MARGIN)
+        down = height - _MARGIN - paper.top
+        for line, tall in zip(lines, heights, strict=True):
+            left = _MARGIN
+            for at in line:
+                paper.draw_card(figure, pairs[at], left, down)
+                left += paper.width(pairs[at]) + _GAP
+            down -= tall
+    return figure
+
+
+def figures_of(now: Look, then: Look | None = None) -> list[tuple[Card, Figure]]:
+    """Returns the cards one by one, each in a figure of its own, without their titles."""
+    paper = _Paper.of(now, then, titled=False)
+    made = []
+    for pair in paired(now, then):
+        width, height = paper.width(pair) + 0.2, paper.height(pair) + 0.05
+        with _drawing():
+            figure = _figure(width, height)
+            paper.draw_card(figure, pair, 0.1, height)
+        made.append((pair[0], figure))
+    return made
+
+
+def top_figure(now: Look) -> Figure:
+    """Returns the picture alone, with what the network saw of it."""
+    paper = _Paper.of(now, None)
+    with _drawing():
+        figure = _figure(paper.wide, paper.tall)
+        paper.draw_picture(figure, 0, paper.tall)
+    return figure
+
+
+def written(figure: Figure, kind: str = "png") -> bytes:
+    """Returns a figure as the bytes of a file of that kind: png, pdf, svg, jpg, ..."""
+    stream = io.BytesIO()
+    with _drawing(), warnings.catch_warnings():
+        # A letter that no font has is drawn as a box; a warning for each helps nobody.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(stream, format=kind)
+    return stream.getvalue()
+
+
+def file_kinds() -> tuple[str, ...]:
+    """Returns the kinds of files that `written` makes, by their suffixes."""
+    return tuple(_figure(1, 1).canvas.get_supported_filetypes())
+
+
+def _drawing() -> Any:
+    return _matplotlib().rc_context(_STYLE)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise ModelError("heat maps need matplotlib, which is not installed", EXTRA) from error
+    return matplotlib
+
+
+def _figure(width: float, height: float) -> Figure:
+    _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)))
+    FigureCanvasAgg(made)
+    return made
+
+
+def _flowed(widths: Sequence[float], room: float) -> list[list[int]]:
+    """Lines of cards, as many in each as there is room for."""
+    lines: list[list[int]] = []
+    left = 0.0
+    for at, width in enumerate(widths):
+        if not lines or width > left + 1e-6:
+            lines.append([])
+            left = room
+        lines[-1].append(at)
+        left -= width + _GAP
+    return lines
+
+
+Pair = tuple[Card, "Card | None"]
+
+
+@dataclass(eq=False)
+class _Paper:
+    """How large things are, and the picture that masks are laid over.
+
+    Attributes:
+        now: what is drawn.
+        labels: of a pair, the other first; () without another.
+        grey: the picture (H, W), between 0 and 1, at the resolution that it is drawn in.
+        step: of that resolution.
+        wide, tall: of a panel, in inches.
+        titled: whether a card bears its site's name.
+    """
+
+    now: Look
+    labels: tuple[str, ...]
+    grey: Tensor
+    step: int
+    wide: float
+    tall: float
+    titled: bool
+
+    @classmethod
+    def of(cls, now: Look, then: Look | None, *, titled: bool = True) -> _Paper:
+        image: Any = now.picture.image.convert("L")
+        width, height = image.size
+        step = max(1, -(-max(width, height) // _FINEST))
+        values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        grey = values.reshape(height, width)[step // 2 :: step, step // 2 :: step].float() / 255
+        scale = _PANEL / max(width, height)
+        labels = () if then is None else (then.name, now.name)
+        return cls(now, labels, grey, step, width * scale, height * scale, titled)
+
+    @property
+    def body(self) -> float:
+        """The height of a panel."""
+        return max(self.tall, _LEAST)
+
+    @property
+    def top(self) -> float:
+        """The height of what stands above the cards."""
+        notes = len(self.now.notes) * 0.17
+        return max(self.tall, 1.6) + notes + 0.45
+
+    def columns(self, pair: Pair) -> int:
+        """How many panels a card has beside each other."""
+        count = max(len(pair[0].panels), 1)
+        return count * (2 if self.labels else 1)
+
+    def panel_width(self, panel: Panel | None) -> float:
+        return max(self.wide, 1.2) if panel is not None and panel.form == "map" else _PANEL * 0.95
+
+    def width(self, pair: Pair) -> float:
+        each = [self.panel_width(panel) + _GAP for panel in pair[0].panels] or [_PANEL + _GAP]
+        return sum(each) * (2 if self.labels else 1) - _GAP
+
+    def line(self, pairs: Sequence[Pair], line: Sequence[int]) -> float:
+        return sum(self.width(pairs[at]) + _GAP for at in line) - _GAP
+
+    def widest(self, pairs: Sequence[Pair]) -> float:
+        """The room for a line: that of `_ACROSS` panels, or of the widest card."""
+        return max([_ACROSS * (_PANEL + _GAP) - _GAP, *(self.width(pair) for pair in pairs)])
+
+    def height(self, pair: Pair) -> float:
+        if not pair[0].panels:
+            return _HEAD + 2 * _NOTE
+        return _HEAD * self.titled + _NAME * (2 if self.labels else 1) + self.body + _SCALE + 0.1
+
+    # -------------------------------------------------------------------------------- the top
+
+    def draw_picture(self, figure: Figure, left: float, top: float) -> None:
+        """Draws the photograph, and a frame around what the network saw of it."""
+        axes = _axes(figure, left, top - self.tall, self.wide, self.tall)
+        picture = self.now.picture.image
+        width, height = picture.size
+        shown = picture.resize((max(1, width // self.step), max(1, height // self.step)))
+        axes.imshow(shown, extent=(0, width, height, 0), aspect="auto")
+        box = self.now.box
+        from matplotlib.patches import Rectangle
+
+        for colour, line in (("white", 3.0), (_INK, 1.2)):
+            axes.add_patch(
+                Rectangle(
+                    (box.left, box.top), box.right - box.left, box.bottom - box.top,
+                    fill=False, edgecolor=colour, linewidth=line,
+                )
+            )  # fmt: skip
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+
+    def draw_top(self, figure: Figure, left: float, top: float) -> None:
+        self.draw_picture(figure, left, top)
+        at = left + self.wide + _GAP
+        now, how = self.now, self.now.preprocessing
+        title = " against ".join(self.labels[::-1]) if self.labels else now.name
+        _text(figure, at, top - 0.02, title, size=13, weight="bold")
+        width, height = now.picture.image.size
+        said = [
+            f"{now.picture.name}, {width} x {height}",
+            f"seen at {how.size[1]} x {how.size[0]}, inside the frame",
+            f"prepared as in {how.source}",
+        ]
+        if now.classes:
+            named = ", ".join(f"{number} ({share:.0%})" for number, share in now.classes)
+            said.append(f"likeliest classes: {named}")
+        for line, words in enumerate(said):
+            _text(figure, at, top - 0.36 - 0.2 * line, words, size=9, color=_SOFT)
+        down = top - max(self.tall, 1.6) - 0.12
+        for line, words in enumerate(now.notes):
+            _text(figure, left, down - 0.17 * line, words, size=8, color=_SOFT)
+
+    # -------------------------------------------------------------------------------- the cards
+
+    def draw_card(self, figure: Figure, pair: Pair, left: float, top: float) -> None:
+        """Draws one site."""
+        card, other = pair
+        if self.titled:
+            room = int(self.width(pair) * 11.5)
+            _text(figure, left, top - 0.08, _shortened(card.site, room), size=10, weight="bold")
+            _text(figure, left, top - 0.25, _beside(card), size=8, color=_SOFT)
+        if not card.panels:
+            below = top - (_HEAD if self.titled else 0)
+            for note in card.notes:
+                _text(figure, left, below, note, size=8, color=_SOFT)
+            return
+        top -= _HEAD * self.titled
+        theirs = {(p.name, p.title): p for p in (other.panels if other is not None else ())}
+        for panel in card.panels:
+            twin = theirs.get((panel.name, panel.title))
+            shown = [twin, panel] if self.labels else [panel]
+            scale = _scale([p for p in shown if p is not None])
+            _text(figure, left, top - 0.06, panel.title, size=8, color=_INK)
+            for at, one in enumerate(shown):
+                down = top - _NAME
+                if self.labels:
+                    _text(figure, left, down - 0.02, self.labels[at], size=8, color=_SOFT)
+                    down -= _NAME * 0.8
+                wide = self.panel_width(panel)
+                if one is None:
+                    _text(figure, left, down - 0.1, "not in this one", size=8, color=_SOFT)
+                else:
+                    self.draw_panel(figure, one, scale, left, down, wide)
+                left += wide + _GAP
+
+    def draw_panel(
+        self,
+        figure: Figure,
+        panel: Panel,
+        scale: tuple[float, float],
+        left: float,
+        top: float,
+        wide: float,
+    ) -> None:
+        if panel.form == "map":
+            self._draw_map(figure, panel, scale, left, top)
+            return
+        axes = _axes(figure, left + 0.3, top - self.body, wide - 0.3, self.body)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7, length=2.5, width=0.6)
+        _FORMS[panel.form](axes, panel.values, scale)
+
+    def _draw_map(
+        self, figure: Figure, panel: Panel, scale: tuple[float, float], left: float, top: float
+    ) -> None:
+        image = self.now.picture.image
+        width, height = image.size
+        mask = laid_over(panel.values, self.now.box, (height, width), self.step)
+        mask = mask[: self.grey.shape[0], : self.grey.shape[1]]
+        axes = _axes(figure, left, top - self.tall, self.wide, self.tall)
+        colours = _matplotlib().colormaps[COLOURS]
+        axes.imshow(
+            _blended(self.grey, mask, scale, colours), extent=(0, width, height, 0), aspect="auto"
+        )
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        if panel.position is not None:
+            box, (down, across) = self.now.box, panel.position
+            x = box.left + across * (box.right - box.left)
+            y = box.top + down * (box.bottom - box.top)
+            axes.plot([x], [y], marker="o", markersize=7, markerfacecolor="none",
+                      markeredgecolor="white", markeredgewidth=2.6)  # fmt: skip
+            axes.plot([x], [y], marker="o", markersize=7, markerfacecolor="none",
+                      markeredgecolor=_MORE, markeredgewidth=1.3)  # fmt: skip
+        _draw_scale(figure, panel, scale, colours, left, top - self.tall - 0.07, self.wide)
+
+
+def _draw_scale(
+    figure: Figure,
+    panel: Panel,
+    scale: tuple[float, float],
+    colours: Any,
+    left: float,
+    top: float,
+    wide: float,
+) -> None:
+    """Draws the colours of a map with their values under it."""
+    low, high = scale
+    if low == high:
+        _text(figure, left, top - 0.02, f"{_short(low)} everywhere", size=7.5, color=_SOFT)
+        return
+    axes = _axes(figure, left, top - 0.09, wide, 0.09)
+    axes.imshow([[i / 255 for i in range(256)]], aspect="auto", cmap=colours, extent=(0, 1, 0, 1))
+    axes.set(xticks=[], yticks=[], xlim=(0, 1))
+    axes.spines[:].set_visible(False)
+    marks = {0.0: low, 1.0: high}
+    one = (1 - low) / (high - low)
+    if 0.12 < one < 0.88:  # what leaves everything as it is
+        marks[one] = 1.0
+        axes.axvline(one, color="white", linewidth=1.6)
+    for at, value in marks.items():
+        side = {0.0: "left", 1.0: "right"}.get(at, "center")
+        _text(figure, left + at * wide, top - 0.13, _short(value), size=7.5, color=_SOFT, ha=side)
+
+
+def _blended(grey: Tensor, mask: Tensor, scale: tuple[float, float], colours: Any) -> Any:
+    """The picture in grey under the colours of the mask; pale where the network did not look."""
+    low, high = scale
+    inside = ~mask.isnan()
+    level = torch.where(inside, (mask - low) / ((high - low) or 1.0), torch.zeros_like(mask))
+    if low == high:
+        level = torch.full_like(mask, 0.5)
+    layer = torch.from_numpy(colours(level.clamp(0, 1).numpy())[..., :3])
+    ground = grey.double().unsqueeze(-1)
+    seen = (1 - _LAYER) * ground + _LAYER * layer
+    pale = (0.25 * ground + 0.72).expand_as(seen)
+    return torch.where(inside.unsqueeze(-1), seen, pale).clamp(0, 1).numpy()
+
+
+# ------------------------------------------------------------------------------------ what is no map
+
+
+def _draw_sorted(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
+    numbers = values.double().tolist()
+    count = len(numbers)
+    rest = _rest(scale)
+    if count <= _BARS:
+        colours = [_colour(v, rest) for v in numbers]
+        heights = [v - rest for v in numbers]
+        axes.bar(range(count), heights, bottom=rest, width=0.85, color=colours, linewidth=0)
+        axes.set_xlim(-0.7, count - 0.3)
+    else:
+        xs = list(range(count))
+        if rest:
+            above, below = [max(v, rest) for v in numbers], [min(v, rest) for v in numbers]
+            axes.fill_between(xs, above, rest, color=_MORE, linewidth=0, alpha=0.85)
+            axes.fill_between(xs, below, rest, color=_LESS, linewidth=0, alpha=0.85)
+        else:
+            axes.fill_between(xs, numbers, 0, color=_PLAIN, linewidth=0, alpha=0.85)
+        axes.set_xlim(0, count - 1)
+    axes.set_xticks([0, count - 1], ["1", str(count)] if count > 1 else ["1", ""])
+    _limits(axes, scale, rest)
+
+
+def _draw_bars(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
+    numbers = values.double().tolist()
+    rest = 0.0 if scale[0] >= 0 else _rest(scale)
+    axes.bar(range(len(numbers)), numbers, width=0.75, color=_PLAIN, linewidth=0)
+    few = len(numbers) <= 12
+    axes.set_xticks(
+        range(len(numbers)) if few else [0, len(numbers) - 1],
+        [str(n + 1) for n in range(len(numbers))] if few else ["1", str(len(numbers))],
+    )
+    axes.set_ylim(min(rest, scale[0]) * 1.05, max(scale[1], rest, 1e-6) * 1.05)
+
+
+def _draw_shares(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
+    shares = values.double()
+    colours = [_SHARES[at % len(_SHARES)] for at in range(len(shares))]
+    count = shares.shape[1]
+    xs = [-0.5, *[n + d for n in range(count) for d in (0.5, 0.5)][:-1]]
+    doubled = shares.repeat_interleave(2, dim=1)
+    axes.stackplot(xs, doubled.numpy(), colors=colours, linewidth=0, alpha=0.9)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(0, float(shares.sum(0).max())))
+    axes.set_xticks([0, count - 1], ["1", str(count)] if count > 1 else ["1", ""])
+    base = 0.0
+    for number, share in enumerate(shares[:, 0].tolist()):
+        if share > 0.08:
+            axes.text(0.02 * count, base + share / 2, str(number + 1), color="white", fontsize=8,
+                      va="center", weight="bold")  # fmt: skip
+        base += share
+
+
+def _draw_spread(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
+    low, high = scale if scale[0] < scale[1] else (scale[0] - 0.5, scale[1] + 0.5)
+    counts = torch.histc(values.float(), bins=40, min=low, max=high).tolist()
+    width = (high - low) / 40
+    axes.bar([low + (n + 0.5) * width for n in range(40)], counts, width=width, color=_PLAIN)
+    axes.set_yticks([])
+    axes.set_xlim(low, high)
+
+
+_FORMS: Mapping[str, Callable[[Any, Tensor, tuple[float, float]], None]] = {
+    "sorted": _draw_sorted,
+    "bars": _draw_bars,
+    "shares": _draw_shares,
+    "spread": _draw_spread,
+}
+
+
+def _rest(scale: tuple[float, float]) -> float:
+    """What bars rise from: 1, which leaves everything as it is, where values lie around it."""
+    return 1.0 if scale[1] >= 1.0 else 0.0
+
+
+def _colour(value: float, rest: float) -> str:
+    return _PLAIN if not rest else _MORE if value >= rest else _LESS
+
+
+def _limits(axes: Any, scale: tuple[float, float], rest: float) -> None:
+    low, high = min(scale[0], rest), max(scale[1], rest)
+    room = 0.06 * (high - low) or 0.05
+    axes.set_ylim(low - room * bool(rest or low < 0), high + room)
+    if rest:
+        axes.axhline(rest, color=_SOFT, linewidth=0.8)
+
+
+# ------------------------------------------------------------------------------------------ small
+
+
+def _scale(panels: Sequence[Panel]) -> tuple[float, float]:
+    return min(panel.low for panel in panels), max(panel.high for panel in panels)
+
+
+def _beside(card: Card) -> str:
+    said = [card.attn, *(f"{name} {_short(value)}" for name, value in card.numbers.items())]
+    return "  \u00b7  ".join(said)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value - 1) > 0.05 or value == 1 else f"{value:.4f}"
+
+
+def _shortened(text: str, room: int) -> str:
+    if len(text) <= room:
+        return text
+    return f"{text[: room // 3]}\u2026{text[-(room - room // 3 - 1) :]}"
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / down, width / across, height / down))
+
+
+def _text(figure: Figure, left: float, top: float, words: str, **how: Any) -> None:
+    across, down = figure.get_size_inches()
+    figure.text(left / across, top / down, words, va="top", parse_math=False, **how)
