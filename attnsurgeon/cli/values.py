@@ -87,6 +87,31 @@ class Size(click.ParamType):
         return tuple(int(part) for part in parts)
 
 
+class Numbers(click.ParamType):
+    """`0.5` or `0.485,0.456,0.406`: numbers with commas between them.
+
+    Args:
+        whole: only whole ones.
+    """
+
+    name = "a,b,c"
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole = whole
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Returns the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple((int if self.whole else float)(part) for part in value.split(","))
+        except ValueError:
+            what = "whole numbers" if self.whole else "numbers"
+            self.fail(f"{value!r} is not {what} with commas between them", param, ctx)
+
+
 class Names(click.ParamType):
     """`a,b,c`: names with commas between them."""
 

@@ -7,15 +7,17 @@ engine that measures them all takes longer than drawing them. No figure touches 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from attnsurgeon.errors import ModelError
+from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.heatmap import Look, paired
 from attnsurgeon.looking.panels import Card, Panel, laid_over
 from attnsurgeon.looking.pictures import EXTRA
@@ -29,7 +31,7 @@ _LESS, _MORE, _PLAIN = "#0072B2", "#D55E00", "#4477AA"
 _SHARES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 _INK, _SOFT, _LINE = "#1c2024", "#5a5f67", "#c9ccd3"
 _PANEL, _LEAST = 2.55, 1.5  # inches: the longer side of a picture, the least height of a panel
-_GAP, _HEAD, _NAME, _SCALE, _NOTE = 0.34, 0.5, 0.27, 0.42, 0.24
+_GAP, _HEAD, _NAME, _SCALE, _NOTE = 0.34, 0.44, 0.24, 0.46, 0.24
 _MARGIN = 0.35
 _ACROSS = 4  # panels beside each other
 _FINEST = 900  # pixels of the longer side of a picture, as it is drawn
@@ -100,9 +102,22 @@ def written(figure: Figure, kind: str = "png") -> bytes:
     return stream.getvalue()
 
 
-def file_kinds() -> tuple[str, ...]:
-    """Returns the kinds of files that `written` makes, by their suffixes."""
-    return tuple(_figure(1, 1).canvas.get_supported_filetypes())
+def check_kind(file: str | os.PathLike[str], *, option: str = "-o FILE") -> str:
+    """Returns the kind of file that a name asks for: "html", or one that `written` makes.
+
+    Raises:
+        UsageError: there is no such kind.
+        ModelError: matplotlib is not installed.
+    """
+    kind = Path(file).suffix.lower().lstrip(".")
+    kinds = {"html", *_figure(1, 1).canvas.get_supported_filetypes()} - {"raw", "rgba", "pgf"}
+    if kind not in kinds:
+        known = "a name that ends in .png, .pdf, .svg, .jpg or .html"
+        what = f".{kind}" if kind else "nothing"
+        raise UsageError(
+            f"{file} ends in {what}, which is no kind of picture", known, command=f"{option}: {known}"
+        )
+    return kind
 
 
 def _drawing() -> Any:
@@ -241,7 +256,7 @@ class _Paper:
         said = [
             f"{now.picture.name}, {width} x {height}",
             f"seen at {how.size[1]} x {how.size[0]}, inside the frame",
-            f"prepared as in {how.source}",
+            f"prepared by {how.source}",
         ]
         if now.classes:
             named = ", ".join(f"{number} ({share:.0%})" for number, share in now.classes)
@@ -346,7 +361,7 @@ def _draw_scale(
     axes.spines[:].set_visible(False)
     marks = {0.0: low, 1.0: high}
     one = (1 - low) / (high - low)
-    if 0.12 < one < 0.88:  # what leaves everything as it is
+    if 0.2 < one < 0.8:  # what leaves everything as it is
         marks[one] = 1.0
         axes.axvline(one, color="white", linewidth=1.6)
     for at, value in marks.items():
@@ -464,7 +479,7 @@ def _scale(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def _beside(card: Card) -> str:
-    said = [card.attn, *(f"{name} {_short(value)}" for name, value in card.numbers.items())]
+    said = [card.attn, *(f"{name} {value:.3g}" for name, value in card.numbers.items())]
     return "  \u00b7  ".join(said)
 
 

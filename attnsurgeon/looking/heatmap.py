@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,8 @@ class Look:
     def notes(self) -> tuple[str, ...]:
         """What was done to the picture, was assumed, or is not there, each once."""
         found = [f"{self.picture.name}: {note}" for note in self.picture.notes]
-        found += [f"assumed: {one}" for one in self.preprocessing.assumed]
+        if self.preprocessing.assumed:
+            found.append(f"assumed: {'; '.join(self.preprocessing.assumed)}")
         found += [note for card in self.cards for note in card.notes]
         return tuple(dict.fromkeys(found))
 
@@ -77,7 +77,6 @@ def look_at(
     Raises:
         UsageError, ModelError: as for `heatmap`.
     """
-    position = _checked(position)
     runner = Runner.of(model, device)
     how = picture_preprocessing(model, mean=mean, std=std, image_size=image_size)
     picture = as_picture(image)
@@ -155,20 +154,6 @@ def paired(now: Look, then: Look | None) -> list[tuple[Card, Card | None]]:
     pairs = [(card, theirs.pop(card.module_path, None)) for card in now.cards]
     alone = (replace(card, notes=(*card.notes, "only in the other")) for card in theirs.values())
     return [*pairs, *((card, None) for card in alone)]
-
-
-def _checked(position: Sequence[float] | None) -> tuple[float, float] | None:
-    if position is None:
-        return None
-    fine = len(position) == 2 and all(
-        isinstance(one, (int, float)) and math.isfinite(one) and 0 <= one <= 1 for one in position
-    )
-    if not fine:
-        raise UsageError(
-            f"position={tuple(position)!r} is no place in a picture",
-            "two fractions, down and across: position=(0.5, 0.5)",
-        )
-    return float(position[0]), float(position[1])
 
 
 def _likeliest(outputs: Any) -> tuple[tuple[int, float], ...]:

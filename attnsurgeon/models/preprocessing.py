@@ -251,13 +251,13 @@ def _of_ultralytics(model: nn.Module, source: Source | None, known: Any) -> Prep
 def _assumed(own: Any, known: Any) -> Preprocessing:
     sides = known or (224, 224)
     resize = _sides((math.floor(sides[0] / _CROP), math.floor(sides[1] / _CROP)))
-    assumed = ["mean: that of ImageNet", "std: that of ImageNet", f"crop: {_CROP:.1%} of the side"]
+    assumed = ["mean, std: those of ImageNet", f"crop: {_CROP:.1%} of the side"]
     if own is None:
         why = "with which attention was inserted" if known else "the usual one"
         assumed.append(f"image_size: {sides[0]} x {sides[1]}, {why}")
     return Preprocessing(
         _sides(sides), resize, "shorter", IMAGENET_MEAN, IMAGENET_STD, "bilinear", IMAGENET_MEAN,
-        "nobody: the network does not say how it wants its images", tuple(assumed),
+        "nothing in the network", tuple(assumed),
     )  # fmt: skip
 
 

@@ -71,15 +71,19 @@ def new_file(
 
 
 def write_file(
-    path: str | os.PathLike[str], text: str, *, overwrite: bool = False, option: str = "-o FILE"
+    path: str | os.PathLike[str],
+    content: str | bytes,
+    *,
+    overwrite: bool = False,
+    option: str = "-o FILE",
 ) -> Path:
-    """Writes text to a new file, as `new_file` does; returns its path.
+    """Writes text, or bytes, to a new file, as `new_file` does; returns its path.
 
     Raises:
         UsageError: it cannot be written.
     """
     with new_file(path, overwrite=overwrite, option=option) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return Path(path)
 
 
