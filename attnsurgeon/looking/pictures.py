@@ -79,6 +79,8 @@ def as_picture(given: Any) -> Picture:
         UsageError: it is no picture, cut off, or too large.
     """
     image = pillow()
+    if isinstance(given, Picture):
+        return given
     if isinstance(given, image.Image):
         name = getattr(given, "filename", "") or "the picture"
         return _plain(Path(name).name or name, given)
