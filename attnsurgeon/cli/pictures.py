@@ -49,6 +49,12 @@ class Folder:
         """For the library, but the images."""
         return {name: value for name, value in vars(self).items() if name != "images"}
 
+    def check(self) -> None:
+        """Refuses a folder without pictures before any network is loaded."""
+        from attnsurgeon.looking.pictures import bad_files, files_in
+
+        bad_files(files_in(self.images, self.limit), self.images, skip_bad=self.skip_bad)
+
 
 def preparing(function: Command) -> Command:
     """How pictures are prepared: the command gets `how`."""

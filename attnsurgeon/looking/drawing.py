@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _INK, _SOFT, _LINE = "#1c2024", "#5a5f67", "#c9ccd3"
 _PANEL, _LEAST = 2.55, 1.5  # inches: the longer side of a picture, the least height of a panel
 _GAP, _HEAD, _NAME, _SCALE, _NOTE = 0.34, 0.44, 0.24, 0.46, 0.24
 _MARGIN = 0.35
+_LEAST_WIDTH, _LETTERS = 6.8, 110  # inches of a figure, and how many letters of a note fit in
 _ACROSS = 4  # panels beside each other
 _FINEST = 900  # pixels of the longer side of a picture, as it is drawn
 _MOST_PIXELS = 32_000  # of a figure's height: Agg has a bound of 65,536
@@ -55,7 +57,7 @@ def figure_of(now: Look, then: Look | None = None) -> Figure:
     lines = _flowed([paper.width(pair) for pair in pairs], paper.widest(pairs))
     heights = [max(paper.height(pairs[at]) for at in line) for line in lines]
     width = max(paper.line(pairs, line) for line in lines) if lines else _PANEL
-    width = max(width, 2 * (_PANEL + _GAP)) + 2 * _MARGIN
+    width = max(width, _LEAST_WIDTH) + 2 * _MARGIN
     height = paper.top + sum(heights) + 2 * _MARGIN
     with _drawing():
         figure = _figure(width, height)
@@ -198,13 +200,12 @@ class _Paper:
     @property
     def top(self) -> float:
         """The height of what stands above the cards."""
-        notes = len(self.now.notes) * 0.17
-        return max(self.tall, 1.6) + notes + 0.45
+        return max(self.tall, 1.6) + len(self.notes) * 0.17 + 0.45
 
-    def columns(self, pair: Pair) -> int:
-        """How many panels a card has beside each other."""
-        count = max(len(pair[0].panels), 1)
-        return count * (2 if self.labels else 1)
+    @property
+    def notes(self) -> list[str]:
+        """The notes in lines that fit into the narrowest figure."""
+        return [line for note in self.now.notes for line in textwrap.wrap(note, _LETTERS)]
 
     def panel_width(self, panel: Panel | None) -> float:
         return max(self.wide, 1.2) if panel is not None and panel.form == "map" else _PANEL * 0.95
@@ -256,15 +257,16 @@ class _Paper:
         said = [
             f"{now.picture.name}, {width} x {height}",
             f"seen at {how.size[1]} x {how.size[0]}, inside the frame",
-            f"prepared by {how.source}",
         ]
+        if how.source:
+            said.append(f"prepared by {how.source}")
         if now.classes:
             named = ", ".join(f"{number} ({share:.0%})" for number, share in now.classes)
             said.append(f"likeliest classes: {named}")
         for line, words in enumerate(said):
             _text(figure, at, top - 0.36 - 0.2 * line, words, size=9, color=_SOFT)
         down = top - max(self.tall, 1.6) - 0.12
-        for line, words in enumerate(now.notes):
+        for line, words in enumerate(self.notes):
             _text(figure, left, down - 0.17 * line, words, size=8, color=_SOFT)
 
     # -------------------------------------------------------------------------------- the cards
@@ -273,8 +275,8 @@ class _Paper:
         """Draws one site."""
         card, other = pair
         if self.titled:
-            room = int(self.width(pair) * 11.5)
-            _text(figure, left, top - 0.08, _shortened(card.site, room), size=10, weight="bold")
+            size, name = _fitting(card.site, self.width(pair))
+            _text(figure, left, top - 0.08, name, size=size, weight="bold")
             _text(figure, left, top - 0.25, _beside(card), size=8, color=_SOFT)
         if not card.panels:
             below = top - (_HEAD if self.titled else 0)
@@ -316,6 +318,9 @@ class _Paper:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7, length=2.5, width=0.6)
         _FORMS[panel.form](axes, panel.values, scale)
+        if panel.low == panel.high and panel.values.numel() > 1:
+            axes.text(0.5, 0.62, f"{_short(panel.low)} everywhere", transform=axes.transAxes,
+                      ha="center", color=_SOFT, fontsize=8)  # fmt: skip
 
     def _draw_map(
         self, figure: Figure, panel: Panel, scale: tuple[float, float], left: float, top: float
@@ -484,13 +489,19 @@ def _beside(card: Card) -> str:
 
 
 def _short(value: float) -> str:
+    if 0 < abs(value) < 5e-4:
+        return "0.000"
     return f"{value:.3g}" if abs(value - 1) > 0.05 or value == 1 else f"{value:.4f}"
 
 
-def _shortened(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    return f"{text[: room // 3]}\u2026{text[-(room - room // 3 - 1) :]}"
+def _fitting(name: str, width: float) -> tuple[float, str]:
+    """The size of bold letters in which a name fits into so many inches; the least, shortened."""
+    for size in (10.0, 8.5, 7.5):
+        room = int(width * 72 / (size * 0.68))
+        if len(name) <= room:
+            return size, name
+    kept = room * 2 // 3
+    return size, f"{name[:kept]}\u2026{name[-(room - kept - 1) :]}"
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:

@@ -56,6 +56,12 @@ class Runner:
         twin = shared_twin(model) if wanted == there else full_twin(model).to(wanted)
         return cls(twin.eval(), wanted)
 
+    def beside(self, model: nn.Module) -> Runner:
+        """Returns one of another network, be there attention in it or not, on the same device."""
+        parameters = (p.device == self.device for p in model.parameters())
+        twin = shared_twin(model) if all(parameters) else full_twin(model).to(self.device)
+        return Runner(twin.eval(), self.device)
+
     def taken(self, x: Tensor) -> Tensor:
         """Returns an input as the network takes it: where its weights are, and of their type."""
         return as_taken(x, self.network).to(self.device)

@@ -132,6 +132,7 @@ def gate_statistics(
     device: str | torch.device | None = None,
     still: float = STILL,
     effects: bool = True,
+    pictures: bool = True,
     progress: Progress | None = None,
 ) -> GateStatistics:
     """Says of every inserted attention how its gates are spread over images, which of them are
@@ -150,6 +151,7 @@ def gate_statistics(
         device: where to run; None for where the weights are.
         still: below this spread over the images a value counts as one that never moves.
         effects: also switch every site off, which takes one more forward of each image a site.
+        pictures: look at the gates; False where only the effects are wanted.
         progress: called with the images that are done and how many there are, 0 where not known.
 
     Raises:
@@ -159,14 +161,18 @@ def gate_statistics(
     """
     runner = Runner.of(model, device)
     how = picture_preprocessing(model, mean=mean, std=std, image_size=image_size)
-    asked = {"batch_size": batch_size, "limit": limit, "skip_bad": skip_bad}
-    batches = Batches.of(images, how, **asked)
+    batches = images
+    if not isinstance(images, Batches):
+        batches = Batches.of(
+            images, how, batch_size=batch_size, limit=limit, skip_bad=skip_bad
+        )
     _, network = operated_in(runner.network)
     found = {path: _Site(network, path, still) for path in chosen(network, sites)}
     groups = list(_groups(network, found)) if effects else []
     for batch in batches:
         x = runner.taken(batch)
-        for run in gates(runner.network, x, sites=list(found)).values():
+        looked = gates(runner.network, x, sites=list(found)) if pictures else {}
+        for run in looked.values():
             found[run.module_path].add(run)
         before = runner(x) if groups else None
         for group in groups:

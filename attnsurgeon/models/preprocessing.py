@@ -39,7 +39,7 @@ class Preprocessing:
         mean, std: of each channel, for values between 0 and 1.
         interpolation: one of `INTERPOLATIONS`.
         fill: what stands around a picture that does not cover the input, between 0 and 1.
-        source: who says so, in words.
+        source: who says so, in words; "" where nobody does.
         assumed: what nobody says, in words.
     """
 
@@ -90,7 +90,7 @@ class Preprocessing:
         left = tuple(
             one for one in self.assumed if not {*one.partition(":")[0].split(", ")} <= {*said}
         )
-        return replace(made, assumed=left, source=f"{self.source}; {', '.join(said)} as given")
+        return replace(made, assumed=left, source="; ".join(filter(None, (self.source, f"{', '.join(said)} as given"))))
 
     def of_channels(self, channels: int) -> Preprocessing:
         """Returns the same for images of so many channels: of one, the mean over the three.
@@ -257,7 +257,7 @@ def _assumed(own: Any, known: Any) -> Preprocessing:
         assumed.append(f"image_size: {sides[0]} x {sides[1]}, {why}")
     return Preprocessing(
         _sides(sides), resize, "shorter", IMAGENET_MEAN, IMAGENET_STD, "bilinear", IMAGENET_MEAN,
-        "nothing in the network", tuple(assumed),
+        "", tuple(assumed),
     )  # fmt: skip
 
 

@@ -57,8 +57,9 @@ def _facts(look: Look) -> list[tuple[str, str]]:
         ("picture", f"{look.picture.name}, {width}{times}{height}"),
         ("input", f"{how.size[1]}{times}{how.size[0]}, the part inside the frame"),
         ("mean, std", f"{_numbers(how.mean)}; {_numbers(how.std)}"),
-        ("prepared by", how.source),
     ]
+    if how.source:
+        facts.append(("prepared by", how.source))
     if look.classes:
         found = (f"{number} ({share:.0%})" for number, share in look.classes)
         facts.append(("likeliest classes", ", ".join(found)))
