@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.measuring import measure
     from attnsurgeon.grid.comparing import compare
     from attnsurgeon.looking.gates import gates
+    from attnsurgeon.looking.heatmap import heatmap
+    from attnsurgeon.looking.pruning import prune
+    from attnsurgeon.looking.statistics import gate_statistics
     from attnsurgeon.models import load_model
     from attnsurgeon.operate import Operation, estimate, find_sites, insert, plan
     from attnsurgeon.planning.selection import Sites
@@ -50,7 +53,9 @@ _HOMES = {
     "find_sites": "operate",
     "fold": "splicing.folding",
     "freeze_backbone": "training.finetune",
+    "gate_statistics": "looking.statistics",
     "gates": "looking.gates",
+    "heatmap": "looking.heatmap",
     "insert": "operate",
     "load": "saved.restore",
     "load_model": "models",
@@ -59,6 +64,7 @@ _HOMES = {
     "param_groups": "training.finetune",
     "plan": "operate",
     "recalibrate_norms": "training.norms",
+    "prune": "looking.pruning",
     "remove": "splicing.thinning",
     "save": "saved.save",
     "status": "checks.status",
@@ -80,7 +86,9 @@ __all__ = [
     "find_sites",
     "fold",
     "freeze_backbone",
+    "gate_statistics",
     "gates",
+    "heatmap",
     "insert",
     "load",
     "load_model",
@@ -89,6 +97,7 @@ __all__ = [
     "param_groups",
     "plan",
     "recalibrate_norms",
+    "prune",
     "remove",
     "save",
     "status",

@@ -33,9 +33,11 @@ WINGS: dict[str, str] = {
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first configs makeup history selecting switching rewriting "
     "removing splice replay folding thinning",
-    "looking": "following positions watching told watcher gates",
     "cost": "",
     "checks": "threads auditing status finite learning verify",
+    "looking": "following positions watching told watcher gates pictures preparing running batches effects "
+    "statistics pruning panels look drawing heatmap",
+    "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
     "training": "layer_depth finetune norms",
@@ -67,6 +69,8 @@ DOORS = {
     "re2": "rules",
     "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
+    "PIL": "looking",
+    "matplotlib": "looking",
     "rich": "report",
     "jinja2": "report",
     "markupsafe": "report",

@@ -77,7 +77,7 @@ def command(
     file = output or f"{Path(folder).name}-{Path(image).stem}.png"
     with step(f"reading {image}"):
         from attnsurgeon.looking.drawing import check_kind, figure_of, written
-        from attnsurgeon.looking.heatmap import look_at
+        from attnsurgeon.looking.look import look_at
         from attnsurgeon.looking.pictures import as_picture
         from attnsurgeon.report.heatmap import heatmap_page, look_record
         from attnsurgeon.saved.file import check_file, write_file

@@ -60,9 +60,7 @@ def preparing(function: Command) -> Command:
     """How pictures are prepared: the command gets `how`."""
 
     @functools.wraps(function)
-    def command(
-        *, mean: Any, std: Any, image_size: Any, device: str | None, **rest: Any
-    ) -> Any:
+    def command(*, mean: Any, std: Any, image_size: Any, device: str | None, **rest: Any) -> Any:
         return function(how=Preparing(mean, std, image_size, device), **rest)
 
     for decorate in (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.looking.heatmap import Look, paired
+from attnsurgeon.looking.look import Look, paired
 from attnsurgeon.looking.panels import Card, Panel, laid_over
 from attnsurgeon.looking.pictures import EXTRA
 
@@ -117,7 +117,9 @@ def check_kind(file: str | os.PathLike[str], *, option: str = "-o FILE") -> str:
         known = "a name that ends in .png, .pdf, .svg, .jpg or .html"
         what = f".{kind}" if kind else "nothing"
         raise UsageError(
-            f"{file} ends in {what}, which is no kind of picture", known, command=f"{option}: {known}"
+            f"{file} ends in {what}, which is no kind of picture",
+            known,
+            command=f"{option}: {known}",
         )
     return kind
 

@@ -64,8 +64,8 @@ def prepare(picture: Picture, how: Preprocessing) -> Prepared:
     top = _start(new_height, how.size[0])
     right, bottom = left + how.size[1], top + how.size[0]
     if left < 0 or top < 0:
-        fill = tuple(round(255 * value) for value in how.fill)
-        ground = pillow().new(image.mode, how.size[::-1], fill if len(fill) > 1 else fill[0])
+        fill = [round(255 * value) for value in how.fill]
+        ground = pillow().new(image.mode, how.size[::-1], tuple(fill) if len(fill) > 1 else fill[0])
         ground.paste(image, (-left, -top))
         image = ground
     else:

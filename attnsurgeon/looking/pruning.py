@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,11 +104,14 @@ def prune(
     found = gate_statistics(
         model, batches, sites=sites, device=device, progress=progress, pictures=False
     )
-    gone = tuple(site for site in found.sites if _does_nothing(site, below))
+    there = {site.module_path for site in found.sites}
+    gone = tuple(
+        site
+        for site in found.sites
+        if site.effect is not None and site.effect.change < below and there >= {*site.together}
+    )
     pruned = model if inplace else handed_over(model)
-    runner = Runner.of(model, device) if gone else None
-    if inplace and runner is not None:  # what it was, to compare with
-        runner = Runner(copy.deepcopy(runner.network), runner.device)
+    runner = Runner.of(model, device) if gone else None  # a twin, which stays what it is
     form = image_form(model).at_batch(1)
     _, network = operated_in(model)
     before = weigh(network, form)
@@ -127,10 +129,6 @@ def prune(
         weigh(pruned, form) if gone else before,
         found,
     )
-
-
-def _does_nothing(site: SiteStatistics, below: float) -> bool:
-    return site.effect is not None and site.effect.change < below
 
 
 def _moved(before: Runner | None, pruned: nn.Module, batches: Batches) -> Effect | None:

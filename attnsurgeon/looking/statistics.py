@@ -27,6 +27,8 @@ from attnsurgeon.splicing.switching import disabled
 EDGE = 0.01  # a value so near to 0 or to the most it can be is saturated
 STILL = 0.01  # a value whose spread over the images is below never moves
 _SHARES = {"branches", "attention"}  # of a softmax: between 0 and 1
+_NUMBERS = {"blend", "change"}
+_OF_NO_IMAGE = {"stages", "weights"}
 _GATED = {"channel", "spatial", "samples"}
 Progress = Callable[[int, int], None]
 
@@ -41,10 +43,10 @@ class PictureStatistics:
         mean, spread: of all its values; the spread is their standard deviation.
         low, high: the smallest and the largest value.
         most: the largest value that it can have; None where that is not bounded.
-        closed: share of the values within `EDGE` of 0.
+        closed: share of the values within `EDGE` of 0; None of a `change` and a `blend`.
         open: share of the values within `EDGE` of `most`; None without that.
         still: share of its places (channels, positions) whose spread over the images is below the
-            bound; None with one image.
+            bound; None with one image, and of what is one number.
     """
 
     name: str
@@ -54,14 +56,14 @@ class PictureStatistics:
     low: float
     high: float
     most: float | None
-    closed: float
+    closed: float | None
     open: float | None
     still: float | None
 
     @property
     def saturated(self) -> float:
         """Share of the values within `EDGE` of either end."""
-        return self.closed + (self.open or 0.0)
+        return (self.closed or 0.0) + (self.open or 0.0)
 
     def __repr__(self) -> str:
         return brief(self, f"{self.name} {self.size}: {self.mean:.3f} +- {self.spread:.3f}")
@@ -163,9 +165,7 @@ def gate_statistics(
     how = picture_preprocessing(model, mean=mean, std=std, image_size=image_size)
     batches = images
     if not isinstance(images, Batches):
-        batches = Batches.of(
-            images, how, batch_size=batch_size, limit=limit, skip_bad=skip_bad
-        )
+        batches = Batches.of(images, how, batch_size=batch_size, limit=limit, skip_bad=skip_bad)
     _, network = operated_in(runner.network)
     found = {path: _Site(network, path, still) for path in chosen(network, sites)}
     groups = list(_groups(network, found)) if effects else []
@@ -283,7 +283,7 @@ class _Values:
         self._at_each_place(values)
 
     def _at_each_place(self, values: Tensor) -> None:
-        if self.name in ("blend", "stages", "weights") or not values.dim():  # of no image
+        if self.name in _OF_NO_IMAGE or values.dim() < 2:
             self.size = tuple(values.shape)
             return
         self.size = tuple(values.shape[1:])
@@ -308,7 +308,7 @@ class _Values:
             self.low,
             self.high,
             self.most if bounded else None,
-            self.closed / self.count,
+            None if self.name in _NUMBERS else self.closed / self.count,
             self.opened / self.count if bounded else None,
             self._still(),
         )
@@ -319,4 +319,3 @@ class _Values:
         total, squares = (one / self.images for one in self.sums)
         spread = (squares - total.square()).clamp(min=0).sqrt()
         return float((spread < self.still_below).double().mean())
-

@@ -90,7 +90,11 @@ class Preprocessing:
         left = tuple(
             one for one in self.assumed if not {*one.partition(":")[0].split(", ")} <= {*said}
         )
-        return replace(made, assumed=left, source="; ".join(filter(None, (self.source, f"{', '.join(said)} as given"))))
+        return replace(
+            made,
+            assumed=left,
+            source="; ".join(filter(None, (self.source, f"{', '.join(said)} as given"))),
+        )
 
     def of_channels(self, channels: int) -> Preprocessing:
         """Returns the same for images of so many channels: of one, the mean over the three.
@@ -293,7 +297,8 @@ def _sides(size: Any) -> Sides:
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
     if len(sides) not in (1, 2) or not whole or not all(0 < side <= 1 << 14 for side in sides):
         raise UsageError(
-            f"image_size={size!r} is no size", "give the height and the width: image_size=(224, 224)"
+            f"image_size={size!r} is no size",
+            "give the height and the width: image_size=(224, 224)",
         )
     return (sides[0], sides[-1])
 
@@ -302,11 +307,13 @@ def _numbers(name: str, given: Any, *, positive: bool) -> tuple[float, ...]:
     one = isinstance(given, (int, float))
     numbers: list[Any] = [given] if one else list(given) if isinstance(given, Sequence) else []
     fine = numbers and all(
-        isinstance(n, (int, float)) and math.isfinite(n) and (n > 0 or not positive) for n in numbers
+        isinstance(n, (int, float)) and math.isfinite(n) and (n > 0 or not positive)
+        for n in numbers
     )
     if not fine or len(numbers) not in (1, 3):
         what = "numbers above 0" if positive else "numbers"
         raise UsageError(
-            f"{name}={given!r} is not 1 or 3 {what}", f"one for each channel: {name}=(0.5, 0.5, 0.5)"
+            f"{name}={given!r} is not 1 or 3 {what}",
+            f"one for each channel: {name}=(0.5, 0.5, 0.5)",
         )
     return tuple(map(float, numbers))

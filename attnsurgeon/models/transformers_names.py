@@ -121,9 +121,7 @@ def image_processor(config: Any, folder: Path | None) -> Any:
         return None
     if folder is None:
         return guarded(kind, partial(_explain, getattr(kind, "__name__", "image processor")))
-    return guarded(
-        lambda: kind.from_pretrained(str(folder)), partial(_explain_folder, str(folder))
-    )
+    return guarded(lambda: kind.from_pretrained(str(folder)), partial(_explain_folder, str(folder)))
 
 
 def _library() -> Any:

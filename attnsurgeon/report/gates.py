@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from attnsurgeon.looking.pruning import Pruning
     from attnsurgeon.looking.statistics import GateStatistics, SiteStatistics
 
-_OWN = ("blend", "change")  # beside the pictures of the mechanism itself
-
 
 def statistics_record(found: GateStatistics) -> Record:
     """Returns what gates do over images."""
@@ -251,6 +249,8 @@ def share(value: float | None) -> str:
     """Returns 12.5 % or a dash."""
     if value is None:
         return "-"
+    if 0 < value < 0.001:
+        return "< 0.1 %"
     return f"{100 * value:.1f} %" if 0 < value < 1 else f"{100 * value:.0f} %"
 
 

@@ -9,7 +9,7 @@ from attnsurgeon.report import words
 from attnsurgeon.report.streams import UNICODE
 
 if TYPE_CHECKING:
-    from attnsurgeon.looking.heatmap import Look
+    from attnsurgeon.looking.look import Look
     from attnsurgeon.looking.panels import Card
 
 
