@@ -115,12 +115,8 @@ def check_kind(file: str | os.PathLike[str], *, option: str = "-o FILE") -> str:
     kinds = {"html", *_figure(1, 1).canvas.get_supported_filetypes()} - {"raw", "rgba", "pgf"}
     if kind not in kinds:
         known = "a name that ends in .png, .pdf, .svg, .jpg or .html"
-        what = f".{kind}" if kind else "nothing"
-        raise UsageError(
-            f"{file} ends in {what}, which is no kind of picture",
-            known,
-            command=f"{option}: {known}",
-        )
+        what = f"ends in .{kind}, which is no kind of picture" if kind else "has no ending"
+        raise UsageError(f"{file} {what}", known, command=f"{option}: {known}")
     return kind
 
 
@@ -390,7 +386,7 @@ def _blended(grey: Tensor, mask: Tensor, scale: tuple[float, float], colours: An
     return torch.where(inside.unsqueeze(-1), seen, pale).clamp(0, 1).numpy()
 
 
-# ------------------------------------------------------------------------------------ what is no map
+# ------------------------------------------------------------------------------ what is no map
 
 
 def _draw_sorted(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:

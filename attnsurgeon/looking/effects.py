@@ -91,9 +91,7 @@ def _numbers(outputs: Any) -> list[Tensor]:
 def _squares(tensor: Tensor, images: int) -> Tensor:
     """The sum of squares for each image; of what has no axis of images it counts for all."""
     if tensor.dim() and len(tensor) == images:
-        return (
-            tensor.flatten(1).square().sum(1).cpu() if tensor.dim() > 1 else tensor.square().cpu()
-        )
+        return tensor.reshape(images, -1).square().sum(1).cpu()
     return tensor.square().sum().cpu().expand(images)
 
 

@@ -1,4 +1,4 @@
-"""What a site did to one image, as named tensors -> what there is to be drawn of it, and in words."""
+"""What a site did to one image, as named tensors -> what is to be drawn of it, and in words."""
 
 from __future__ import annotations
 

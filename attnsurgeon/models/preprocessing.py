@@ -1,4 +1,4 @@
-"""A network -> how it wants its images: size, resizing, crop, mean and std, as its own library says.
+"""A network -> how it wants its images: size, crop, mean and std, as its own library says.
 
 Nothing is fetched. What no source says is assumed, and said to be.
 """

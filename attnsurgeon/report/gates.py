@@ -266,20 +266,20 @@ def statistics_page(record: Mapping[str, Any]) -> str:
     """Returns the page of what gates do over images."""
     from attnsurgeon.report.markup import render
 
-    gates = gate_rows(record)
-    effects = effect_rows(record["sites"])
-    largest = max((site["effect"]["change"] for site in record["sites"] if site["effect"]),
-                  default=0.0)  # fmt: skip
-    for site, row in zip(record["sites"], effects[1], strict=True):
+    gate_heads, gates = gate_rows(record)
+    heads, shown = effect_rows(record["sites"])
+    effects: list[list[Any]] = [list(row) for row in shown]
+    known = [site["effect"]["change"] for site in record["sites"] if site["effect"] is not None]
+    for site, row in zip(record["sites"], effects, strict=True):
         if site["effect"] is not None:
             change = site["effect"]["change"]
-            row[2] = {"bar": change / (largest or 1.0), "text": row[2], "value": change}
+            row[2] = {"bar": change / (max(known) or 1.0), "text": row[2], "value": change}
     return render(
         "gates.html",
         title=f"{record.get('folder', 'Gates')}: gates over {_images(record)}",
         lead="What every site does over all images, and how far the outputs move without it",
         parts=[],
-        gates={"columns": gates[0], "rows": gates[1]},
-        effects={"columns": effects[0], "rows": effects[1]},
+        gates={"columns": gate_heads, "rows": gates},
+        effects={"columns": heads, "rows": effects},
         notes=[("note", text) for text in legend(record)],
     )
