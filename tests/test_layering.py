@@ -37,6 +37,8 @@ WINGS: dict[str, str] = {
     "checks": "threads auditing status finite learning verify",
     "looking": "following positions watching told watcher gates pictures preparing running batches effects "
     "statistics pruning panels look drawing heatmap",
+    "looking": "following positions watching told watcher gates photographs preparing running "
+    "batches effects statistics pruning panels look drawing heatmap",
     "checks": "auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from attnsurgeon.cli.folders import base_options, loaded
+from attnsurgeon.cli.images import Folder, Preparing, folder_of_images, preparing
 from attnsurgeon.cli.options import Taking, json_flag
-from attnsurgeon.cli.pictures import Folder, Preparing, folder_of_images, preparing
 from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import note, out, step, write_json
 

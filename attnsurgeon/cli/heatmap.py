@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from attnsurgeon.cli.folders import base_options, loaded
+from attnsurgeon.cli.images import Preparing, preparing
 from attnsurgeon.cli.options import Taking, json_flag
-from attnsurgeon.cli.pictures import Preparing, preparing
 from attnsurgeon.cli.values import Numbers, PathName
 from attnsurgeon.report.streams import note, step, write_json, write_text
 
@@ -78,13 +78,13 @@ def command(
     with step(f"reading {image}"):
         from attnsurgeon.looking.drawing import check_kind, figure_of, written
         from attnsurgeon.looking.look import look_at
-        from attnsurgeon.looking.pictures import as_picture
+        from attnsurgeon.looking.photographs import as_photograph
         from attnsurgeon.report.heatmap import heatmap_page, look_record
         from attnsurgeon.saved.file import check_file, write_file
 
         kind = check_kind(file, option=_OUTPUT)
         check_file(file, overwrite, option=_OUTPUT)
-        picture = as_picture(image)
+        picture = as_photograph(image)
     shared = {"trust_code": trust_code, "taking": taking, "base": base, "base_args": base_args}
     network = loaded(folder, checkpoint=checkpoint, attn_code=attn_code, **shared)
     other = None

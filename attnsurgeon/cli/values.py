@@ -94,7 +94,7 @@ class Numbers(click.ParamType):
         whole: only whole ones.
     """
 
-    name = "a,b,c"
+    name = "numbers"
 
     def __init__(self, *, whole: bool = False) -> None:
         self.whole = whole

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.errors import UsageError
-from attnsurgeon.looking.pictures import (
+from attnsurgeon.looking.photographs import (
     Unreadable,
-    as_picture,
+    as_photograph,
     bad_files,
     files_in,
     read_files,
@@ -152,7 +152,7 @@ class Batches:
     def _pictures(self) -> Iterator[Tensor]:
         assert self.how is not None
         held: list[Tensor] = []
-        found = read_files(self.files) if self.given is None else map(as_picture, self.given)
+        found = read_files(self.files) if self.given is None else map(as_photograph, self.given)
         for picture in found:
             if isinstance(picture, Unreadable):
                 refuse_bad([picture], len(self.files), self.where, skip_bad=self.skip_bad)

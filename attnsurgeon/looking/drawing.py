@@ -21,7 +21,7 @@ from torch import Tensor
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.look import Look, paired
 from attnsurgeon.looking.panels import Card, Panel, laid_over
-from attnsurgeon.looking.pictures import EXTRA
+from attnsurgeon.looking.photographs import EXTRA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ class _Paper:
 
     @classmethod
     def of(cls, now: Look, then: Look | None, *, titled: bool = True) -> _Paper:
-        image: Any = now.picture.image.convert("L")
+        image: Any = now.photograph.image.convert("L")
         width, height = image.size
         step = max(1, -(-max(width, height) // _FINEST))
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
@@ -229,7 +229,7 @@ class _Paper:
     def draw_picture(self, figure: Figure, left: float, top: float) -> None:
         """Draws the photograph, and a frame around what the network saw of it."""
         axes = _axes(figure, left, top - self.tall, self.wide, self.tall)
-        picture = self.now.picture.image
+        picture = self.now.photograph.image
         width, height = picture.size
         shown = picture.resize((max(1, width // self.step), max(1, height // self.step)))
         axes.imshow(shown, extent=(0, width, height, 0), aspect="auto")
@@ -251,9 +251,9 @@ class _Paper:
         now, how = self.now, self.now.preprocessing
         title = " against ".join(self.labels[::-1]) if self.labels else now.name
         _text(figure, at, top - 0.02, title, size=13, weight="bold")
-        width, height = now.picture.image.size
+        width, height = now.photograph.image.size
         said = [
-            f"{now.picture.name}, {width} x {height}",
+            f"{now.photograph.name}, {width} x {height}",
             f"seen at {how.size[1]} x {how.size[0]}, inside the frame",
         ]
         if how.source:
@@ -323,7 +323,7 @@ class _Paper:
     def _draw_map(
         self, figure: Figure, panel: Panel, scale: tuple[float, float], left: float, top: float
     ) -> None:
-        image = self.now.picture.image
+        image = self.now.photograph.image
         width, height = image.size
         mask = laid_over(panel.values, self.now.box, (height, width), self.step)
         mask = mask[: self.grey.shape[0], : self.grey.shape[1]]

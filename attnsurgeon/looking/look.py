@@ -12,7 +12,7 @@ from torch import nn
 from attnsurgeon.looking.effects import scores_of
 from attnsurgeon.looking.gates import gates
 from attnsurgeon.looking.panels import Card, card_of
-from attnsurgeon.looking.pictures import Picture, as_picture
+from attnsurgeon.looking.photographs import Photograph, as_photograph
 from attnsurgeon.looking.preparing import Box, prepare
 from attnsurgeon.looking.running import Runner, picture_preprocessing
 from attnsurgeon.models import source_of
@@ -27,7 +27,7 @@ class Look:
 
     Attributes:
         name: of the network.
-        picture: as it is seen.
+        photograph: as it is seen.
         box: the part of it that the network saw.
         preprocessing: how it was prepared.
         cards: one for each run of each site, in network order.
@@ -35,7 +35,7 @@ class Look:
     """
 
     name: str
-    picture: Picture
+    photograph: Photograph
     box: Box
     preprocessing: Preprocessing
     cards: tuple[Card, ...]
@@ -44,7 +44,7 @@ class Look:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done to the picture, was assumed, or is not there, each once."""
-        found = [f"{self.picture.name}: {note}" for note in self.picture.notes]
+        found = [f"{self.photograph.name}: {note}" for note in self.photograph.notes]
         if self.preprocessing.assumed:
             found.append(f"assumed: {'; '.join(self.preprocessing.assumed)}")
         found += [note for card in self.cards for note in card.notes]
@@ -75,7 +75,7 @@ def look_at(
     """
     runner = Runner.of(model, device)
     how = picture_preprocessing(model, mean=mean, std=std, image_size=image_size)
-    picture = as_picture(image)
+    picture = as_photograph(image)
     prepared = prepare(picture, how)
     x = runner.taken(prepared.input.unsqueeze(0))
     found = gates(runner.network, x, sites=sites, position=position)

@@ -1,4 +1,4 @@
-"""Picture + Preprocessing -> the input of a network, and which part of the picture it shows."""
+"""Photograph + Preprocessing -> the input of a network, and which part of the picture it shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.errors import UsageError
-from attnsurgeon.looking.pictures import Picture, pillow
+from attnsurgeon.looking.photographs import Photograph, pillow
 from attnsurgeon.models.preprocessing import Preprocessing
 
 _MOST_PIXELS = 1 << 26  # of a resized picture; one much longer than wide would fill the memory
@@ -37,7 +37,7 @@ class Prepared:
     box: Box
 
 
-def prepare(picture: Picture, how: Preprocessing) -> Prepared:
+def prepare(picture: Photograph, how: Preprocessing) -> Prepared:
     """Resizes, cuts out and normalises a picture.
 
     Args:

@@ -51,7 +51,7 @@ class Runner:
         if there.type == "meta":
             raise ModelError(
                 "the network is on the meta device, where there are no values to look at",
-                "load it with its weights: attnsurgeon.load(path)",
+                "load its weights first: to_empty and load_state_dict, or attnsurgeon.load",
             )
         twin = shared_twin(model) if wanted == there else full_twin(model).to(wanted)
         return cls(twin.eval(), wanted)

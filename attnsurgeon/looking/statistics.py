@@ -15,7 +15,7 @@ from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.batches import Batches, Images
 from attnsurgeon.looking.effects import Effect, Movement
 from attnsurgeon.looking.gates import SiteGates, gates
-from attnsurgeon.looking.pictures import Unreadable
+from attnsurgeon.looking.photographs import Unreadable
 from attnsurgeon.looking.running import Runner, picture_preprocessing
 from attnsurgeon.models.preprocessing import Preprocessing
 from attnsurgeon.recording.ambient import known_state

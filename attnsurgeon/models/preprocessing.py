@@ -17,6 +17,7 @@ from attnsurgeon.errors import UsageError
 from attnsurgeon.models.inputs import input_size_of
 from attnsurgeon.models.provenance import Source, source_of
 from attnsurgeon.models.recognition import identify
+from attnsurgeon.shown import brief
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,7 +28,7 @@ Sides = tuple[int, int]
 Numbers = Sequence[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preprocessing:
     """How a picture becomes the input of a network.
 
@@ -52,6 +53,10 @@ class Preprocessing:
     fill: tuple[float, ...]
     source: str
     assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return brief(self, f"{height} x {width}, mean {self.mean}, {self.source or 'assumed'}")
 
     def changed(
         self,

@@ -103,7 +103,7 @@ def show_statistics(console: Console, record: Mapping[str, Any]) -> None:
 
 def gate_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns heads and rows of what gates do."""
-    heads = ["site", "!attn", "!gate", ">mean", ">spread", ">low", ">high", ">at 0", ">at most",
+    heads = ["site", "!attn", "!gate", ">mean", ">spread", ">low", ">high", ">closed", ">open",
              ">never moves"]  # fmt: skip
     return heads, [
         [
@@ -125,7 +125,7 @@ def gate_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def effect_rows(sites: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Returns heads and rows of what the outputs do without each site."""
-    heads = ["switched off", "!attn", ">output moves", ">at most", ">top-1 agrees", "why not known"]
+    heads = ["switched off", "!attn", ">output moves", ">largest", ">top-1 agrees", "why not known"]
     rows = []
     for site in sites:
         effect = site["effect"]
@@ -148,7 +148,7 @@ def legend(record: Mapping[str, Any]) -> Iterator[str]:
     from attnsurgeon.looking.statistics import EDGE
 
     yield (
-        f"at 0, at most: share of the values within {EDGE:g} of 0, or of the largest that the gate"
+        f"closed, open: share of the values within {EDGE:g} of 0, or of the largest that the gate"
         " can be"
     )
     yield (

@@ -38,11 +38,11 @@ def heatmap_page(now: Look, then: Look | None = None) -> str:
     ]
     return render(
         "heatmap.html",
-        title=f"{now.name}{against}: what attention does to {now.picture.name}",
+        title=f"{now.name}{against}: what attention does to {now.photograph.name}",
         lead=f"{words.several(len(cards), 'site')} in the order in which they run",
         parts=[],
         picture=written(top_figure(now)),
-        alt=f"{now.picture.name}, with a frame around what the network sees of it",
+        alt=f"{now.photograph.name}, with a frame around what the network sees of it",
         facts=_facts(now),
         notes=[("note", note) for note in now.notes],
         cards=cards,
@@ -52,9 +52,9 @@ def heatmap_page(now: Look, then: Look | None = None) -> str:
 def _facts(look: Look) -> list[tuple[str, str]]:
     how = look.preprocessing
     times = UNICODE.times
-    width, height = look.picture.image.size
+    width, height = look.photograph.image.size
     facts = [
-        ("picture", f"{look.picture.name}, {width}{times}{height}"),
+        ("picture", f"{look.photograph.name}, {width}{times}{height}"),
         ("input", f"{how.size[1]}{times}{how.size[0]}, the part inside the frame"),
         ("mean, std", f"{_numbers(how.mean)}; {_numbers(how.std)}"),
     ]
@@ -75,8 +75,8 @@ def look_record(look: Look, *, against: Look | None = None) -> Mapping[str, Any]
     how = look.preprocessing
     return {
         "network": look.name,
-        "picture": look.picture.name,
-        "size": list(look.picture.image.size[::-1]),
+        "picture": look.photograph.name,
+        "size": list(look.photograph.image.size[::-1]),
         "seen": list(look.box),
         "preprocessing": preprocessing_record(how),
         "classes": [{"class": number, "probability": share} for number, share in look.classes],

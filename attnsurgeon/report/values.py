@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.weight import Weight
     from attnsurgeon.grid.table import Grid
     from attnsurgeon.looking.told import Gates, SiteGates
+    from attnsurgeon.looking.pruning import Pruning
+    from attnsurgeon.looking.statistics import GateStatistics
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
@@ -224,6 +226,18 @@ def _pictures(path: str, site: SiteGates) -> list[list[str]]:
     return rows
 
 
+def _gate_statistics(console: Console, found: GateStatistics) -> None:
+    from attnsurgeon.report.gates import show_statistics, statistics_record
+
+    show_statistics(console, statistics_record(found))
+
+
+def _pruning(console: Console, made: Pruning) -> None:
+    from attnsurgeon.report.gates import pruning_record, show_pruning
+
+    show_pruning(console, pruning_record(made))
+
+
 def _mechanism(console: Console, card: Mechanism) -> None:
     from attnsurgeon.report.cards import show_card
 
@@ -249,11 +263,13 @@ _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Cost": _cost,
     "Gates": _gates,
     "Grid": _grid,
+    "GateStatistics": _gate_statistics,
     "Measurement": _measurement,
     "Mechanism": _mechanism,
     "Mechanisms": _mechanisms,
     "Operation": _operation,
     "Plan": _plan,
+    "Pruning": _pruning,
     "Sites": _sites,
     "Status": _status,
     "Verification": _verification,

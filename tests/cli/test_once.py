@@ -34,6 +34,7 @@ FITTING = {
     "float range": "1",
     "C,H,W": "3,40,24",
     "name=value": "a=1",
+    "numbers": "1",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import attnsurgeon
@@ -30,6 +31,7 @@ SIZE = (3, 40, 24)
 NETWORKS = {"load", "load_model", "create_attention"}
 NOTHING = {"SurgeonError", "__version__", "freeze_backbone", "unfreeze", "remove"}
 NOTHING |= {"save", "disabled"}  # a path; the paths that are off
+PICTURE = Image.new("RGB", (30, 30), "orange")
 CLASSES = {"Operation", "Site", "Sites", "Status"}  # of what the others return
 
 
@@ -49,6 +51,9 @@ def values() -> dict[str, Any]:
         "compare": attnsurgeon.compare(made, "se,sk", ["residual-branch"], input_size=SIZE),
         "audit": attnsurgeon.audit(operation.model, input_size=SIZE),
         "status": attnsurgeon.status(operation.model, input_size=SIZE),
+        "gate_statistics": attnsurgeon.gate_statistics(operation.model, [PICTURE, PICTURE]),
+        "heatmap": attnsurgeon.heatmap(operation.model, PICTURE),
+        "prune": attnsurgeon.prune(operation.model, [PICTURE]),
         "fold": attnsurgeon.fold(attnsurgeon.insert(net(), "we", input_size=SIZE).model),
         "gates": attnsurgeon.gates(operation.model, torch.rand(2, *SIZE)),
         "param_groups": attnsurgeon.param_groups(operation.model, 0.1),

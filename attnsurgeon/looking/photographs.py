@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.shown import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXTRA = "pip install attnsurgeon[pictures]"
 _SHOWN = 5  # bad files that a message names
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
 # Transparent parts are shown on white, as browsers do.
 _WHITE = (255, 255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Photograph:
     """A picture as it is seen.
 
     Attributes:
@@ -41,7 +43,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Unreadable:
     """A file that is no picture.
 
@@ -58,6 +60,9 @@ class Unreadable:
     def __str__(self) -> str:
         return f"{self.path} {self.why}"
 
+    def __repr__(self) -> str:
+        return brief(self, str(self))
+
 
 def pillow() -> Any:
     """Returns `PIL.Image`.
@@ -72,14 +77,14 @@ def pillow() -> Any:
     return Image
 
 
-def as_picture(given: Any) -> Picture:
+def as_photograph(given: Any) -> Photograph:
     """Returns the picture that a file holds, or that Pillow has already read.
 
     Raises:
         UsageError: it is no picture, cut off, or too large.
     """
     image = pillow()
-    if isinstance(given, Picture):
+    if isinstance(given, Photograph):
         return given
     if isinstance(given, image.Image):
         name = getattr(given, "filename", "") or "the picture"
@@ -136,7 +141,7 @@ def bad_files(files: Sequence[Path], where: str, *, skip_bad: bool) -> dict[Path
     return {one.path: one for one in bad}
 
 
-def read_files(files: Sequence[Path]) -> Iterator[Picture | Unreadable]:
+def read_files(files: Sequence[Path]) -> Iterator[Photograph | Unreadable]:
     """Yields the picture of each file; what is wrong with those that are cut off."""
     return map(_read, files)
 
@@ -189,7 +194,7 @@ def _opened(file: Path) -> Any:
         return Unreadable(file, f"cannot be read: {_first_line(error)}")
 
 
-def _read(file: Path) -> Picture | Unreadable:
+def _read(file: Path) -> Photograph | Unreadable:
     opened = _opened(file)
     if isinstance(opened, Unreadable):
         return opened
@@ -207,7 +212,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _plain(name: str, image: Any) -> Picture:
+def _plain(name: str, image: Any) -> Photograph:
     """The picture in RGB, turned as its camera was held."""
     from PIL import ImageOps
 
@@ -215,11 +220,10 @@ def _plain(name: str, image: Any) -> Picture:
     frames = getattr(image, "n_frames", 1)
     if getattr(image, "is_animated", False) and frames > 1:
         notes.append(f"the first of {frames} frames")
-    shape = image.size
-    turned = ImageOps.exif_transpose(image)
-    if turned.size != shape or turned.getexif() != image.getexif():
+    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
         notes.append("turned as its EXIF says")
-    return Picture(name, _in_colours(name, turned, notes), tuple(notes))
+    turned = ImageOps.exif_transpose(image)
+    return Photograph(name, _in_colours(name, turned, notes), tuple(notes))
 
 
 def _in_colours(name: str, image: Any, notes: list[str]) -> Any:

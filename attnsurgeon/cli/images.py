@@ -51,7 +51,7 @@ class Folder:
 
     def check(self) -> None:
         """Refuses a folder without pictures before any network is loaded."""
-        from attnsurgeon.looking.pictures import bad_files, files_in
+        from attnsurgeon.looking.photographs import bad_files, files_in
 
         bad_files(files_in(self.images, self.limit), self.images, skip_bad=self.skip_bad)
 
