@@ -12,7 +12,7 @@ from torch import nn
 from attnsurgeon.cost.comparing import Cost, compare
 from attnsurgeon.cost.weighing import weigh
 from attnsurgeon.cost.weight import Weight
-from attnsurgeon.errors import UsageError
+from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.batches import Batches, Images
 from attnsurgeon.looking.effects import Effect, Movement
 from attnsurgeon.looking.running import Runner, image_form, picture_preprocessing
@@ -101,9 +101,8 @@ def prune(
     batches = Batches.of(
         images, how, batch_size=batch_size, limit=limit, skip_bad=skip_bad, again=True
     )
-    found = gate_statistics(
-        model, batches, sites=sites, device=device, progress=progress, pictures=False
-    )
+    found = gate_statistics(model, batches, sites=sites, device=device, progress=progress)
+    _refuse_not_finite(found)
     there = {site.module_path for site in found.sites}
     gone = tuple(
         site
@@ -129,6 +128,15 @@ def prune(
         weigh(pruned, form) if gone else before,
         found,
     )
+
+
+def _refuse_not_finite(found: GateStatistics) -> None:
+    for site in found.sites:
+        if site.effect is not None and not math.isfinite(site.effect.change):
+            raise ModelError(
+                f"the outputs are not finite, with or without {site.attn} at {site.path}",
+                "so nothing can be said of what it does; look at the weights and the images",
+            )
 
 
 def _moved(before: Runner | None, pruned: nn.Module, batches: Batches) -> Effect | None:

@@ -134,7 +134,6 @@ def gate_statistics(
     device: str | torch.device | None = None,
     still: float = STILL,
     effects: bool = True,
-    pictures: bool = True,
     progress: Progress | None = None,
 ) -> GateStatistics:
     """Says of every inserted attention how its gates are spread over images, which of them are
@@ -153,7 +152,6 @@ def gate_statistics(
         device: where to run; None for where the weights are.
         still: below this spread over the images a value counts as one that never moves.
         effects: also switch every site off, which takes one more forward of each image a site.
-        pictures: look at the gates; False where only the effects are wanted.
         progress: called with the images that are done and how many there are, 0 where not known.
 
     Raises:
@@ -171,8 +169,7 @@ def gate_statistics(
     groups = list(_groups(network, found)) if effects else []
     for batch in batches:
         x = runner.taken(batch)
-        looked = gates(runner.network, x, sites=list(found)) if pictures else {}
-        for run in looked.values():
+        for run in gates(runner.network, x, sites=list(found)).values():
             found[run.module_path].add(run)
         before = runner(x) if groups else None
         for group in groups:
@@ -283,10 +280,10 @@ class _Values:
         self._at_each_place(values)
 
     def _at_each_place(self, values: Tensor) -> None:
-        if self.name in _OF_NO_IMAGE or values.dim() < 2:
-            self.size = tuple(values.shape)
+        of_images = self.name not in _OF_NO_IMAGE and values.dim() > 0
+        self.size = tuple(values.shape[1:] if of_images else values.shape)
+        if not self.size or not of_images:
             return
-        self.size = tuple(values.shape[1:])
         self.images += len(values)
         if self.first is None:
             self.first = values[0].clone()
