@@ -29,6 +29,7 @@ def site_of(statistics, path: str):
     return next(site for site in statistics.sites if site.module_path == path)
 
 
+@pytest.mark.slow
 def test_every_site_is_reported_in_the_order_of_the_operation(cbam):
     statistics = found(cbam)
     planned = list(attnsurgeon.status(cbam, run=False).sites)
@@ -103,6 +104,7 @@ def test_of_one_image_nothing_is_known_to_stay():
 # ------------------------------------------------------------------------------------- effects
 
 
+@pytest.mark.slow
 def test_the_effect_of_a_site_is_what_its_removal_moves(cbam):
     with torch.no_grad():
         before = cbam(image(5))
@@ -120,11 +122,13 @@ def test_the_effect_of_a_site_is_what_its_removal_moves(cbam):
         assert site.effect.images == 5
 
 
+@pytest.mark.slow
 def test_attention_as_it_was_inserted_has_no_effect_and_trained_it_has():
     assert [s.effect.change for s in found(fresh("se")).sites if s.effect] == [0] * 4
     assert all(s.effect.change > 0 for s in found(operated("se")).sites if s.effect)
 
 
+@pytest.mark.slow
 def test_a_chain_is_switched_off_as_one():
     statistics = found(operated("dia"))
     chains = {site.together for site in statistics.sites}
@@ -134,6 +138,7 @@ def test_a_chain_is_switched_off_as_one():
         assert len(effects) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_switched_off_says_why():
     statistics = found(operated("sk"))
     for site in statistics.sites:
@@ -141,6 +146,7 @@ def test_what_cannot_be_switched_off_says_why():
         assert "cannot be switched off" in site.why
 
 
+@pytest.mark.slow
 def test_effects_need_not_be_measured(cbam):
     assert {site.effect for site in found(cbam, effects=False).sites} == {None}
 
@@ -189,6 +195,7 @@ def photographs(folder, count: int = 3):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_a_list_of_files_and_pictures_are_the_same(cbam, tmp_path):
     photographs(tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -203,6 +210,7 @@ def test_a_folder_a_list_of_files_and_pictures_are_the_same(cbam, tmp_path):
     assert results[0].preprocessing.size == SIZE[1:]
 
 
+@pytest.mark.slow
 def test_a_loader_yields_tuples_and_the_limit_holds(cbam):
     loader = [(image(3), torch.zeros(3)), (image(3), torch.zeros(3))]
     assert found(cbam, loader, effects=False).images == 6
@@ -251,6 +259,7 @@ def test_a_device_that_is_not_there_is_refused(cbam):
         found(cbam, device="cuda:77")
 
 
+@pytest.mark.slow
 def test_gates_that_hold_nan_are_refused_by_name(tmp_path):
     model = operated("se")
     with torch.no_grad():
