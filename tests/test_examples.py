@@ -10,6 +10,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 FAST = ("several_rules", "where_to_put_it")
 NEEDED = {  # example -> the extras it shows
+    "heat_map_beside_grad_cam": ["matplotlib", "pytorch_grad_cam"],
     "train_a_yolo": ["ultralytics"],
     "train_with_transformers": ["transformers", "accelerate"],
 }

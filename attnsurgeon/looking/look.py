@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnsurgeon.looking.effects import scores_of
 from attnsurgeon.looking.gates import gates
@@ -28,6 +28,7 @@ class Look:
     Attributes:
         name: of the network.
         photograph: as it is seen.
+        input: (C, H, W), what the network was given.
         box: the part of it that the network saw.
         preprocessing: how it was prepared.
         cards: one for each run of each site, in network order.
@@ -36,6 +37,7 @@ class Look:
 
     name: str
     photograph: Photograph
+    input: Tensor
     box: Box
     preprocessing: Preprocessing
     cards: tuple[Card, ...]
@@ -86,7 +88,7 @@ def look_at(
     )
     source = source_of(model)
     called = name or (source.spec if source is not None else type(model).__name__)
-    return Look(called, picture, prepared.box, how, cards, classes)
+    return Look(called, picture, prepared.input, prepared.box, how, cards, classes)
 
 
 def paired(now: Look, then: Look | None) -> list[tuple[Card, Card | None]]:
