@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnsurgeon.looking.gates import SiteGates
 from attnsurgeon.looking.preparing import Box
+from attnsurgeon.looking.told import SiteGates
 
 # How a picture is drawn: a mask over the photograph, bars in falling order, shares that add up,
 # bars in their own order, how often which value occurs.

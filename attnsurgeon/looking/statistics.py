@@ -14,9 +14,10 @@ from attnsurgeon.attention.linked.chain import Link
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.batches import Batches, Images
 from attnsurgeon.looking.effects import Effect, Movement
-from attnsurgeon.looking.gates import SiteGates, gates
+from attnsurgeon.looking.gates import gates
 from attnsurgeon.looking.photographs import Unreadable
 from attnsurgeon.looking.running import Runner, picture_preprocessing
+from attnsurgeon.looking.told import SiteGates
 from attnsurgeon.models.preprocessing import Preprocessing
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.shown import Shown, brief

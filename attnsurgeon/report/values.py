@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.looking.pruning import Pruning
     from attnsurgeon.looking.statistics import GateStatistics
+    from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.models import Source
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan

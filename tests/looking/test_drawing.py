@@ -11,10 +11,10 @@ import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.looking.drawing import check_kind, figures_of, written
-from attnsurgeon.looking.gates import SiteGates
 from attnsurgeon.looking.look import look_at, paired
 from attnsurgeon.looking.panels import Card, Panel, card_of, in_words, laid_over
 from attnsurgeon.looking.preparing import Box
+from attnsurgeon.looking.told import SiteGates
 from tests.looking.operated import fresh, operated
 
 PHOTO = Image.effect_noise((45, 30), 90).convert("RGB")

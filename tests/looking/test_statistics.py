@@ -263,7 +263,7 @@ def test_a_device_that_is_not_there_is_refused(cbam):
 def test_gates_that_hold_nan_are_refused_by_name(tmp_path):
     model = operated("se")
     with torch.no_grad():
-        path, part = next((p, m) for p, m in model.named_modules() if p.endswith("attn"))
+        part = next(m for p, m in model.named_modules() if p.endswith("attn"))
         next(part.parameters()).fill_(math.nan)
     with pytest.raises(ModelError, match="holds NaN"):
         found(model)
