@@ -117,8 +117,12 @@ def _spatial(values: Tensor) -> Drawn:
 def _both(values: Tensor) -> Drawn:
     if values.dim() == 3:
         yield "map", f"mean over {len(values)} channels", values.mean(0)
-    means = values.flatten(1).mean(1).sort(descending=True).values
-    yield "sorted", f"mean of each of {len(values)} channels, sorted", means
+    yield "sorted", f"mean of each of {len(values)} channels, sorted", _falling(values)
+
+
+def _falling(values: Tensor) -> Tensor:
+    """The mean of each channel, (C, ...) or (C,), in falling order."""
+    return values.reshape(len(values), -1).mean(1).sort(descending=True).values
 
 
 def _branches(values: Tensor) -> Drawn:
@@ -129,9 +133,10 @@ def _branches(values: Tensor) -> Drawn:
 def _fusion(values: Tensor) -> Drawn:
     named = ("branch", "shortcut") if len(values) == 2 else range(1, len(values) + 1)
     for term, one in zip(named, values, strict=True):
-        for form, title, shown in _both(one):
-            if form == "map" or one.dim() != 3:
-                yield form, f"weight of the {term}, {title}", shown
+        if one.dim() == 3:
+            yield "map", f"weight of the {term}, mean over {len(one)} channels", one.mean(0)
+        else:
+            yield "sorted", f"weight of the {term}, {len(one)} channels sorted", _falling(one)
 
 
 def _classes(values: Tensor) -> Drawn:
