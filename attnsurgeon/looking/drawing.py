@@ -39,6 +39,7 @@ _ACROSS = 4  # panels beside each other
 _FINEST = 900  # pixels of the longer side of a picture, as it is drawn
 _MOST_PIXELS = 32_000  # of a figure's height: Agg has a bound of 65,536
 _DPI = 150
+_DPI_OF_A_PAGE = 120  # which holds a figure for each site
 _BARS = 64  # more are drawn as an outline
 _LAYER = 0.62  # of the colours over the picture
 _STYLE = {"font.size": 8.0, "axes.edgecolor": _LINE, "axes.linewidth": 0.8, "text.color": _INK,
@@ -79,7 +80,7 @@ def figures_of(now: Look, then: Look | None = None) -> list[tuple[Card, Figure]]
     for pair in paired(now, then):
         width, height = paper.width(pair) + 0.2, paper.height(pair) + 0.05
         with _drawing():
-            figure = _figure(width, height)
+            figure = _figure(width, height, _DPI_OF_A_PAGE)
             paper.draw_card(figure, pair, 0.1, height)
         made.append((pair[0], figure))
     return made
@@ -132,12 +133,12 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, dpi: int = _DPI) -> Figure:
     _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)))
+    made = Figure(figsize=(width, height), dpi=min(dpi, _MOST_PIXELS / max(width, height)))
     FigureCanvasAgg(made)
     return made
 

@@ -274,6 +274,8 @@ def statistics_page(record: Mapping[str, Any]) -> str:
         if site["effect"] is not None:
             change = site["effect"]["change"]
             row[2] = {"bar": change / (max(known) or 1.0), "text": row[2], "value": change}
+    if not any(row[-1] for row in effects):
+        heads, effects = heads[:-1], [row[:-1] for row in effects]
     return render(
         "gates.html",
         title=f"{record.get('folder', 'Gates')}: gates over {_images(record)}",

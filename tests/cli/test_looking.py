@@ -152,6 +152,7 @@ def test_gates_in_the_terminal_and_as_a_page(here, tmp_path):
     assert "late.norm" in file.read_text()
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_files_is_refused_or_they_are_named(here, tmp_path):
     for photo in (here / "photos").iterdir():
         (tmp_path / photo.name).write_bytes(photo.read_bytes())

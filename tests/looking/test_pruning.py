@@ -56,6 +56,7 @@ def test_a_copy_is_pruned_unless_in_place():
     assert len(attnsurgeon.status(model, run=False).sites) == len(paths) - 2
 
 
+@pytest.mark.slow
 def test_effects_add_up_and_that_is_measured_and_not_added():
     model = operated("se")
     pruned = attnsurgeon.prune(model, image(4), below=1e9)

@@ -74,6 +74,7 @@ def test_saturation_by_hand():
     assert (one.closed, one.open, one.saturated) == (2 / 8, 1 / 8, 3 / 8)
 
 
+@pytest.mark.slow
 def test_the_most_of_a_gate_that_starts_open_is_two():
     statistics = found(fresh("cbam"))
     for one in statistics.sites[0].pictures[:2]:
@@ -218,6 +219,7 @@ def test_a_loader_yields_tuples_and_the_limit_holds(cbam):
     assert found(cbam, iter(loader), effects=False).images == 6
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_refused_or_left_out_and_named(cbam, tmp_path):
     photographs(tmp_path)
     cut_off(tmp_path / "cut.jpg")
