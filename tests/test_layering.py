@@ -34,12 +34,9 @@ WINGS: dict[str, str] = {
     "splicing": "parts channels_first configs makeup history selecting switching rewriting "
     "removing splice replay folding thinning",
     "cost": "",
-    "checks": "threads auditing status finite learning verify",
-    "looking": "following positions watching told watcher gates pictures preparing running batches effects "
-    "statistics pruning panels look drawing heatmap",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look drawing heatmap",
-    "checks": "auditing status finite learning verify",
+    "checks": "threads auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
     "training": "layer_depth finetune norms",
