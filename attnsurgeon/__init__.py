@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from attnsurgeon.planning.selection import Sites
     from attnsurgeon.saved.restore import load
     from attnsurgeon.saved.save import save
+    from attnsurgeon.searching.suggesting import suggest
     from attnsurgeon.sites.site import Site
     from attnsurgeon.splicing.folding import fold
     from attnsurgeon.splicing.switching import disabled
@@ -68,6 +69,7 @@ _HOMES = {
     "remove": "splicing.thinning",
     "save": "saved.save",
     "status": "checks.status",
+    "suggest": "searching.suggesting",
     "unfreeze": "training.finetune",
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "remove",
     "save",
     "status",
+    "suggest",
     "unfreeze",
 ]
 

@@ -42,6 +42,8 @@ WINGS: dict[str, str] = {
     "training": "layer_depth finetune norms",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
+    "searching": "candidates features solving choosing latencies journal trial images rulefile "
+    "drawing suggesting",
     "integrations": "",
     "checkup": "",
     "contract": "",
@@ -69,12 +71,13 @@ DOORS = {
     "pydantic": ("rules", "saved"),  # the two kinds of file that others write
     "fvcore": "cost",
     "PIL": "looking",
-    "matplotlib": "looking",
+    "matplotlib": ("looking", "searching"),
     "rich": "report",
     "jinja2": "report",
     "markupsafe": "report",
     "pygments": "report",
     "click": "cli",
+    "scipy": "searching",
     "safetensors": ("saved", "models"),
     "huggingface_hub": ("saved", "models"),
 }

@@ -169,7 +169,9 @@ def network(function: Command) -> Command:
         **rest: Any,
     ) -> Any:
         asked = chosen_network(model, model_args, input_size, input_file, trust_code)
-        files = [rest.get("rules"), *filter(is_rule_file, [rest.get("where")])]
+        where = rest.get("where")  # one, or of an option that takes several each time's
+        places = [one for some in where for one in some] if isinstance(where, tuple) else [where]
+        files = [rest.get("rules"), *filter(is_rule_file, places)]
         if trust_code and not asked.is_folder and not any(files):
             raise UsageError(
                 f"--trust-code is about a saved folder or a rule file, and {model} is neither",

@@ -36,7 +36,7 @@ _HINTS = (_LESS, _LONGER, _TRAINABLE)  # the first that is about what is broken
 _UNITS = {  # of each limit, and how one is written
     "max_params": (_COUNTS, "+2%, +0.5M or 30M"),
     "max_macs": (_COUNTS, "+2%, +0.5M or 30M"),
-    "max_activations": (_COUNTS, "+2%, +0.5M or 30M"),  # of rows, in `grid`
+    "max_activations": (_COUNTS, "+2%, +0.5M or 30M"),
     "max_latency": (_TIMES, "+5%, +0.5ms or 20ms"),
     "max_memory": (_SIZES, "+5%, +20MB or 1.5GB"),
 }
@@ -63,7 +63,7 @@ class Budget:
     """Limits; None does not limit.
 
     Attributes:
-        max_params, max_macs: on what is counted.
+        max_params, max_macs, max_activations: on what is counted.
         max_latency: on the latency of a forward.
         max_memory: on the memory of a training step, beside the weights.
     """
@@ -72,6 +72,7 @@ class Budget:
     max_macs: Limit | None = None
     max_latency: Limit | None = None
     max_memory: Limit | None = None
+    max_activations: Limit | None = None
 
     @classmethod
     def parse(
@@ -81,6 +82,7 @@ class Budget:
         max_macs: str | None = None,
         max_latency: str | None = None,
         max_memory: str | None = None,
+        max_activations: str | None = None,
     ) -> Budget:
         """Reads the limits as a user writes them.
 
@@ -92,6 +94,7 @@ class Budget:
             "max_macs": max_macs,
             "max_latency": max_latency,
             "max_memory": max_memory,
+            "max_activations": max_activations,
         }
         given = {name: text for name, text in said.items() if text is not None}
         return cls(**{name: parse_budget(text, name=name) for name, text in given.items()})
@@ -165,7 +168,7 @@ def is_decided(budget: Budget, forward: Latency) -> bool:
 
 def _broken(cost: Cost, budget: Budget, measured: Measurement | None) -> Iterator[tuple[str, str]]:
     """What helps, and which limit does not hold by how much."""
-    for field in ("params", "macs"):
+    for field in ("params", "macs", "activations"):
         limit = getattr(budget, f"max_{field}")
         figures = getattr(cost.before, field), getattr(cost.after, field)
         if limit is not None and (said := _too_many(limit, *figures, field)):

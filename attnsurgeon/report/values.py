@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
     from attnsurgeon.planning.selection import Sites
+    from attnsurgeon.searching.suggesting import Suggestion
 
 COLUMNS, LINES = 100, 40  # that a repr has at most
 _TAIL = 14  # lines at the end, where figures stand, that are kept of a longer one
@@ -259,6 +260,13 @@ def _measurement(console: Console, made: Measurement) -> None:
     show_notes(console, measured_notes(record))
 
 
+def _suggestion(console: Console, made: Suggestion) -> None:
+    from attnsurgeon.report.suggesting import show_suggestion, suggestion_record
+
+    source = _source(made.found.survey.traced.twin)
+    show_suggestion(console, suggestion_record(made, model=model_record(source)))
+
+
 _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Audit": _audit,
     "Cost": _cost,
@@ -273,6 +281,7 @@ _DRAWN: dict[str, Callable[[Console, Any], None]] = {
     "Pruning": _pruning,
     "Sites": _sites,
     "Status": _status,
+    "Suggestion": _suggestion,
     "Verification": _verification,
     "Weight": _weight,
 }

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from attnsurgeon.rules import fields
+from attnsurgeon.shown import brief
 from attnsurgeon.sites.site import Site
 
 
@@ -202,6 +203,10 @@ class Rule(Entry):
     )
     expect: Expect | None = Field(None, description="How many sites it must take; default: one.")
 
+    def __repr__(self) -> str:
+        attn = "a placement" if self.attn is None else self.attn.type
+        return brief(self, f"{self.id}: {attn}")
+
 
 class Expectation(Entry):
     """What one rule must take and leave in one network."""
@@ -254,6 +259,9 @@ class RuleFile(Entry):
         max_length=MAX_TESTS,
         description="Networks and what must match there, run by `attnsurgeon rules test`.",
     )
+
+    def __repr__(self) -> str:
+        return brief(self, f"{self.name or 'rules'}: {', '.join(rule.id for rule in self.rules)}")
 
 
 def json_schema() -> dict[str, Any]:

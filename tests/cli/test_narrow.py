@@ -41,6 +41,7 @@ COMMANDS = [
         "--where",
         "stage,stem",
     ],
+    ["suggest", *NET, "--max-params", "+500"],
     ["verify", "DIR"],
     ["status", "DIR"],
     ["report", "DIR"],

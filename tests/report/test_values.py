@@ -49,6 +49,7 @@ def values() -> dict[str, Any]:
         "insert": operation,
         "estimate": attnsurgeon.estimate(made, "se", input_size=SIZE),
         "compare": attnsurgeon.compare(made, "se,sk", ["residual-branch"], input_size=SIZE),
+        "suggest": attnsurgeon.suggest(made, "se", max_params="+3%", input_size=SIZE),
         "audit": attnsurgeon.audit(operation.model, input_size=SIZE),
         "status": attnsurgeon.status(operation.model, input_size=SIZE),
         "gate_statistics": attnsurgeon.gate_statistics(operation.model, [PICTURE, PICTURE]),

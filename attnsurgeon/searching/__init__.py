@@ -1,0 +1,1 @@
+"""Network + mechanisms + budgets -> which mechanism goes where: the search behind `suggest`."""
