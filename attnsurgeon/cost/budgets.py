@@ -16,6 +16,7 @@ from fractions import Fraction
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.cost.measured import Latency, Measurement
 from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.shown import brief
 
 # Fractions, because 2.05 * 1e6 is less than 2,050,000.
 _COUNTS = {unit: Fraction(1000) ** power for power, unit in enumerate(("", "k", "m", "g", "t"))}
@@ -58,7 +59,7 @@ class Limit:
         return before + self.amount if self.relative else self.amount
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
     """Limits; None does not limit.
 
@@ -73,6 +74,10 @@ class Budget:
     max_latency: Limit | None = None
     max_memory: Limit | None = None
     max_activations: Limit | None = None
+
+    def __repr__(self) -> str:
+        said = [f"{name} {limit.text}" for name, limit in vars(self).items() if limit is not None]
+        return brief(self, ", ".join(said) or "no limit")
 
     @classmethod
     def parse(

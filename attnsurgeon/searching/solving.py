@@ -139,10 +139,10 @@ def front(problem: Problem, points: int = 12) -> list[Set]:
         return []
     found: list[Set] = []
     top = problem.worth(most.chosen)
-    for step in range(points, 0, -1):
+    for step in range(1, points + 1):
         target = -(-top * step // points)
-        from_set = found[-1] if found else most.chosen
-        found.append(_cheapest(free, target, from_set))
+        if not found or problem.worth(found[-1]) < target:  # else it is the cheapest here as well
+            found.append(_cheapest(free, target, most.chosen))
     kept: list[Set] = []
     for one in sorted(found, key=lambda one: (free.share(one), -problem.worth(one))):
         if not kept or problem.worth(one) > problem.worth(kept[-1]):

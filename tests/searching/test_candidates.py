@@ -58,7 +58,7 @@ def test_the_prices_of_sites_add_up_to_that_of_the_whole_whatever_goes_together(
     assert {one.cuts[0].card.kind for one in found.candidates} == {
         "gate", "linked", "conv", "weight", "activation", "fusion", "head",
     }  # fmt: skip
-    adds_up(survey, found, init, (2, 3, 7, 99), seed=3)
+    adds_up(survey, found, init, (2, 5, 99), seed=3)
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ def test_every_kind_of_attention_is_measured_alone_on_what_it_is_given(name, ini
     assert seen
 
 
+@pytest.mark.slow
 def test_a_real_clock_tells_a_network_from_one_with_more_in_it():
     net = Net()
     survey = survey_of(net)

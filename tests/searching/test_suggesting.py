@@ -163,9 +163,7 @@ def test_a_limit_that_nothing_meets_is_answered_with_the_cheapest(net):
     assert "cheapest is eca at blocks.0.norm" in str(refused.value)
     assert "adds 3 params" in str(refused.value)
     with pytest.raises(CheckFailed):
-        suggested(net, max_params="-1%")
-    with pytest.raises(CheckFailed):
-        suggested(net, max_params="+500", max_macs="+1")
+        suggested(net, max_params="-1%", max_macs="+10%")
     assert suggested(net, max_params="+3").cost.delta.params == 3
 
 
@@ -198,6 +196,7 @@ def test_what_is_wrong_is_said_in_one_message(net, wrong, error, words):
     assert words in refused.value.what
 
 
+@pytest.mark.slow
 def test_several_placements_and_arguments_are_alternatives(net):
     made = attnsurgeon.suggest(
         net, ["se", "eca"], ["residual-branch", "stem"], max_params="+20%", input_size=SIZE
