@@ -64,8 +64,11 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """What it is called in a journal and in messages."""
-        return f"{self.attn} at {self.sites[0].path}"
+        """What it is called in a journal and in messages; no other of a network is called so."""
+        rule = self.rule
+        said = [rule.action, rule.scope, rule.init if rule.init == "paper" else None]
+        more = f" ({', '.join(one for one in said if one)})" if any(said) else ""
+        return f"{self.attn} at {self.sites[0].path}{more}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +135,8 @@ def find_candidates(
             before, priced = _priced(made)
             for plan, cost in priced:
                 one = Candidate(rule, plan, cost, rank)
-                same = name, rule.init, rule.action, rule.scope, *(s.path for s in one.sites)
+                start = rule.init or init
+                same = name, start, rule.action, rule.scope, *(s.path for s in one.sites)
                 candidates.setdefault(same, one)
     if before is None:
         assert first is not None, "rules that take nothing say why"

@@ -10,6 +10,7 @@ import attnsurgeon
 from attnsurgeon.cost.weight import Count
 from attnsurgeon.errors import SurgeonError
 from attnsurgeon.operate import plan_rules, rules_for, weigh_plan
+from attnsurgeon.rules.schema import RuleFile
 from attnsurgeon.searching.candidates import exclusions, find_candidates
 from attnsurgeon.searching.choosing import cost_of
 from attnsurgeon.searching.rulefile import rules_of
@@ -160,3 +161,17 @@ def test_the_same_mechanism_at_the_same_site_is_found_once():
                  for k in (3, 5)]  # fmt: skip
     assert len(find_candidates(survey, with_args).candidates) == 6
     assert survey.traced.input_size == SIZE
+
+
+def test_what_rules_do_otherwise_at_a_site_is_another_candidate_with_a_name_of_its_own():
+    def rules(**more):
+        rule = {"id": "r", "match": {"name": "late.norm"}, "attn": "eca", **more}
+        return RuleFile.model_validate({"version": 1, "rules": [rule]}), False
+
+    asked = [rules(), rules(action="insert-before"), rules(init="paper"), rules(init="identity")]
+    found = find_candidates(survey_of(), asked)
+    keys = [one.key for one in found.candidates]
+    assert sorted(keys) == [  # the last of the four says what the first does
+        "eca at late.norm", "eca at late.norm (insert-before)", "eca at late.norm (paper)"
+    ]  # fmt: skip
+    assert [len(group) for group in exclusions(found.candidates)] == [3]
