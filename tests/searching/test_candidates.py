@@ -132,7 +132,7 @@ def test_what_goes_with_a_replaced_convolution_excludes_it_under_paper_alone():
         asked = [("sk", "conv"), ("eca", "norm")]
         files = [(rules_for(n, where, None, None, init), False) for n, where in asked]
         found = find_candidates(survey, files, init=init)
-        keys = [one.key for one in found.candidates]
+        keys = [f"{one.attn} at {one.sites[0].path}" for one in found.candidates]
         assert "eca at norm" in keys
         assert "sk at next" in keys
         return [{keys[i] for i in group} for group in exclusions(found.candidates)]
