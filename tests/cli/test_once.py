@@ -35,6 +35,7 @@ FITTING = {
     "C,H,W": "3,40,24",
     "name=value": "a=1",
     "numbers": "1",
+    "stage=weight": "4=2",
 }
 
 
