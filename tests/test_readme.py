@@ -2,11 +2,14 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
@@ -82,7 +85,7 @@ def test_the_rules_of_a_page_do_what_they_say(text):
 
 
 def test_the_readme_and_the_pages_have_code_of_each_language():
-    assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 6]
+    assert [len(blocks("README.md", language)) for language in LANGUAGES] == [1, 1, 7]
     assert len(blocks("docs/python.md", "python")) == 10
     assert len(blocks("docs/rules.md", "yaml")) == 1
 
@@ -128,6 +131,10 @@ def folder(tmp_path_factory):
     done = CliRunner().invoke(app, ["insert", *words, str(path / "resnet50-eca")])
     assert done.exit_code == 0, done.output
     torch.save(attnsurgeon.load(path / "resnet50-eca").state_dict(), path / "last.pth")
+    (path / "photos").mkdir()
+    for i, photo in enumerate(load_sample_images().images):
+        Image.fromarray(photo).resize((160, 120)).save(path / "photos" / f"{i}.jpg")
+    shutil.copy(path / "photos" / "0.jpg", path / "cat.jpg")
     return path
 
 
@@ -140,6 +147,7 @@ def test_every_command_of_the_readme_does_what_it_says(folder, monkeypatch):
         assert done.exit_code == (1 if refused else 0), (words, done.output)
         assert done.stdout
     made = {"resnet50-eca", "resnet50-both", "resnet50-again", "resnet50-trained", "last.pth"}
+    made |= {"cat.jpg", "photos", "cat.png", "grid.html", "page.html", "rules.yaml"}
     assert {path.name for path in folder.iterdir()} == made
 
 

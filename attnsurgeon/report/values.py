@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from attnsurgeon.cost.measured import Measurement
     from attnsurgeon.cost.weight import Weight
     from attnsurgeon.grid.table import Grid
-    from attnsurgeon.looking.told import Gates, SiteGates
     from attnsurgeon.looking.pruning import Pruning
     from attnsurgeon.looking.statistics import GateStatistics
     from attnsurgeon.looking.told import Gates, SiteGates
