@@ -174,12 +174,24 @@ def _header(file: Path) -> Unreadable | None:
     return None
 
 
+def _pillows_own(opening: Any) -> Any:
+    """The function that one stands for which a library has put in its place.
+
+    ultralytics does, and its own installs a package where a file is no image.
+    """
+    kept = [opening, *opening.__globals__.values()]
+    kept += [cell.cell_contents for cell in opening.__closure__ or ()]
+    home = pillow().__name__
+    own = [f for f in kept if getattr(f, "__module__", "") == home and callable(f)]
+    return next((f for f in own if f.__name__ == "open"), opening)
+
+
 def _opened(file: Path) -> Any:
     image = pillow()
     try:
         with warnings.catch_warnings():  # from half of its bound on, Pillow warns
             warnings.simplefilter("ignore", image.DecompressionBombWarning)
-            return image.open(file)
+            return _pillows_own(image.open)(file)
     except (FileNotFoundError, IsADirectoryError):
         return Unreadable(file, "is a folder" if file.is_dir() else "does not exist")
     except image.DecompressionBombError:

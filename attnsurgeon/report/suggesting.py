@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -259,7 +260,8 @@ def _notes(record: Mapping[str, Any], console: Console) -> Iterator[str]:
         where = f" at {words.listed([p for p in paths if p], 2)}" if any(paths) else ""
         yield f"not {attn}{where}: {reason}"
     if record["output"]:
-        yield f"{record['output']} written: attnsurgeon insert {record['model']} --rules FILE"
+        file = shlex.quote(record["output"])
+        yield f"{record['output']} written: attnsurgeon insert {record['model']} --rules {file}"
     if record["plot"]:
         yield f"{record['plot']} written"
 

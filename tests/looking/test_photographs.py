@@ -197,3 +197,24 @@ def test_a_folder_of_nothing_but_other_files_is_refused_even_so(tmp_path):
     with pytest.raises(UsageError, match="of 7 files in photos none can be read") as refused:
         bad_files(files_in(tmp_path), "photos", skip_bad=True)
     assert "and 2 more" in refused.value.what
+
+
+@pytest.mark.parametrize("kept", ["globals", "closure"])
+def test_another_opening_that_a_library_has_put_in_place_is_not_asked(tmp_path, monkeypatch, kept):
+    file = tmp_path / "a.txt"
+    file.write_text("no picture")
+    code = "def opens(file): raise SystemError('asked')"
+    names = {"kept": Image.open} if kept == "globals" else {}
+    exec(code, names)
+    opens = names["opens"]
+    if kept == "closure":
+        own = Image.open
+
+        def opens(file):
+            raise SystemError(f"asked, and not {own}")
+
+    monkeypatch.setattr(Image, "open", opens)
+    with pytest.raises(UsageError, match="is no image that Pillow knows"):
+        as_photograph(file)
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    assert as_photograph(tmp_path / "a.png").image.size == (3, 2)

@@ -30,7 +30,7 @@ SIZE = (3, 40, 24)
 # Of the public names, those that are called for a network or are not called for a value.
 NETWORKS = {"load", "load_model", "create_attention"}
 NOTHING = {"SurgeonError", "__version__", "freeze_backbone", "unfreeze", "remove"}
-NOTHING |= {"save", "disabled"}  # a path; the paths that are off
+NOTHING |= {"save", "disabled", "recalibrate_norms"}  # a path; the paths that are off; of norms
 PICTURE = Image.new("RGB", (30, 30), "orange")
 CLASSES = {"Operation", "Site", "Sites", "Status"}  # of what the others return
 
