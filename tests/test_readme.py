@@ -145,7 +145,7 @@ def test_every_command_of_the_readme_does_what_it_says(folder, monkeypatch):
         done = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
         refused = words[0] == "insert" and "--max-params" in words
         assert done.exit_code == (1 if refused else 0), (words, done.output)
-        assert done.stdout
+        assert done.output, words
     made = {"resnet50-eca", "resnet50-both", "resnet50-again", "resnet50-trained", "last.pth"}
     made |= {"cat.jpg", "photos", "cat.png", "grid.html", "page.html", "rules.yaml"}
     assert {path.name for path in folder.iterdir()} == made
