@@ -210,8 +210,10 @@ def test_another_opening_that_a_library_has_put_in_place_is_not_asked(tmp_path, 
     if kept == "closure":
         own = Image.open
 
-        def opens(file):
+        def another(file):
             raise SystemError(f"asked, and not {own}")
+
+        opens = another
 
     monkeypatch.setattr(Image, "open", opens)
     with pytest.raises(UsageError, match="is no image that Pillow knows"):
