@@ -162,10 +162,20 @@ def open_gates(module: nn.Module) -> None:
             child.gain = 2.0
 
 
-def native(*last_layers: str, how: str) -> Identity:
-    """Returns the native form: `last_layers` become zero and every Gate opens."""
+def native(
+    *last_layers: str, how: str, alive: Callable[[nn.Module], None] | None = None
+) -> Identity:
+    """Returns the native form: `last_layers` become zero and every Gate opens.
+
+    Args:
+        *last_layers: paths of the submodules.
+        how: the sentence for the card.
+        alive: gives weights to what its authors start at zero and what lies before these layers.
+    """
 
     def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+        if alive is not None:
+            alive(module)
         zero(module, *last_layers)
         open_gates(module)
         return module

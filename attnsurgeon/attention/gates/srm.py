@@ -20,6 +20,13 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel
 
 
+def alive(module: nn.Module) -> None:
+    """Starts w at 1/2. At the paper's 0 all z are equal, and a batch norm divides the gradient of
+    w by sqrt(1e-5): 316 times that of any other layer there.
+    """
+    nn.init.constant_(module.get_parameter("w"), 0.5)
+
+
 @mechanism(
     "srm",
     kind="gate",
@@ -28,8 +35,14 @@ from attnsurgeon.attention.shapes import per_channel
     picture=multiplied("channel", how="the gate of each channel"),
     formula="4C",
     count=lambda channels: 4 * channels,
-    identity=native(how="w starts at zero, as in the paper, and the gate is 2 * sigmoid"),
+    identity=native(
+        "norm",
+        alive=alive,
+        how="the batch norm's weight starts at zero, w at 1/2, and the gate is 2 * sigmoid",
+    ),
     deviations=(
+        "w starts at zero in the paper, straight before a batch norm, where its first gradients are "
+        "hundreds of times those of the network; so init='identity' starts otherwise",
         "var is unbiased, and 1e-5 is added to it; an earlier version of the authors' code adds "
         "nothing and has no gradient on a constant map",
         "a map of one position has variance 0, where the unbiased variance is undefined",
