@@ -42,3 +42,6 @@ import attnsurgeon.attention.gates.crisscross
 import attnsurgeon.attention.gates.s2
 import attnsurgeon.attention.gates.soca
 import attnsurgeon.attention.gates.gam
+import attnsurgeon.attention.gates.ese
+import attnsurgeon.attention.gates.gct
+import attnsurgeon.attention.gates.gc

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Start = Callable[[nn.Module, nn.Module | None], nn.Module]
 Within = Callable[[nn.Module], nn.Module]
@@ -56,6 +57,15 @@ class Gate(nn.Module):
     def extra_repr(self) -> str:
         """Returns the gain, the one thing that tells the two starts apart."""
         return f"gain={self.gain:g}"
+
+
+class HardGate(Gate):
+    """gain * hardsigmoid(z), the same with straight sides."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Returns the gate, of the shape of `z`."""
+        gate = F.relu6(z + 3) / 6
+        return gate if self.gain == 1.0 else self.gain * gate
 
 
 class Blend(nn.Module):

@@ -27,7 +27,8 @@ each_card = pytest.mark.parametrize("card", mechanisms().values(), ids=lambda c:
 
 ORDER = (
     "se cmpe-se ge gsop srm sk dia eca spa fca psa tse nam ran sge ulsam scse bam sa triplet cbam "
-    "sc coord simam dca we atac aff iaff aw ba2m interflow csra crisscross s2 soca gam"
+    "sc coord simam dca we atac aff iaff aw ba2m interflow csra crisscross s2 soca gam "
+    "ese gct gc"
 )
 
 

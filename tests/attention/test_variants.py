@@ -41,6 +41,9 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("soca", {"iterations": 1, "reduction": 2}),
     ("gam", {"groups": 4}),
     ("gam", {"sigmoid": True}),
+    ("gct", {"norm": "l1"}),
+    ("gc", {"pool": "mean", "fusion": "scale"}),
+    ("gc", {"fusion": "both"}),
 ]
 CASES = [
     Variant(lookup(name), rank, tuple(args.items()))
@@ -77,7 +80,7 @@ def test_all_its_parameters_move(case):
     x = case.input(4, dtype=torch.float64)
     for init in INITS:
         module = case.build(init).double()
-        inert = set(case.card.inert)
+        inert = {name for name, _ in module.named_parameters()} & {*case.card.inert}
         assert behaviour.still_after_two_steps(module.eval(), x) == inert
         module = case.build(init).double()
         assert behaviour.still_after_two_steps(module.train(), x) == inert | {*case.card.unmoved}

@@ -53,6 +53,9 @@ MAIN = {
     "s2": "branches",
     "soca": "channel",
     "gam": "both",
+    "ese": "channel",
+    "gct": "channel",
+    "gc": "attention",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 # Of what is replaced for good, nothing is left to compare with.
@@ -73,6 +76,8 @@ ONE_PRODUCT = [
     "ran",
     "tse",
     "simam",
+    "ese",
+    "gct",
 ]
 starts = pytest.mark.parametrize("init", ["identity", "paper"])
 
@@ -455,6 +460,21 @@ def by_s2(m, x):
     return {"branches": logits.softmax(1)}
 
 
+def by_ese(m, x):
+    return {"channel": (m.fc(x.mean((2, 3))) + 3).clamp(0, 6) / 6}
+
+
+def by_gct(m, x):
+    s = m.alpha * torch.sqrt((x**2).sum((2, 3)) + 1e-5)
+    return {"channel": 1 + torch.tanh(m.gamma * s / (s**2).mean(1, True).add(1e-5).sqrt() + m.beta)}
+
+
+def by_gc(m, x):
+    scores = torch.einsum("nchw,c->nhw", x, m.pool.weight[0]) + m.pool.bias
+    weights = torch.exp(scores - scores.amax((1, 2), keepdim=True))
+    return {"attention": weights / weights.sum((1, 2), keepdim=True)}
+
+
 def by_interflow(m, *values):
     return {"stages": m.weights.detach()}
 
@@ -491,6 +511,8 @@ FORMS = {
     "csra": ({"heads": 4}, "classes"),
     "crisscross": ({"recurrence": 2}, "attention blend"),
     "interflow": ({"mode": "hard"}, "stages"),
+    "gct": ({"norm": "l1"}, "channel"),
+    "gc": ({"fusion": "scale"}, "channel attention"),
 }
 
 

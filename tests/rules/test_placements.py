@@ -22,7 +22,7 @@ NAMES = {
     *("stem", "head", "conv3x3", "depthwise", "activation", "stage-branch", "depthwise-act"),
     *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
     *("decoder", "skip", "neck", "block-branch", "block", "block-conv", "block-conv3x3"),
-    "early-stage-block",
+    *("early-stage-block", "before-conv", "later-block-branch"),
     *("norm", "act", "pool", "concat", "linear"),
 }
 
@@ -48,7 +48,7 @@ def test_a_shipped_file_is_one_placement_named_like_its_file(name):
     (rule,) = file.rules
     assert (file.name, rule.id) == (name, name)
     assert rule.attn is None
-    assert rule.action is None
+    assert rule.action == ("insert-before" if name.startswith("before-") else None)
 
 
 @pytest.mark.parametrize("name", shipped_names())
