@@ -208,6 +208,48 @@ def square_root(x: Tensor, iterations: int) -> Tensor:
     return zy * torch.sqrt(trace).view(n, 1, 1).expand_as(x)
 
 
+class ESE(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (nn.functional.relu6(self.fc(self.pool(x)) + 3.0, inplace=True) / 6.0)
+
+
+class GCT(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = (x.pow(2).sum((2, 3), keepdim=True) + 1e-5).pow(0.5) * self.alpha
+        n = self.gamma / (s.pow(2).mean(dim=1, keepdim=True) + 1e-5).pow(0.5)
+        return x * (1.0 + torch.tanh(s * n + self.beta))
+
+
+class GC(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m = channels // 16
+        self.mask, self.softmax = nn.Conv2d(channels, 1, 1), nn.Softmax(dim=2)
+        self.transform = nn.Sequential(
+            nn.Conv2d(channels, m, 1),
+            nn.LayerNorm([m, 1, 1]),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(m, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        mask = self.softmax(self.mask(x).view(n, 1, h * w)).unsqueeze(-1)
+        context = torch.matmul(x.view(n, c, h * w).unsqueeze(1), mask).view(n, c, 1, 1)
+        return x + self.transform(context)
+
+
 PLAIN: dict[str, type[nn.Module]] = {
     "se": SE,
     "ge": GE,
@@ -218,4 +260,7 @@ PLAIN: dict[str, type[nn.Module]] = {
     "fca": FCA,
     "tse": TSE,
     "soca": SOCA,
+    "ese": ESE,
+    "gct": GCT,
+    "gc": GC,
 }

@@ -82,7 +82,7 @@ def test_a_card_is_read_from_its_file():
     assert card.title == "Efficient channel attention"
     assert (card.venue, card.paper) == ("CVPR 2020", "https://arxiv.org/abs/1910.03151")
     assert card.equation.splitlines()[0] == "gate = sigmoid(conv1d_k(mean(x)))"
-    assert dict(card.args) == {"kernel_size": None}
+    assert dict(card.args) == {"kernel_size": None, "padding": "zeros", "hidden": 0}
 
 
 def test_a_docstring_without_a_citation_is_refused():

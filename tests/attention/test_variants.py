@@ -41,6 +41,8 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("soca", {"iterations": 1, "reduction": 2}),
     ("gam", {"groups": 4}),
     ("gam", {"sigmoid": True}),
+    ("eca", {"padding": "circular"}),
+    ("eca", {"hidden": 8}),
     ("gct", {"norm": "l1"}),
     ("gc", {"pool": "mean", "fusion": "scale"}),
     ("gc", {"fusion": "both"}),

@@ -14,7 +14,7 @@ import types
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Nothing(nn.Module):
 class Absent(types.ModuleType):
     """A package that is not there."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         return Nothing
@@ -127,7 +127,8 @@ def theirs(origin: Origin, folder: Path) -> nn.Module:
     for name in origin.absent:
         sys.modules.setdefault(name, Absent(name))
     spec = importlib.util.spec_from_file_location("theirs", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return getattr(module, origin.name)(**origin.args)

@@ -102,7 +102,8 @@ def test_every_card_names_layers_that_its_mechanism_has():
         card = mechanisms()[name]
         conv = nn.Conv2d(64, 64, 3, padding=1)
         source = {"conv": conv} if card.kind in ("conv", "weight") else {"channels": 64}
-        module = create_attention(name, **source)
+        form = {"hidden": 8} if name == "eca" else {}  # without it there is no ReLU
+        module = create_attention(name, **source, **form)
         paths = [path for path, _ in module.named_modules()]
         assert any(path.endswith(card.bottleneck) for path in paths), name
 

@@ -27,11 +27,10 @@ from attnsurgeon.attention.shapes import per_channel
     formula="C^2 + C",
     count=lambda channels: channels * channels + channels,
     identity=native("fc", how="fc starts at zero and the gate is 2 * hardsigmoid"),
-    lighter="C^2 a site: --where stage has one for each resolution, --attn se a bottleneck",
     deviations=(
         "fc has a bias, as in the authors' code; the paper's equation has none",
         "the authors have it in every block of a VoVNetV2, behind the 1x1 convolution that joins "
-        "the block's layers; elsewhere it stands where an SE does",
+        "the block's layers, and timm in the last block of each stage alone",
     ),
     spatial=False,
 )

@@ -26,6 +26,7 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel, positions
 from attnsurgeon.errors import MechanismError
 
+
 @torch.fx.wrap
 def gathered(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns (N, C): the mean over positions, weighed by the softmax of weight . x + bias."""
@@ -119,8 +120,7 @@ def count(channels: int, reduction: int, pool: str, fusion: str) -> int:
     identity=native(how="fc2 starts at zero, as in the paper; the gate of a scale is 2 * sigmoid"),
     constraints=("C >= 2 * reduction",),
     deviations=(
-        "reduction is 16, as in the paper's table of ImageNet; their networks for detection have "
-        "4 as well",
+        "reduction is 16; the authors' configurations have 4 as well",
         "softmax and scores are computed in float32 also for half-precision values",
         "the bias of the scores is kept to have the authors' parameters; it adds the same to all "
         "scores of a softmax, so it cannot learn",

@@ -24,6 +24,7 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel, positions
 from attnsurgeon.errors import MechanismError
 
+
 @torch.fx.wrap
 def size_of(x: Tensor, axes: tuple[int, ...], norm: str, epsilon: float) -> Tensor:
     """Returns each channel's norm over `axes`, in float32 at least: squares overflow in half."""

@@ -41,8 +41,8 @@ def alive(module: nn.Module) -> None:
         how="the batch norm's weight starts at zero, w at 1/2, and the gate is 2 * sigmoid",
     ),
     deviations=(
-        "w starts at zero in the paper, straight before a batch norm, where its first gradients are "
-        "hundreds of times those of the network; so init='identity' starts otherwise",
+        "w starts at zero in the paper, straight before a batch norm, which multiplies its first "
+        "gradients by 316; so init='identity' starts otherwise",
         "var is unbiased, and 1e-5 is added to it; an earlier version of the authors' code adds "
         "nothing and has no gradient on a constant map",
         "a map of one position has variance 0, where the unbiased variance is undefined",

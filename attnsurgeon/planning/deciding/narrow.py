@@ -43,7 +43,8 @@ def widened(
             wider["reduction"] = reduction
         made = _width(card, wider, build)
         if made > width:
-            return wider, f"{made} hidden units instead of {width}: reduction={reduction} here"
+            less = f"instead of {width}" if width else "where the default leaves too few"
+            return wider, f"{made} hidden units {less}: reduction={reduction} here"
     if 0 < width < (_PAIR if ours else _FEW):
         units = "unit" if width == 1 else "units"
         return args, f"its {width} hidden {units} behind a ReLU may be dead for every input"

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from timm.layers.eca import CecaModule, EcaModule
 
 from attnsurgeon.attention.gates.eca import adaptive_kernel
 from attnsurgeon.attention.registry import lookup
+from attnsurgeon.errors import MechanismError
 from tests.attention.cases import make
 from tests.attention.gates.sites import RESNET50, RESNET50_BRANCHES
 
@@ -49,5 +51,39 @@ def test_a_channel_beyond_the_kernel_has_no_say():
     assert changed.nonzero().flatten().tolist() == [39, 40, 41]
 
 
+@pytest.mark.parametrize(
+    ("args", "theirs"),
+    [
+        ({"padding": "circular"}, CecaModule(64)),
+        ({"hidden": 8}, EcaModule(64, use_mlp=True)),
+    ],
+    ids=["ceca", "ecam"],
+)
+def test_two_forms_are_those_of_timm(args, theirs):
+    eca, x = make("eca", 64, **args), torch.randn(2, 64, 5, 7)
+    for ours, value in zip(eca.parameters(), theirs.parameters(), strict=True):
+        ours.data.copy_(value)
+    torch.testing.assert_close(eca(x), theirs(x))
+    count = sum(p.numel() for p in theirs.parameters())
+    assert lookup("eca").params(64, **args) == count == (3 if "padding" in args else 41)
+
+
+def test_around_the_end_the_first_and_the_last_channel_are_neighbours():
+    x = torch.randn(1, 16, 5, 7)
+    y = x.clone()
+    y[:, 0] += 5
+    for padding, near in (("zeros", [0, 1]), ("circular", [0, 1, 15])):
+        eca = make("eca", 16, kernel_size=3, padding=padding)
+        changed = (eca(x) / x - eca(y) / y).abs().amax((0, 2, 3)) > 1e-6
+        assert changed.nonzero().flatten().tolist() == near
+
+
+def test_a_kernel_that_goes_around_twice_is_refused_with_the_largest_that_does_not():
+    with pytest.raises(MechanismError, match="kernel_size=7") as caught:
+        make("eca", 2, kernel_size=7, padding="circular")
+    assert "kernel_size=5" in str(caught.value)
+    make("eca", 2, kernel_size=5, padding="circular")(torch.randn(1, 2, 3, 3))
+
+
 def test_the_defaults_are_the_authors():
-    assert dict(lookup("eca").args) == {"kernel_size": None}
+    assert dict(lookup("eca").args) == {"kernel_size": None, "padding": "zeros", "hidden": 0}
