@@ -32,9 +32,11 @@ def gathered(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns (N, C): the mean over positions, weighed by the softmax of weight . x + bias."""
     flat = x.flatten(2)  # (N, C, P)
     with without_autocast(x):
-        scores = weight.to(wide(x)) @ flat.to(wide(x)) + bias  # (N, 1, P)
+        # A product a sample: torch.matmul would copy the map for a single one of all.
+        v = weight.to(wide(x)).expand(x.shape[0], 1, -1)
+        scores = torch.bmm(v, flat.to(wide(x))) + bias  # (N, 1, P)
         weights = scores.softmax(-1).to(x.dtype)
-        return (flat @ weights.mT).squeeze(2)
+        return torch.bmm(flat, weights.mT).squeeze(2)
 
 
 class Attended(Pool):

@@ -10,7 +10,7 @@ https://arxiv.org/abs/1909.11519
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.fx
@@ -25,11 +25,30 @@ from attnsurgeon.attention.shapes import per_channel, positions
 from attnsurgeon.errors import MechanismError
 
 
+class _Squares(torch.autograd.Function):
+    """The sum of squares over positions, in one pass forward and one back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x.flatten(2), dim=2).square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, by_sum: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * per_channel(2 * by_sum, x.dim() - 2)
+
+
 @torch.fx.wrap
 def size_of(x: Tensor, axes: tuple[int, ...], norm: str, epsilon: float) -> Tensor:
     """Returns each channel's norm over `axes`, in float32 at least: squares overflow in half."""
     x = x.to(wide(x))
-    return x.abs().sum(axes) if norm == "l1" else (x.square().sum(axes) + epsilon).sqrt()
+    return x.abs().sum(axes) if norm == "l1" else (_Squares.apply(x) + epsilon).sqrt()
 
 
 @torch.fx.wrap
