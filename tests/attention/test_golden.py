@@ -14,6 +14,7 @@ from attnsurgeon.attention.registry import create_attention, mechanisms
 from tests.attention.arranged import FILL
 from tests.attention.cases import make, params
 from tests.golden.fill import fill
+from tests.golden.make import ORIGINS
 
 FOLDER = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -115,6 +116,13 @@ def test_the_parameters_are_as_many_as_the_authors(name):
     attn, args = arguments(name)
     assert params(make(attn, **args)) == INDEX[name]["params"]
     assert mechanisms()[attn].params(**args) == INDEX[name]["params"]
+
+
+def test_the_index_says_of_a_vector_what_the_script_makes_it_from():
+    for name, origin in ORIGINS.items():
+        entry = INDEX[name]
+        assert (entry["source"], entry["config"]) == (origin.source, origin.config)
+        assert entry["shape"] == list(origin.shape)
 
 
 def test_the_comparison_can_fail():
