@@ -28,7 +28,7 @@ from attnsurgeon.attention.shapes import per_channel
     count=lambda channels: channels * channels + channels,
     identity=native("fc", how="fc starts at zero and the gate is 2 * hardsigmoid"),
     deviations=(
-        "fc has a bias, as in the authors' code; the paper's equation has none",
+        "fc has a bias, as in the authors' code",
         "the authors have it in every block of a VoVNetV2, behind the 1x1 convolution that joins "
         "the block's layers, and timm in the last block of each stage alone",
     ),

@@ -195,7 +195,7 @@ def _action(request: Request, card: Mechanism) -> str:
     if action not in possible:
         raise RuleError(
             f"rule {request.rule!r}: {card.name} ({card.kind}) cannot {action}",
-            f"for {card.name} it is action: {' or '.join(possible)}, or none; a placement that begins "
-            "with 'before-' is for what goes in, not for what takes a place",
+            f"for {card.name} it is action: {' or '.join(possible)}, or none; a placement that "
+            "begins with 'before-' is for what goes in, not for what takes a place",
         )
     return action
