@@ -8,6 +8,7 @@ import torch
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError
 from tests.attention.cases import make, stir
+from tests.attention.gates.sites import RESNET50
 
 # What enters the convolutions of a ResNet-50: the stem, the four shortcuts, and three a block.
 STEM_AND_SHORTCUTS = [3, 64, 256, 512, 1024]
@@ -84,4 +85,5 @@ def test_another_norm_is_refused():
 def test_parameters_of_a_resnet50_with_one_before_each_convolution():
     entering = [*STEM_AND_SHORTCUTS, *(c for first, width in BLOCKS for c in (first, width, width))]
     assert len(entering) == 53
-    assert sum(lookup("gct").params(c) for c in entering) == 67_593
+    total = RESNET50 + sum(lookup("gct").params(c) for c in entering)
+    assert total == 25_624_625  # of the authors' network, counted
