@@ -18,6 +18,7 @@ from torch import Tensor, fx
 _VALUE = re.compile("\ue000(.*?)\ue001")  # a value in a text, by the name of its node
 
 
+@fx.wrap  # what is traced again looks at the sizes of its own calls
 def decided(condition: Any, outcome: bool, where: str) -> None:
     """Raises where a condition has another outcome than at the size that was operated on."""
     if bool(condition) != outcome:
@@ -28,6 +29,7 @@ def decided(condition: Any, outcome: bool, where: str) -> None:
         )
 
 
+@fx.wrap
 def required(condition: Any, outcome: bool, error: str, text: str, *values: Any) -> None:
     """Raises what the forward itself raises where a condition has another outcome."""
     if bool(condition) != outcome:
@@ -35,6 +37,7 @@ def required(condition: Any, outcome: bool, error: str, text: str, *values: Any)
         raise kind(text.format(*values)) if text else kind()
 
 
+@fx.wrap
 def counted(values: Sized, count: int, where: str) -> None:
     """Raises where a loop over the parts of a tensor would have another number of rounds."""
     if len(values) != count:
@@ -44,6 +47,7 @@ def counted(values: Sized, count: int, where: str) -> None:
         )
 
 
+@fx.wrap
 def is_tensor(value: Any, where: str) -> None:
     """Raises where a forward that asked whether it is given a tensor is given something else."""
     if not isinstance(value, Tensor):

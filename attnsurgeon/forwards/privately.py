@@ -10,8 +10,8 @@ is no proxy, in any thread.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -19,10 +19,8 @@ from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as _fx
 
 from attnsurgeon.forwards.alignment import Untraceable
+from attnsurgeon.forwards.retype import RESOLVING, is_generated
 from attnsurgeon.recording.calls import answered
-
-_WRAPPING = threading.RLock()  # fx keeps its patches of other modules' names in one place
-
 
 AN_AUTOGRAD_FUNCTION = "its forward calls an autograd function, with its own gradient"
 
@@ -68,16 +66,26 @@ class PrivateTracer(fx.Tracer):
         self.graph = fx.Graph(tracer_cls=type(self))
         self.tensor_attrs = dict(_constants(root))
         scope = forward.__globals__
+        generated = is_generated(type(root))
         fn, args = self.create_args_for_root(forward, True, concrete_args)
-        with _as_traced(), self._wrapped(scope), self._children_watched(), self._tensors_watched():
+        with (
+            _as_traced(),
+            self._wrapped(scope, generated),
+            self._children_watched(),
+            self._tensors_watched(),
+        ):
             self.create_node("output", "output", (self.create_arg(fn(*args)),), {})
         self.submodule_paths = None
         return self.graph
 
     @contextlib.contextmanager
-    def _wrapped(self, scope: dict[str, Any]) -> Iterator[None]:
-        with _WRAPPING, _fx._new_patcher() as patcher:
+    def _wrapped(self, scope: dict[str, Any], generated: bool) -> Iterator[None]:
+        with RESOLVING, _fx._new_patcher() as patcher:
+            own = scope.items() if generated else ()
+            functions = {n: f for n, f in own if isinstance(f, FunctionType)}
             _fx._patch_wrapped_functions(patcher)
+            for name, function in functions.items():  # the record has what they do inside
+                patcher.patch(scope, name, function)
             for names in (scope, *(vars(module) for module in self._autowrap_search)):
                 _fx._autowrap_check(patcher, names, self._autowrap_function_ids)
             with _no_autograd_function_applied():

@@ -13,16 +13,18 @@ import linecache
 import math
 import re
 import threading
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace as _fx
 from torch.fx.graph import PythonCode
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
 
 Reference = tuple[str, str, str]  # (name in the code, module to import, attribute or "")
+RESOLVING = threading.RLock()  # while torch.fx traces, names of other modules are its own wrappers
 
 
 def source_of(graph: fx.Graph, name: str) -> tuple[str, tuple[Reference, ...]]:
@@ -34,7 +36,8 @@ def method_of(code: PythonCode, name: str) -> tuple[str, tuple[Reference, ...]]:
     """The same of code that torch.fx has generated."""
     source = re.sub(r"^def forward\(", f"def {name}(", code.src.strip(), flags=re.MULTILINE)
     used = {n: v for n, v in code.globals.items() if re.search(rf"\b{n}\b", source)}
-    return source, tuple(sorted(_reference(n, v) for n, v in used.items()))
+    with RESOLVING:
+        return source, tuple(sorted(_reference(n, v) for n, v in used.items()))
 
 
 def _reference(name: str, value: Any) -> Reference:
@@ -76,15 +79,17 @@ def original_class(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "_surgeon_base", type(module))
 
 
+def is_generated(kind: type[nn.Module]) -> bool:
+    """Whether the forward of a class is generated code."""
+    return hasattr(kind, "_surgeon_base")
+
+
 def _one_subclass(
     base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
 ) -> type[nn.Module]:
     """The one class of this code, in all threads: a cache alone would let two make one each."""
-    with _MAKING:
+    with RESOLVING:
         return _subclass(base, sources, references)
-
-
-_MAKING = threading.RLock()
 
 
 @functools.cache
@@ -92,6 +97,7 @@ def _subclass(
     base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
 ) -> type[nn.Module]:
     scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references}
+    _keep_wrapped(scope)
     body: dict[str, Any] = {
         "__doc__": base.__doc__,
         "__module__": base.__module__,
@@ -103,6 +109,18 @@ def _subclass(
     for source in sources:
         body.update(_compiled(source, scope, base.__qualname__))
     return type(base.__name__, (base,), body)
+
+
+def _keep_wrapped(scope: dict[str, Any]) -> None:
+    """Lets torch.fx record calls of what it was asked to (`torch.fx.wrap`), here as at home.
+
+    It knows a function by the name in one module, and generated code has it under another one.
+    """
+    for name, value in list(scope.items()):
+        if isinstance(value, FunctionType):
+            at_home = (id(value.__globals__), value.__name__)
+            if at_home in _fx._wrapped_fns_to_patch:
+                _fx._wrapped_fns_to_patch[id(scope), name] = scope
 
 
 def _compiled(source: str, scope: dict[str, Any], owner: str) -> dict[str, Any]:

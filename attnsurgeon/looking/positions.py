@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from attnsurgeon.splicing.channels_first import sides_alike
 
 _MAPS = ("spatial", "both", "fusion", "classes", "attention")
 
@@ -58,9 +59,7 @@ def row_at(value: Tensor, cut: Mapping[str, Any], beside: tuple[int, int]) -> Ro
         return None
     length, sides = value.shape[2] - sum(beside), tuple(cut["resolution"])
     known = sides and length > 0 and sum(beside) == cut["beside"]
-    scale = (length / math.prod(sides)) ** (1 / len(sides)) if known else 0
-    now = tuple(round(side * scale) for side in sides)
-    same = all(abs(n - side * scale) < 1e-6 for n, side in zip(now, sides, strict=True))
-    if not known or not same or math.prod(now) != length:
+    now = sides_alike(sides, length) if known else None
+    if now is None:
         return Row((value.shape[2],))  # of another number of tokens than any such map has
     return Row(now, *beside)

@@ -35,6 +35,23 @@ def _steps(layout: str) -> tuple[Steps, Steps]:
     return [], []
 
 
+def sides_alike(sides: tuple[int, ...], number: Any) -> tuple[Any, ...] | None:
+    """Returns the sides of a map of `number` positions in the same proportions; None of no map.
+
+    While torch.jit traces, sizes are tensors, and so are the sides: what they are is computed at
+    every run of the traced graph, which cannot say that there is no such map.
+    """
+    common = math.gcd(*sides)
+    unit = tuple(side // common for side in sides)
+    times = (number / math.prod(unit)) ** (1 / len(unit))
+    if isinstance(times, Tensor):
+        times = times.round().long()
+        return tuple(side * times for side in unit)
+    times = round(times)
+    same = times > 0 and times ** len(unit) * math.prod(unit) == number
+    return tuple(side * times for side in unit) if same else None
+
+
 @torch.fx.wrap
 def map_of(x: Tensor, sides: tuple[int, ...], before: int, after: int) -> Tensor:
     """Returns the map that stands in tokens (N, before + H W + after, C), as (N, C, H, W).
@@ -46,9 +63,8 @@ def map_of(x: Tensor, sides: tuple[int, ...], before: int, after: int) -> Tensor
         before, after: tokens of no position, which are left out.
     """
     number = x.shape[1] - before - after
-    scale = (number / math.prod(sides)) ** (1 / len(sides))
-    now = tuple(round(side * scale) for side in sides)
-    if math.prod(now) != number or any(abs(n - s * scale) > 1e-6 for n, s in zip(now, sides)):  # noqa: B905
+    now = sides_alike(sides, number)
+    if now is None:
         shown = " x ".join(map(str, sides))
         raise RuntimeError(
             f"attention on tokens was inserted for a map of {shown}, or one of the same "
