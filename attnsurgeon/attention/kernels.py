@@ -10,3 +10,11 @@ def kernel_along(kernel_size: int, rank: int) -> tuple[int, ...]:
     if rank < 3:
         return (kernel_size,) * rank
     return (min(FRAMES, kernel_size), kernel_size, kernel_size)
+
+
+def around(kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the padding that keeps the size where the kernel is odd, in numbers.
+
+    Quantisers and converters refuse `padding="same"`, which is an operator of its own in a graph.
+    """
+    return tuple(k // 2 for k in kernel)

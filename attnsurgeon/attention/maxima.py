@@ -16,6 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.shapes import positions
 
 _Step = Callable[[Tensor, int], Tensor]  # (x, axis) -> y
@@ -59,7 +60,7 @@ class _Largest(Amax):
 @torch.fx.wrap
 def largest(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Returns the maxima over `axes`, each kept with length 1."""
-    return _Largest.apply(x, axes)
+    return applied(_Largest, x, axes)
 
 
 def _steps_back(step: _Step, back: _Back, ctx: Any, grad: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class _WindowMax(AlongAxes):
 @torch.fx.wrap
 def window_max(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Returns the largest of each value and its neighbours along `axes` (3 x 3 windows for two)."""
-    return _WindowMax.apply(x, axes)
+    return applied(_WindowMax, x, axes)
 
 
 def _halve(x: Tensor, axis: int) -> Tensor:
@@ -184,7 +185,7 @@ def halved_max(x: Tensor) -> Tensor:
     axes = positions(x.dim() - 2)
     if torch.compiler.is_compiling():  # a graph for all sizes may not ask whether a half is 1
         return window_max(x, axes)[(slice(None), slice(None), *[slice(None, None, 2)] * len(axes))]
-    return _HalvedMax.apply(x, axes)
+    return applied(_HalvedMax, x, axes)
 
 
 class Largest(nn.Module):

@@ -12,6 +12,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.maxima import Amax
 from attnsurgeon.attention.shapes import extent, per_channel, positions
 
@@ -62,7 +63,7 @@ def _freedom(x: Tensor, axes: tuple[int, ...]) -> int:
 @torch.fx.wrap
 def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Returns mean and unbiased variance over `axes`, in float32 at least."""
-    return _Moments.apply(x.to(torch.promote_types(x.dtype, torch.float32)), axes)
+    return applied(_Moments, x.to(torch.promote_types(x.dtype, torch.float32)), axes)
 
 
 class _Max(Amax):
@@ -81,7 +82,7 @@ class _Max(Amax):
 @torch.fx.wrap
 def peak(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
     """Returns the maximum over `axes`."""
-    largest = _Max.apply(x, axes)
+    largest = applied(_Max, x, axes)
     return largest if keepdim else largest.squeeze(axes)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnsurgeon.attention.gradients import applied
+
 
 def adaptive(length: int, parts: int, like: Tensor) -> Tensor:
     """Returns (parts, length): means over `parts` windows of nearly one size that cover all."""
@@ -119,7 +121,7 @@ def channels_last(x: Tensor) -> bool:
 
 def times(x: Tensor, matrix: Tensor) -> Tensor:
     """Returns x @ matrix.T for `x` (..., n, in) and `matrix` (..., out, in)."""
-    return _Product.apply(x, matrix)
+    return applied(_Product, x, matrix)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
@@ -47,7 +48,7 @@ class _Added(torch.autograd.Function):
 def gated(x: Tensor, by_channel: Tensor, by_position: Tensor) -> Tensor:
     """Returns `x` plus its copy gated by two maps; of its size only the gate is kept."""
     gate = (by_channel * by_position).sigmoid_()  # in place: no product is needed again
-    return _Added.apply(x, gate.to(x.dtype))
+    return applied(_Added, x, gate.to(x.dtype))
 
 
 def count(channels: int, rank: int, reduction: int) -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.identity import Gate, native
-from attnsurgeon.attention.kernels import kernel_along
+from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Max, Mean
@@ -82,7 +82,7 @@ class CBAM(nn.Module):
         self.pools = nn.ModuleList((Mean(rank=rank), Max(rank=rank)))
         self.fc1 = nn.Linear(channels, m)
         self.fc2 = nn.Linear(m, channels)
-        self.conv = CONV[rank](2, 1, k, padding="same", bias=False)
+        self.conv = CONV[rank](2, 1, k, padding=around(k), bias=False)
         self.norm = BatchNorm(1, momentum=0.01)
         over_channels = {"axes": (1,), "keepdim": True}
         self.planes = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
-from attnsurgeon.attention.kernels import kernel_along
+from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
@@ -114,9 +114,9 @@ class GAM(nn.Module):
         self.fc1 = CONV[rank](channels, m, 1)
         self.fc2 = CONV[rank](m, channels, 1)
         self.channel_gate = Gate() if sigmoid else nn.Identity()
-        self.conv1 = CONV[rank](channels, m, k, padding="same", groups=groups)
+        self.conv1 = CONV[rank](channels, m, k, padding=around(k), groups=groups)
         self.norm1 = BatchNorm(m)
-        self.conv2 = CONV[rank](m, channels, k, padding="same", groups=groups)
+        self.conv2 = CONV[rank](m, channels, k, padding=around(k), groups=groups)
         self.norm2 = BatchNorm(channels)
         self.gate = Gate()
 

@@ -20,6 +20,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.pictures import Picture, Seen
@@ -94,7 +95,7 @@ class _Shifted(torch.autograd.Function):
 @torch.fx.wrap
 def shifted(x: Tensor) -> Tensor:
     """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted."""
-    return _Shifted.apply(x)
+    return applied(_Shifted, x)
 
 
 @torch.fx.wrap

@@ -18,6 +18,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import Identity
 from attnsurgeon.attention.partition import groups_of, most_groups
 from attnsurgeon.attention.pictures import Picture, Seen
@@ -49,6 +50,25 @@ def count(channels: int, groups: int | None) -> int:
     return 6 * (channels // (2 * split(channels, groups)))
 
 
+def _gated(
+    x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, level: Tensor, gain: float
+) -> tuple[Tensor, ...]:
+    """Returns what comes out of `_HalfGates`, and what its backward needs besides its arguments."""
+    axes = tuple(range(3, x.dim() - 1))
+    first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
+    pooled = mean(first, axes, keepdim=True)
+    by_channel = (weight * pooled + bias).sigmoid_().mul_(gain)
+    center = mean(second, axes, keepdim=True)
+    normed = second - center
+    spread = torch.linalg.vector_norm(normed, dim=axes, keepdim=True).square()
+    scale = (spread * (1 / extent(second, axes)) + EPS).rsqrt()
+    gate = normed.mul_(scale * slope).add_(level).sigmoid_().mul_(gain).to(x.dtype)
+    y = x.clone()
+    y[:, :, 0].mul_(by_channel)
+    y[:, :, 1].mul_(gate)
+    return y, pooled, by_channel, center, scale, gate
+
+
 class _HalfGates(torch.autograd.Function):
     """Gates the two halves [a, b] of every group, and keeps b's gate alone for the backward.
 
@@ -69,20 +89,9 @@ class _HalfGates(torch.autograd.Function):
         level: Tensor,
         gain: float,
     ) -> Tensor:
-        axes = tuple(range(3, x.dim() - 1))
-        first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
-        pooled = mean(first, axes, keepdim=True)
-        by_channel = (weight * pooled + bias).sigmoid_().mul_(gain)
-        center = mean(second, axes, keepdim=True)
-        normed = second - center
-        spread = torch.linalg.vector_norm(normed, dim=axes, keepdim=True).square()
-        scale = (spread * (1 / extent(second, axes)) + EPS).rsqrt()
-        gate = normed.mul_(scale * slope).add_(level).sigmoid_().mul_(gain).to(x.dtype)
-        y = x.clone()
-        y[:, :, 0].mul_(by_channel)
-        y[:, :, 1].mul_(gate)
-        ctx.save_for_backward(x, weight, slope, pooled, by_channel, center, scale, gate)
-        ctx.axes, ctx.gain = axes, gain
+        y, *kept = _gated(x, weight, bias, slope, level, gain)
+        ctx.save_for_backward(x, weight, slope, *kept)
+        ctx.axes, ctx.gain = tuple(range(3, x.dim() - 1)), gain
         return y
 
     @staticmethod
@@ -119,7 +128,8 @@ class _HalfGates(torch.autograd.Function):
 def half_gates(x: Tensor, *parameters: Tensor, gain: float) -> Tensor:
     """Returns `x` (N, G, 2, c, ...) gated; the gates are computed in float32 at least."""
     shape = (-1, *(1 for _ in range(x.dim() - 4)))
-    return _HalfGates.apply(x, *(p.to(wide(x)).reshape(shape) for p in parameters), gain)
+    shaped = (p.to(wide(x)).reshape(shape) for p in parameters)
+    return applied(_HalfGates, x, *shaped, gain, plain=lambda *args: _gated(*args)[0])
 
 
 def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:

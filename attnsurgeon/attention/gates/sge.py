@@ -16,6 +16,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
@@ -64,7 +65,7 @@ def standing(x: Tensor) -> Tensor:
     and the squares of half-precision values overflow.
     """
     with without_autocast(x):
-        t = _Agreement.apply(x.to(wide(x)))
+        t = applied(_Agreement, x.to(wide(x)))
         t = t - t.mean(3, keepdim=True)
         # a norm, unlike a square root, has a gradient where there is no deviation: zero
         size = torch.linalg.vector_norm(t, dim=3, keepdim=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
@@ -67,7 +68,7 @@ class _Pyramid(torch.autograd.Function):
 @torch.fx.wrap
 def pyramid(x: Tensor, pools: tuple[int, ...]) -> Tensor:
     """Returns the means over every scale's windows (N, F C), those of one scale by channel."""
-    means = _Pyramid.apply(x, pools).split([parts ** (x.dim() - 2) for parts in pools], dim=2)
+    means = applied(_Pyramid, x, pools).split([parts ** (x.dim() - 2) for parts in pools], dim=2)
     return torch.cat([scale.flatten(1) for scale in means], dim=1)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
 from attnsurgeon.attention.identity import Gate, native
-from attnsurgeon.attention.kernels import kernel_along
+from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.maxima import Largest
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
@@ -77,7 +77,8 @@ class Triplet(nn.Module):
         sizes = kernels(odd_kernel(kernel_size), rank)
         self.largest = Largest()
         self.mean = Mean(axes=(1,), keepdim=True)
-        self.convs = nn.ModuleList(CONV[rank](2, 1, k, padding="same", bias=False) for k in sizes)
+        convs = (CONV[rank](2, 1, k, padding=around(k), bias=False) for k in sizes)
+        self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(BatchNorm(1, momentum=0.01) for _ in sizes)
         self.gate = Gate()
 

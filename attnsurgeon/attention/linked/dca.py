@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import are_tokens, hidden_width
 from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
-from attnsurgeon.attention.kernels import kernel_along
+from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.linked.chain import Linked
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
@@ -151,7 +151,8 @@ class Maps(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
         over_channels: dict[str, Any] = {"axes": (1,), "keepdim": True}
         self.over_channels = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))
-        self.conv = CONV[rank](2, 1, kernel_along(KERNEL_SIZE, rank), padding="same", bias=False)
+        k = kernel_along(KERNEL_SIZE, rank)
+        self.conv = CONV[rank](2, 1, k, padding=around(k), bias=False)
         self.norm = BatchNorm(1, momentum=0.01)
         self.gate = Gate()
         self.reset_parameters()

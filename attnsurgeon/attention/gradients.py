@@ -1,0 +1,31 @@
+"""Functions with a backward of their own, called as one only where there is a backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def applied(
+    function: type[torch.autograd.Function],
+    *args: Any,
+    plain: Callable[..., Any] | None = None,
+) -> Any:
+    """Returns function.apply(*args), or by plain operations where no gradient is wanted.
+
+    torch.jit traces by plain operations too: a call of Python has no place in a file of TorchScript
+    or ONNX. The numbers are the same, for it is the forward of the function that runs.
+
+    Args:
+        function: whose `forward` takes no context (it has a `setup_context`).
+        args: tensors and plain values.
+        plain: computes what `function` does, where its `forward` takes a context.
+    """
+    learned = any(isinstance(a, Tensor) and a.requires_grad for a in args)
+    wanted = (learned and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active()
+    if torch.jit.is_tracing() or not wanted:
+        return (plain or function.forward)(*args)
+    return function.apply(*args)
