@@ -29,6 +29,8 @@ def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
     """Returns w * norm(x) at the price of norm(x): w is multiplied into the norm's weights."""
     size = norm.weight.detach().abs()
     w = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)  # all zero: none counts
+    if torch.jit.is_tracing():  # in which torch lets no module be called with other weights
+        return norm(x) * w.reshape(-1, *[1] * (x.dim() - 2))
     return functional_call(norm, {"weight": norm.weight * w, "bias": norm.bias * w}, (x,))
 
 

@@ -63,10 +63,9 @@ def moves(channels: int, rank: int) -> Iterator[tuple[int, int, int, bool]]:
             start += length
 
 
-def moved(x: Tensor, move: Callable[..., None]) -> Tensor:
+def moved(x: Tensor, channels: int, move: Callable[..., None]) -> Tensor:
     """Returns `x` (N, ..., (rank + 1) C), the groups of each of its copies but the last moved."""
-    rank = x.dim() - 2
-    y, channels = torch.empty_like(x), x.shape[-1] // (rank + 1)
+    rank, y = x.dim() - 2, torch.empty_like(x)
     for start, length, axis, forward in moves(channels, rank):
         group, into = (z.narrow(-1, start, length) for z in (x, y))
         move(group, into, axis, forward=forward)
@@ -80,22 +79,22 @@ class _Shifted(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return moved(x, shift)
+    def forward(x: Tensor, channels: int) -> Tensor:
+        return moved(x, channels, shift)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
+        _, ctx.channels = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return moved(gradient, unshift)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return moved(gradient, ctx.channels, unshift), None
 
 
 @torch.fx.wrap
-def shifted(x: Tensor) -> Tensor:
+def shifted(x: Tensor, channels: int) -> Tensor:
     """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted."""
-    return applied(_Shifted, x)
+    return applied(_Shifted, x, channels)
 
 
 @torch.fx.wrap
@@ -178,6 +177,6 @@ class S2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the shifted copies joined."""
-        copies = shifted(self.expand(tokens(x)))  # (N, ..., 3C)
+        copies = shifted(self.expand(tokens(x)), self.project.in_features)  # (N, ..., 3C)
         y = joined(copies, self.squeeze.weight, self.share.weight)  # (N, ..., C)
         return untoken(self.project(y).to(x.dtype), x)

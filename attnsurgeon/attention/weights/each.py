@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,12 +41,41 @@ def convolve_each(
         common, weight = weight
         shared = convolve(input, common, bias, stride, padding, dilation, groups)
         return shared + convolve_each(input, weight, None, stride, padding, dilation, groups)
+    if torch.jit.is_tracing():  # the number of groups would stay that of the images traced with
+        made = _tap_by_tap(input, weight, stride, padding, dilation, groups)
+        return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
     folded = input.reshape(1, images * channels, *input.shape[2:])
     made = convolve(folded, weight.flatten(0, 1), None, stride, padding, dilation, images * groups)
     made = made.reshape(images, weight.shape[1], *made.shape[2:])
     if rank > 1 and input.is_contiguous(memory_format=LAST[input.dim()]):
         made = made.contiguous(memory_format=LAST[input.dim()])
     return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
+
+
+def _tap_by_tap(
+    input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    """Returns the same as a sum of products, one for each place of the kernel."""
+    kernel = weight.shape[3:]
+    rank = len(kernel)
+    stride, dilation = ((n,) * rank if isinstance(n, int) else n for n in (stride, dilation))
+    spans = [step * (int(k) - 1) for k, step in zip(kernel, dilation, strict=True)]
+    if isinstance(padding, str):
+        ends = [(n // 2, n - n // 2) if padding == "same" else (0, 0) for n in spans]
+    else:
+        ends = [(n, n) for n in ((padding,) * rank if isinstance(padding, int) else padding)]
+    x = F.pad(input, [n for pair in reversed(ends) for n in pair]).unflatten(1, (groups, -1))
+    made, size = 0, ()
+    for tap in itertools.product(*(range(0, n + 1, d) for n, d in zip(spans, dilation))):  # noqa: B905
+        along = [
+            slice(first, first - span or None, step)
+            for first, span, step in zip(tap, spans, stride, strict=True)
+        ]
+        seen = x[(..., *along)]
+        place = tuple(n // d for n, d in zip(tap, dilation, strict=True))
+        made = made + weight[(..., *place)].unflatten(1, (groups, -1)) @ seen.flatten(3)
+        size = seen.shape[3:]
+    return made.flatten(1, 2).unflatten(2, size)
 
 
 class Excited(nn.Module):

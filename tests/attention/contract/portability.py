@@ -73,6 +73,20 @@ def test_it_compiles_without_a_graph_break(case, init, train):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@each_init
+def test_a_file_of_torchscript_gives_the_same_for_another_batch(case, init):
+    module, x, other = stir(case.build(init)).eval(), case.input(2), case.input(3)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, x, check_trace=False), file)  # gradients are on
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    for value in (x, other):
+        torch.testing.assert_close(loaded(value), module(value))
+
+
+@pytest.mark.slow
 @each_init
 def test_it_exports_for_any_batch_and_resolution(case, init):
     module, (free, some, other) = stir(case.build(init)).eval(), to_export(case)

@@ -25,15 +25,16 @@ def test_a_shift_moves_every_place_once_and_keeps_the_one_that_is_left():
 
 @pytest.mark.parametrize("size", [(2, 3), (1, 2), (1, 1), (2, 1, 2)])
 def test_the_gradient_of_the_shifts_is_theirs(size):
-    width = (len(size) + 1) * (2 * len(size) + 1)
+    channels = 2 * len(size) + 1
+    width = (len(size) + 1) * channels
     x = torch.randn(1, *size, width, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(shifted, (x,))
-    assert torch.autograd.gradgradcheck(shifted, (x,))
+    assert torch.autograd.gradcheck(shifted, (x, channels))
+    assert torch.autograd.gradgradcheck(shifted, (x, channels))
 
 
 def test_quarters_go_down_up_right_left_and_then_right_left_down_up():
     x = torch.arange(12 * 6.0).reshape(1, 12, 2, 3)  # three copies of four channels
-    y = shifted(x.movedim(1, -1)).movedim(-1, 1)
+    y = shifted(x.movedim(1, -1), 4).movedim(-1, 1)
 
     def rows(c):
         return x[0, c].tolist()
