@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def jit_traces() -> bool:
+    """Says whether torch.jit traces, for a file of TorchScript or of the classic ONNX exporter."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def applied(
     function: type[torch.autograd.Function],
     *args: Any,
@@ -26,6 +31,6 @@ def applied(
     """
     learned = any(isinstance(a, Tensor) and a.requires_grad for a in args)
     wanted = (learned and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active()
-    if torch.jit.is_tracing() or not wanted:
+    if jit_traces() or not wanted:
         return (plain or function.forward)(*args)
     return function.apply(*args)

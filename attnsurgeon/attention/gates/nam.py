@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attnsurgeon.attention.checks import map_size
+from attnsurgeon.attention.gradients import jit_traces
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen, gates_of
@@ -29,7 +30,7 @@ def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
     """Returns w * norm(x) at the price of norm(x): w is multiplied into the norm's weights."""
     size = norm.weight.detach().abs()
     w = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)  # all zero: none counts
-    if torch.jit.is_tracing():  # in which torch lets no module be called with other weights
+    if jit_traces():  # in which torch lets no module be called with other weights
         return norm(x) * w.reshape(-1, *[1] * (x.dim() - 2))
     return functional_call(norm, {"weight": norm.weight * w, "bias": norm.bias * w}, (x,))
 

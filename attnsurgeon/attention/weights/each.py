@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnsurgeon.attention.gradients import jit_traces
 from attnsurgeon.attention.layout import LAST
 from attnsurgeon.attention.shapes import CONVOLUTIONS
 from attnsurgeon.errors import MechanismError
@@ -41,7 +41,7 @@ def convolve_each(
         common, weight = weight
         shared = convolve(input, common, bias, stride, padding, dilation, groups)
         return shared + convolve_each(input, weight, None, stride, padding, dilation, groups)
-    if torch.jit.is_tracing():  # the number of groups would stay that of the images traced with
+    if jit_traces():  # the number of groups would stay that of the images traced with
         made = _tap_by_tap(input, weight, stride, padding, dilation, groups)
         return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
     folded = input.reshape(1, images * channels, *input.shape[2:])
@@ -65,7 +65,8 @@ def _tap_by_tap(
     else:
         ends = [(n, n) for n in ((padding,) * rank if isinstance(padding, int) else padding)]
     x = F.pad(input, [n for pair in reversed(ends) for n in pair]).unflatten(1, (groups, -1))
-    made, size = 0, ()
+    made: Any = 0
+    size: Any = ()
     for tap in itertools.product(*(range(0, n + 1, d) for n, d in zip(spans, dilation))):  # noqa: B905
         along = [
             slice(first, first - span or None, step)
