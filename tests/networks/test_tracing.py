@@ -22,6 +22,7 @@ from tests.surgery import active
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning",
+    "ignore:NOTE. The nodes obtained by tracing:UserWarning",  # drop path is there in training only
     "ignore:.torch.jit:FutureWarning",
     "ignore:.torch.jit:DeprecationWarning",
 )
@@ -152,7 +153,9 @@ def assert_traces(
     assert made.plan.cuts
     after = active(made.model.eval())
     x, other = torch.randn(2, *size), torch.randn(3, *size)
-    assert not torch.equal(after(x), net(x))  # or it would not matter what became of the gates
+    with torch.no_grad():  # levit keeps what it made of its biases, and with a gradient no copy
+        moved = not torch.equal(after(x), net(x))
+    assert moved  # or it would not matter what became of the gates
     assert lost(net, after, x, other) == (not_before, set())
 
 
