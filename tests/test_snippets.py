@@ -48,9 +48,10 @@ def terminal(out: str) -> str:
 
 def page(folder: str) -> str:
     assert attnsurgeon("report", folder, "--html", "report.html").code == 0
-    code = re.search(r"<pre><code>(.*?)</code></pre>", Path("report.html").read_text(), re.DOTALL)
+    text = Path("report.html").read_text()
+    code = re.search(r'"Python to go on with"><code>(.*?)</code></pre>', text, re.DOTALL)
     assert code
-    return html.unescape(code[1])
+    return html.unescape(re.sub(r"<[^>]*>", "", code[1]))  # without its colours
 
 
 def card(folder: str) -> str:

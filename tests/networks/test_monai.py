@@ -152,11 +152,8 @@ def test_a_folder_brings_it_back_and_it_learns(name, tmp_path):
 
 
 def test_a_spec_names_the_class_and_gives_its_arguments():
-    cost = attnsurgeon.estimate(
+    model = attnsurgeon.load_model(  # `channels` of `estimate` itself says which sites
         "monai.networks.nets:UNet",
-        "se",
-        "residual-branch",
-        input_size=(1, 16, 16, 16),
         spatial_dims=3,
         in_channels=1,
         out_channels=2,
@@ -164,4 +161,5 @@ def test_a_spec_names_the_class_and_gives_its_arguments():
         strides=(2, 2),
         num_res_units=2,
     )
+    cost = attnsurgeon.estimate(model, "se", "residual-branch", input_size=(1, 16, 16, 16))
     assert cost.delta.params > 0

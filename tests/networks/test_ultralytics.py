@@ -35,7 +35,7 @@ BRANCHES = {
 }
 # The last values at strides 4, 8, 16 and 32 before the neck.
 STAGES = {
-    "yolov5n": ["model.2.cv3.act", "model.4.cv3.act", "model.6.cv3.act", "model.10.act"],
+    "yolov5n": ["model.2.cv3.act", "model.4.cv3.act", "model.6.cv3.act", "model.9.cv2.act"],
     "yolov8n": ["model.2.cv2.act", "model.4.cv2.act", "model.6.cv2.act", "model.9.cv2.act"],
     "yolo11n": ["model.2.cv2.act", "model.4.cv2.act", "model.6.cv2.act", "model.10.cv2.act"],
 }
@@ -306,16 +306,23 @@ def test_a_checkpoint_that_builds_a_yolo_to_run_code_runs_nothing(tmp_path):
     assert marker.exists()
 
 
-def test_a_checkpoint_that_hides_a_function_of_ultralytics_is_refused(tmp_path):
+def test_a_function_that_a_checkpoint_hides_is_not_called(tmp_path, monkeypatch):
     from ultralytics.nn import tasks
+
+    called = []
 
     class Trap:
         def __reduce__(self):
-            return tasks.yaml_model_load, ("yolov8n.yaml",)
+            return tasks.yaml_model_load, ("trap.yaml",)
 
-    torch.save({"model": build("yolov8n"), "extra": Trap()}, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=r"library: ultralytics\.nn\.tasks\.yaml_model_load;"):
-        attnsurgeon.load_model("ultralytics:yolov8n", checkpoint=tmp_path / "w.pt")
+    model, real = build("yolov8n"), tasks.yaml_model_load
+    torch.save({"model": model, "extra": Trap()}, tmp_path / "w.pt")
+    monkeypatch.setattr(tasks, "yaml_model_load", lambda path: called.append(path) or real(path))
+    loaded = attnsurgeon.load_model("ultralytics:yolov8n", checkpoint=tmp_path / "w.pt")
+    assert called
+    assert "trap.yaml" not in called
+    state = loaded.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
 # Training.

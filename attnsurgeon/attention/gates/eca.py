@@ -100,7 +100,8 @@ class ECA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
         pooled = self.pool(x).unsqueeze(1)  # (N, 1, C): channels are the sequence
-        if self.expand is not None:
-            pooled = F.relu(self.expand(pooled))
+        expand = self._modules.get("expand")  # a network pickled by 0.1 has no such attribute
+        if expand is not None:
+            pooled = F.relu(expand(pooled))
         gate = self.gate(self.conv(pooled)).squeeze(1)
         return x * per_channel(gate, self.rank)

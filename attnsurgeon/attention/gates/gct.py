@@ -16,6 +16,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Pool
@@ -48,7 +49,7 @@ class _Squares(torch.autograd.Function):
 def size_of(x: Tensor, axes: tuple[int, ...], norm: str, epsilon: float) -> Tensor:
     """Returns each channel's norm over `axes`, in float32 at least: squares overflow in half."""
     x = x.to(wide(x))
-    return x.abs().sum(axes) if norm == "l1" else (_Squares.apply(x) + epsilon).sqrt()
+    return x.abs().sum(axes) if norm == "l1" else (applied(_Squares, x) + epsilon).sqrt()
 
 
 @torch.fx.wrap

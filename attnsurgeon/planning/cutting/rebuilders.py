@@ -76,11 +76,13 @@ _FUSED: WeakKeyDictionary[Survey, Mapping[str, int]] = WeakKeyDictionary()
 
 
 def _runs_when_fused(traced: Traced) -> Mapping[str, int]:
-    """The modules that are the same after `fuse()`, and how often they run; none without one."""
+    """The modules that are the same after `fuse()`, with the weights that they had, and how often
+    they run; none without one.
+    """
     copied: Any = copy.deepcopy(traced.twin)
     if not callable(getattr(copied, "fuse", None)):
         return {}
-    before = dict(copied.named_modules())
+    before = {path: (module, _held(module)) for path, module in copied.named_modules()}
     disabled = logging.root.manager.disable
     logging.disable()  # what it says of itself is of no copy's
     try:
@@ -91,8 +93,16 @@ def _runs_when_fused(traced: Traced) -> Mapping[str, int]:
         return {}
     finally:
         logging.disable(disabled)
-    after = dict(copied.named_modules())
-    return {path: len(made) for path, made in calls.items() if after.get(path) is before.get(path)}
+    after = {path: (module, _held(module)) for path, module in copied.named_modules()}
+    return {path: len(made) for path, made in calls.items() if after.get(path) == before.get(path)}
+
+
+def _held(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Which tensors a module holds itself, and how often they were changed in place: a convolution
+    may stay and be given other weights.
+    """
+    own = (*module._parameters.items(), *module._buffers.items())
+    return {name: (id(t), t._version) for name, t in own if t is not None}
 
 
 def inside_rebuilder(call: Call) -> Refusal:

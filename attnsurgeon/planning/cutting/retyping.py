@@ -76,7 +76,7 @@ def _note_of(survey: Survey, call: Call, key: Key) -> str:
     method = graph.methods.get(key, "forward")
     if method != "forward" and not method.startswith("_"):
         notes.append(f"only forward() of {where(call)} carries it, not {method}() alone")
-    elif graph.structured and call.parent is None:
+    elif graph.structured:  # more by name may come at any time, of a trainer, say
         notes.append(f"{where(call)} can then only be called as it was here")
     return "; ".join(filter(None, [*notes, _open_ways(survey, call)]))
 
