@@ -20,7 +20,7 @@ from attnsurgeon.models.build import build_on_meta
 
 MOST_TENSORS = 6_000  # three times those of an HRNet; the largest YOLO has 3,700
 MOST_SECONDS = 10.0  # of this thread, whatever else the machine has to do
-_CALLS = 8  # of torch's functions, for each tensor: it is made, filled, and asked for its shape
+_CALLS = 6  # of torch's functions, for each tensor: it is made, filled, and asked for its shape
 _TRIES = 3  # `build_on_meta` has three ways
 SPARE = 1 << 25  # for what is no weight: positions, masks, what was replaced under init="paper"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Set on a network in use, and no part of what it computes. The last four are of YOLOs: the size of
-# the last input, the file that was loaded, and what their class and their layers' shapes say.
+# Set on a network in use, and no part of what it computes. Four are of YOLOs: the size of the last
+# input, the file that was loaded, and what their class and their layers' shapes say. The last two
+# are what `from_pretrained` writes down: quantised layers are of other classes.
 _IN_USE = {"training", "grad_checkpointing", "inplace", "shape", "pt_path", "task", "nc"}
+_IN_USE |= {"name_or_path", "is_quantized"}
 
 
 def plain_settings(
