@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.checks.verify import randomise_norms
-from attnsurgeon.errors import ModelError, RuleError, UsageError
+from attnsurgeon.errors import RuleError, UsageError
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.removing import remove_all
 
