@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from torch import fx
@@ -76,9 +77,15 @@ def _note_of(survey: Survey, call: Call, key: Key) -> str:
     method = graph.methods.get(key, "forward")
     if method != "forward" and not method.startswith("_"):
         notes.append(f"only forward() of {where(call)} carries it, not {method}() alone")
-    elif graph.structured:  # more by name may come at any time, of a trainer, say
+    elif graph.structured and (call.parent is None or _takes_more(call)):
         notes.append(f"{where(call)} can then only be called as it was here")
     return "; ".join(filter(None, [*notes, _open_ways(survey, call)]))
+
+
+def _takes_more(call: Call) -> bool:
+    """Whether a forward takes arguments of any name: a trainer may hand on more of them."""
+    given = inspect.signature(type(call.module).forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in given)
 
 
 def _open_ways(survey: Survey, call: Call) -> str:
