@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import out, step, write_json
 
 
 @click.command()
-@base_options
+@saved_folder
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     as_json: bool,
 ) -> None:
     """Count the calls of every inserted module in DIR in one forward. `verify` checks more."""
-    model = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+    model = folder.load()
     with step(f"auditing {folder}"):
         from attnsurgeon.checks.auditing import audit
         from attnsurgeon.report.folder import show_audit
         from attnsurgeon.report.record import audit_record
         from attnsurgeon.saved.restore import read_folder
 
-        saved = read_folder(folder)
+        saved = read_folder(folder.path)
         found = audit(model.eval(), example=saved.form)
     record = {"folder": saved.name, **audit_record(found), "ok": found.ok}
     if as_json:

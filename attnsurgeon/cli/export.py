@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import step, write_json, write_text
 
 
 @click.command()
-@base_options
+@saved_folder
 @click.option(
     "--format",
     "form",
@@ -26,13 +24,7 @@ from attnsurgeon.report.streams import step, write_json, write_text
 @click.option("--dynamic-batch", is_flag=True, help="Take every batch size, not only one image.")
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     form: str | None,
     output: str,
     overwrite: bool,
@@ -49,16 +41,8 @@ def command(
 
         check_file(output, overwrite)
         form = format_of(output, form)
-        given = read_folder(folder).form
-    network = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+        given = read_folder(folder.path).form
+    network = folder.load()
     folded: tuple[str, ...] = ()
     if fold:
         from attnsurgeon.splicing.folding import fold as fold_weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +16,98 @@ from attnsurgeon.report.streams import step
 if TYPE_CHECKING:
     from torch import nn
 
+# For commands that may leave out some of what stands in DIR.
+site_option = click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="GLOB",
+    help="Only at these sites, or these modules: layer4.*, layer4.1.bn2. Repeatable.",
+)
 
-def base_options(function: Command) -> Command:
-    """DIR, and what builds its base network where the folder alone cannot."""
+
+@dataclass(frozen=True)
+class Folder:
+    """A saved folder and what its network is built with, where the folder alone cannot say.
+
+    Attributes:
+        path: of the folder, or its name on the hub.
+        checkpoint: weights trained since, or of an adapter's base network.
+        base, base_args: what builds the base network, as for `insert`.
+        attn_code: attention of the user's own.
+        trust_code: code that the folder names may run.
+        taking: how the checkpoint is to be taken.
+    """
+
+    path: str
+    checkpoint: str | None
+    base: str | None
+    base_args: tuple[tuple[str, Any], ...]
+    attn_code: str | None
+    trust_code: bool
+    taking: Taking
+
+    def __str__(self) -> str:
+        return self.path
+
+    def at(self, path: str) -> Folder:
+        """Returns another folder that has the same base network."""
+        return replace(self, path=path, checkpoint=None, taking=Taking())
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """For `load` and `check_folder`; a base network that the options name is built."""
+        model = self._base_network()
+        how: dict[str, Any] = {}
+        if model is None and self.checkpoint is not None:
+            how = {"checkpoint": self.checkpoint, **self.taking.arguments}
+        return {"model": model, "trust": self.trust_code, "attn": self.attn_code, **how}
+
+    def load(self) -> nn.Module:
+        """Returns the network."""
+        with step(f"loading {self}"):
+            from attnsurgeon.saved.restore import load
+
+            network = load(self.path, **self.arguments)
+        note_what_was_taken(network)
+        return network
+
+    def _base_network(self) -> nn.Module | None:
+        self.taking.refuse_without(self.checkpoint)
+        if self.base is None:
+            if self.base_args:
+                raise click.UsageError("--base-arg needs the network it is for: --base MODEL")
+            return None
+        from attnsurgeon.models import load_model
+
+        asked = Network(self.base, as_mapping(self.base_args, "--base-arg"), None)
+        how = {**self.taking.arguments, **asked.args}
+        model = load_model(asked.spec, checkpoint=self.checkpoint, **how)
+        note_what_was_taken(model)
+        return model
+
+
+def saved_folder(function: Command) -> Command:
+    """DIR, and what builds its base network where the folder alone cannot: the command gets
+    `folder`.
+    """
+
+    @functools.wraps(function)
+    def command(
+        *,
+        folder: str,
+        checkpoint: str | None,
+        base: str | None,
+        base_args: tuple[tuple[str, Any], ...],
+        attn_code: str | None,
+        trust_code: bool,
+        taking: Taking,
+        **rest: Any,
+    ) -> Any:
+        given = Folder(folder, checkpoint, base, base_args, attn_code, trust_code, taking)
+        return function(folder=given, **rest)
+
+    decorated: Command = command
     for decorate in (
         trust_option,
         click.option(
@@ -37,46 +128,5 @@ def base_options(function: Command) -> Command:
         ),
         click.argument("folder", metavar="DIR"),
     ):
-        function = decorate(function)
-    return function
-
-
-def base_network(
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    checkpoint: str | None,
-    taking: Taking,
-) -> nn.Module | None:
-    """Returns the base network that the options name, or None: the folder knows how to build it."""
-    taking.refuse_without(checkpoint)
-    if base is None:
-        if base_args:
-            raise click.UsageError("--base-arg needs the network it is for: --base MODEL")
-        return None
-    from attnsurgeon.models import load_model
-
-    asked = Network(base, as_mapping(base_args, "--base-arg"), None)
-    model = load_model(asked.spec, checkpoint=checkpoint, **taking.arguments, **asked.args)
-    note_what_was_taken(model)
-    return model
-
-
-def loaded(
-    folder: str,
-    *,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    trust_code: bool,
-    taking: Taking,
-    attn_code: str | None = None,
-) -> nn.Module:
-    """Loads the network in a folder, as the options of `base_options` say."""
-    with step(f"loading {folder}"):
-        from attnsurgeon.saved.restore import load
-
-        model = base_network(base, base_args, checkpoint, taking)
-        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
-        network = load(folder, model=model, trust=trust_code, attn=attn_code, **how)
-    note_what_was_taken(network)
-    return network
+        decorated = decorate(decorated)
+    return decorated

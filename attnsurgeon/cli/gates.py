@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.images import Folder, Preparing, folder_of_images, preparing
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder, site_option
+from attnsurgeon.cli.images import Photographs, Preparing, folder_of_images, preparing
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import note, out, step, write_json
 
@@ -16,28 +14,16 @@ _HTML = "--html FILE"
 
 
 @click.command()
-@base_options
+@saved_folder
 @folder_of_images
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    metavar="GLOB",
-    help="Only at these sites, or these modules: layer4.*, layer4.1.bn2. Repeatable.",
-)
+@site_option
 @preparing
 @click.option("--html", type=PathName(), help="Write one self-contained HTML file instead.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing HTML file.")
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
-    pictures: Folder,
+    folder: Folder,
+    pictures: Photographs,
     sites: tuple[str, ...],
     how: Preparing,
     html: str | None,
@@ -60,19 +46,11 @@ def command(
         if html is not None:
             check_file(html, overwrite, option=_HTML)
         pictures.check()
-    network = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+    network = folder.load()
     with step("looking at images"):
         asked = {**pictures.arguments, **how.arguments, "sites": sites or None}
         found = gate_statistics(network, pictures.images, **asked)
-    record = {"folder": folder, **statistics_record(found)}
+    record = {"folder": folder.path, **statistics_record(found)}
     if html is not None:
         write_file(html, statistics_page(record), overwrite=overwrite, option=_HTML)
         note(f"{html} written")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
+from attnsurgeon.cli.folders import Folder, saved_folder, site_option
 from attnsurgeon.cli.images import Preparing, preparing
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.cli.values import Numbers, PathName
 from attnsurgeon.report.streams import note, step, write_json, write_text
 
@@ -17,17 +16,11 @@ _OUTPUT = "-o FILE"
 
 
 @click.command()
-@base_options
+@saved_folder
 @click.option(
     "--image", required=True, type=PathName(), help="Picture to look at: any that Pillow reads."
 )
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    metavar="GLOB",
-    help="Only at these sites, or these modules: layer4.*, layer4.1.bn2. Repeatable.",
-)
+@site_option
 @click.option(
     "--against",
     metavar="DIR2",
@@ -52,13 +45,7 @@ _OUTPUT = "-o FILE"
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     image: str,
     sites: tuple[str, ...],
     against: str | None,
@@ -74,7 +61,7 @@ def command(
     attnsurgeon heatmap r50-cbam --image cat.jpg -o cat.png
     attnsurgeon heatmap r50-trained --image cat.jpg --against r50-cbam -o cat.html
     """
-    file = output or f"{Path(folder).name}-{Path(image).stem}.png"
+    file = output or f"{Path(folder.path).name}-{Path(image).stem}.png"
     with step(f"reading {image}"):
         from attnsurgeon.looking.drawing import check_kind, figure_of, written
         from attnsurgeon.looking.look import look_at
@@ -85,14 +72,11 @@ def command(
         kind = check_kind(file, option=_OUTPUT)
         check_file(file, overwrite, option=_OUTPUT)
         picture = as_photograph(image)
-    shared = {"trust_code": trust_code, "taking": taking, "base": base, "base_args": base_args}
-    network = loaded(folder, checkpoint=checkpoint, attn_code=attn_code, **shared)
-    other = None
-    if against is not None:
-        other = loaded(against, checkpoint=None, attn_code=attn_code, **shared)
+    network = folder.load()
+    other = None if against is None else folder.at(against).load()
     asked = {**how.arguments, "sites": sites or None, "position": position}
     with step("looking"):
-        now = look_at(network, picture, name=_called(folder), **asked)
+        now = look_at(network, picture, name=_called(folder.path), **asked)
         then = None if other is None else look_at(other, picture, name=_called(against), **asked)
     with step("drawing"):
         if kind == "html":
@@ -103,7 +87,7 @@ def command(
     for said in now.notes:
         note(f"note: {said}")
     if as_json:
-        write_json({"folder": folder, "output": file, **look_record(now, against=then)})
+        write_json({"folder": folder.path, "output": file, **look_record(now, against=then)})
     else:
         write_text(f"{file} written: {len(now.cards)} sites")
 

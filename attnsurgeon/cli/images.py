@@ -32,7 +32,7 @@ class Preparing:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Photographs:
     """Which pictures.
 
     Attributes:
@@ -92,7 +92,7 @@ def folder_of_images(function: Command) -> Command:
     def command(
         *, images: str, batch_size: int, limit: int | None, skip_bad: bool, **rest: Any
     ) -> Any:
-        return function(pictures=Folder(images, batch_size, limit, skip_bad), **rest)
+        return function(pictures=Photographs(images, batch_size, limit, skip_bad), **rest)
 
     for decorate in (
         click.option(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.images import Folder, Preparing, folder_of_images, preparing
-from attnsurgeon.cli.options import FOLDER, Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder, site_option
+from attnsurgeon.cli.images import Photographs, Preparing, folder_of_images, preparing
+from attnsurgeon.cli.options import FOLDER, json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import out, step, write_json, write_text
 
 
 @click.command()
-@base_options
+@saved_folder
 @folder_of_images
 @click.option(
     "--below",
@@ -23,27 +21,15 @@ from attnsurgeon.report.streams import out, step, write_json, write_text
     show_default=True,
     help="Remove what moves the output by less, relative to its size.",
 )
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    metavar="GLOB",
-    help="Remove none but of these: layer4.*, layer4.1.bn2. Repeatable.",
-)
+@site_option
 @preparing
 @click.option("-o", "--output", type=FOLDER, help="Folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and write nothing.")
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
-    pictures: Folder,
+    folder: Folder,
+    pictures: Photographs,
     below: float,
     sites: tuple[str, ...],
     how: Preparing,
@@ -72,20 +58,12 @@ def command(
         if output is not None:
             check_output(output, overwrite)
         pictures.check()
-        saved = read_folder(folder)
-    network = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+        saved = read_folder(folder.path)
+    network = folder.load()
     with step("looking at images"):
         asked = {**pictures.arguments, **how.arguments, "sites": sites or None}
         made = prune(network, pictures.images, below=below, inplace=True, **asked)
-    record = {"folder": folder, **pruning_record(made), "output": None, "load": None}
+    record = {"folder": folder.path, **pruning_record(made), "output": None, "load": None}
     if made.removed and output is not None and not dry_run:
         with step(f"saving to {output}"):
             written = save_without(made.model, output, saved.form, overwrite=overwrite)

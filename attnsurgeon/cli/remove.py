@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.options import FOLDER, Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder, site_option
+from attnsurgeon.cli.options import FOLDER, json_flag
 from attnsurgeon.cli.values import Names
 from attnsurgeon.errors import UsageError, nearest
 from attnsurgeon.report.streams import note, step, write_json, write_text
@@ -17,14 +17,8 @@ _SEE = "`attnsurgeon report DIR` shows what stands where"
 
 
 @click.command()
-@base_options
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    metavar="GLOB",
-    help="Only at these sites, or these modules: layer4.*, layer4.1.bn2. Repeatable.",
-)
+@saved_folder
+@site_option
 @click.option(
     "--attn", "names", type=Names(), multiple=True, help="Only these mechanisms. Repeatable."
 )
@@ -32,13 +26,7 @@ _SEE = "`attnsurgeon report DIR` shows what stands where"
 @click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     sites: tuple[str, ...],
     names: tuple[tuple[str, ...], ...],
     output: str,
@@ -59,23 +47,15 @@ def command(
         from attnsurgeon.saved.save import save_without
 
         check_output(output, overwrite)
-        saved = read_folder(folder)
-    model = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+        saved = read_folder(folder.path)
+    model = folder.load()
     with step("removing"):
         from attnsurgeon.splicing.selecting import chosen, cuts_of
         from attnsurgeon.splicing.thinning import remove
 
         cuts = cuts_of(model)
         asked = {name for several in names for name in several}
-        _refuse_absent(folder, {cut["attn"] for cut in cuts.values()}, asked)
+        _refuse_absent(folder.path, {cut["attn"] for cut in cuts.values()}, asked)
         meant = chosen(model, sites or None)
         gone = [path for path in meant if not asked or cuts[path]["attn"] in asked]
         if not gone:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from attnsurgeon.cli.folders import base_options, loaded
+from attnsurgeon.cli.folders import Folder, saved_folder
 from attnsurgeon.cli.options import json_flag
 from attnsurgeon.cli.values import PathName
 from attnsurgeon.report.streams import note, out, step, write_json
@@ -20,7 +20,7 @@ _OF_ITS_OWN = ("folder", "html", "overwrite", "images", "as_json")  # the others
 
 
 @click.command()
-@base_options
+@saved_folder
 @click.option("--html", type=PathName(), help="Write one self-contained HTML file instead.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing HTML file.")
 @click.option(
@@ -33,12 +33,11 @@ _OF_ITS_OWN = ("folder", "html", "overwrite", "images", "as_json")  # the others
 )
 @json_flag
 def command(
-    folder: str,
+    folder: Folder,
     html: str | None,
     overwrite: bool,
     images: tuple[str, ...],
     as_json: bool,
-    **base: Any,
 ) -> None:
     """Show what was done to the network in DIR. It is loaded for --image only."""
     if overwrite and html is None:
@@ -54,11 +53,11 @@ def command(
 
         if html is not None:
             check_file(html, overwrite, option=_HTML)
-        record = folder_record(read_folder(folder))
+        record = folder_record(read_folder(folder.path))
     if html is not None:
         from attnsurgeon.report.page import page
 
-        pictures = _pictures(folder, images, base) if images else []
+        pictures = _pictures(folder, images) if images else []
         content = page(record, pictures=pictures)
         write_file(html, content, overwrite=overwrite, option=_HTML)
         note(f"{html} written")
@@ -81,15 +80,15 @@ def _refuse_loading() -> None:
             raise click.UsageError(said)
 
 
-def _pictures(folder: str, images: tuple[str, ...], base: dict[str, Any]) -> list[Picture]:
+def _pictures(folder: Folder, images: tuple[str, ...]) -> list[Picture]:
     with step(f"reading {', '.join(images)}"):
         from attnsurgeon.looking.look import look_at
         from attnsurgeon.looking.photographs import as_photograph
         from attnsurgeon.report.pictures import pictures_of
 
         photographs = [as_photograph(image) for image in images]
-    network = loaded(folder, **base)
+    network = folder.load()
     with step("looking"):
-        looks = [look_at(network, one, name=folder) for one in photographs]
+        looks = [look_at(network, one, name=folder.path) for one in photographs]
     with step("drawing"):
         return [picture for look in looks for picture in pictures_of(look)]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.options import FOLDER, Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder
+from attnsurgeon.cli.options import FOLDER, json_flag
 from attnsurgeon.report.streams import step, write_json, write_text
 
 
 @click.command()
-@base_options
+@saved_folder
 @click.option("-o", "--output", type=FOLDER, help="Folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that attnsurgeon wrote.")
 @click.option(
@@ -27,13 +26,7 @@ from attnsurgeon.report.streams import step, write_json, write_text
 )
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     output: str | None,
     overwrite: bool,
     mode: str | None,
@@ -48,10 +41,10 @@ def command(
     """
     if output is None and push_to_hub is None:
         raise click.UsageError("say where: -o DIR, or --push-to-hub ORG/NAME")
-    if output is None and (checkpoint or mode or overwrite):
-        given = "--checkpoint" if checkpoint else "--save" if mode else "--overwrite"
+    if output is None and (folder.checkpoint or mode or overwrite):
+        given = "--checkpoint" if folder.checkpoint else "--save" if mode else "--overwrite"
         raise click.UsageError(f"{given} needs the folder to write: -o DIR")
-    taking.refuse_without(checkpoint)
+    folder.taking.refuse_without(folder.checkpoint)
     with step(f"reading {folder}"):
         from attnsurgeon.saved.folder import check_output
         from attnsurgeon.saved.hub import check_repository, push
@@ -62,24 +55,16 @@ def command(
             check_output(output, overwrite)
         if push_to_hub is not None:
             check_repository(push_to_hub)
-        saved = read_folder(folder)
+        saved = read_folder(folder.path)
     if output is not None:
-        model = loaded(
-            folder,
-            checkpoint=checkpoint,
-            base=base,
-            base_args=base_args,
-            attn_code=attn_code,
-            trust_code=trust_code,
-            taking=taking,
-        )
+        model = folder.load()
         with step(f"saving to {output}"):
             written = save(model, output, overwrite=overwrite, mode=mode or saved.mode)
             saved = read_folder(written)
     if push_to_hub is not None:
         with step(f"uploading to {push_to_hub}"):
             push(Path(saved.path), push_to_hub)
-    line = loading_of(saved, checkpoint=checkpoint).code
+    line = loading_of(saved, checkpoint=folder.checkpoint).code
     if as_json:
         write_json({"output": output, "pushed_to": push_to_hub, "load": line})
         return

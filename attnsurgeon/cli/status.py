@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from attnsurgeon.cli.folders import base_options, loaded
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.report.streams import out, step, write_json
 
 
 @click.command()
-@base_options
+@saved_folder
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     as_json: bool,
 ) -> None:
     """Say what stands where in DIR: parameters, gates, what learns, what runs."""
-    network = loaded(
-        folder,
-        checkpoint=checkpoint,
-        base=base,
-        base_args=base_args,
-        attn_code=attn_code,
-        trust_code=trust_code,
-        taking=taking,
-    )
+    network = folder.load()
     with step("looking"):
         from attnsurgeon.checks.status import status
         from attnsurgeon.report.record import status_record

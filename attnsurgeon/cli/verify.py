@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from attnsurgeon.checks.threads import few_threads
-from attnsurgeon.cli.folders import base_network, base_options
-from attnsurgeon.cli.options import Taking, json_flag
+from attnsurgeon.cli.folders import Folder, saved_folder
+from attnsurgeon.cli.options import json_flag
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.streams import note, out, step, write_json
 from attnsurgeon.report.surfaces import in_options
 
 
 @click.command()
-@base_options
+@saved_folder
 @json_flag
 def command(
-    folder: str,
-    checkpoint: str | None,
-    base: str | None,
-    base_args: tuple[tuple[str, Any], ...],
-    attn_code: str | None,
-    trust_code: bool,
-    taking: Taking,
+    folder: Folder,
     as_json: bool,
 ) -> None:
     """Load a saved DIR and check it in full. Its operation is made once more on its base."""
@@ -33,10 +25,9 @@ def command(
         from attnsurgeon.report.folder import checkup_record, show_checkup
         from attnsurgeon.saved.restore import read_folder
 
-        model = base_network(base, base_args, checkpoint, taking)
-        how = {} if model or checkpoint is None else {"checkpoint": checkpoint, **taking.arguments}
-        with few_threads(read_folder(folder).record["cost"]["after"]["macs"]):
-            found = check_folder(folder, model=model, trust=trust_code, attn=attn_code, **how)
+        how = folder.arguments
+        with few_threads(read_folder(folder.path).record["cost"]["after"]["macs"]):
+            found = check_folder(folder.path, **how)
     for said in found.notes:
         note(f"note: {in_options(said)}")
     record = checkup_record(found)

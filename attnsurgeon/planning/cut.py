@@ -62,7 +62,7 @@ class Cut:
         rule: id of the rule that asked for it.
         place: how the network is cut.
         name: the child's name in `place.host`.
-        channels, rank, layout: of the value.
+        channels, rank, layout, size: of the value that the module is given.
         params: parameters it adds, those that it takes away taken off.
         shared: further sites served by the same module (its host runs several times).
         keeps_old: what was there before goes on being computed and is handed to the module.
@@ -98,6 +98,7 @@ class Cut:
     link: int = 0
     taps: tuple[Place, ...] = ()
     tapped: tuple[str, ...] = ()
+    size: tuple[int, ...] = ()
     tokens: Tokens | None = None
     as_map: bool = False
     conv: nn.Module | None = None
@@ -112,8 +113,17 @@ class Cut:
         return self.card.name
 
     @property
+    def resolution(self) -> tuple[int, ...]:
+        """The resolution at the site; before an operation, that of what enters it."""
+        return self.size if self.action == "insert-before" else self.site.resolution or ()
+
+    @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
-        """The resolutions that the module sees in one forward, each once."""
+        """The resolutions that the module sees in one forward, each once; of several runs before
+        an operation only that of the first is known.
+        """
+        if self.action == "insert-before":
+            return (self.size,)
         seen = (site.resolution for site in (self.site, *self.shared))
         return tuple(dict.fromkeys(size for size in seen if size is not None))
 
@@ -142,7 +152,7 @@ class Cut:
         return {
             "path": self.site.path,
             "channels": self.channels,
-            "resolution": list(self.site.resolution or ()),
+            "resolution": list(self.resolution),
             "layout": self.layout,
             "rank": self.rank,
             "beside": self.tokens.beside if self.tokens else 0,
