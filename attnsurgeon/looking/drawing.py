@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.errors import UsageError
 from attnsurgeon.looking.look import Look, paired
 from attnsurgeon.looking.panels import Card, Panel, laid_over
 from attnsurgeon.looking.photographs import EXTRA
@@ -110,7 +110,7 @@ def check_kind(file: str | os.PathLike[str], *, option: str = "-o FILE") -> str:
 
     Raises:
         UsageError: there is no such kind.
-        ModelError: matplotlib is not installed.
+        UsageError: matplotlib is not installed.
     """
     kind = Path(file).suffix.lower().lstrip(".")
     kinds = {"html", *_figure(1, 1).canvas.get_supported_filetypes()} - {"raw", "rgba", "pgf"}
@@ -129,7 +129,7 @@ def _matplotlib() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ModelError("heat maps need matplotlib, which is not installed", EXTRA) from error
+        raise UsageError("heat maps need matplotlib, which is not installed", EXTRA) from error
     return matplotlib
 
 

@@ -33,7 +33,7 @@ def heatmap(
     """Draws what every site of a network does to a picture: masks of positions over the picture,
     channel gates as sorted bars, what else there is in a form of its own.
 
-    Needs matplotlib and Pillow: `pip install attnsurgeon[pictures]`.
+    Needs matplotlib and Pillow: `pip install "attnsurgeon[pictures]"`.
 
     Args:
         model: an operated network; it runs in eval mode, and is not changed.

@@ -1,6 +1,6 @@
 """A file or a folder -> pictures of plain colours, the right way up; of each what was done to it.
 
-The only door to Pillow, an extra: `pip install attnsurgeon[pictures]`.
+The only door to Pillow, an extra: `pip install "attnsurgeon[pictures]"`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.errors import UsageError
 from attnsurgeon.shown import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXTRA = "pip install attnsurgeon[pictures]"
+EXTRA = 'pip install "attnsurgeon[pictures]"'
 _SHOWN = 5  # bad files that a message names
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 # Transparent parts are shown on white, as browsers do.
@@ -68,12 +68,12 @@ def pillow() -> Any:
     """Returns `PIL.Image`.
 
     Raises:
-        ModelError: Pillow is not installed.
+        UsageError: Pillow is not installed.
     """
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise ModelError("pictures need Pillow, which is not installed", EXTRA) from error
+        raise UsageError("pictures need Pillow, which is not installed", EXTRA) from error
     return Image
 
 

@@ -9,7 +9,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.models.foreign import first_line, guarded
 
 SMP = "segmentation_models_pytorch"
-_INSTALL = "pip install attnsurgeon[smp]"
+_INSTALL = 'pip install "attnsurgeon[smp]"'
 _OF_TIMM = "tu-"  # before the name of a network that timm registers
 
 

@@ -1,6 +1,6 @@
 """A repository of the hub, a folder or a class of Hugging Face's transformers -> the network.
 
-transformers is an extra (`pip install attnsurgeon[transformers]`). Which class is built stands in
+transformers is an extra (`pip install "attnsurgeon[transformers]"`). Which class is built stands in
 `architectures` of the config; code that a repository brings is never run.
 """
 
@@ -23,7 +23,7 @@ from attnsurgeon.models.provenance import Source
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.suggestions import close_to, nearest_file
 
-_INSTALL = "pip install attnsurgeon[transformers]"
+_INSTALL = 'pip install "attnsurgeon[transformers]"'
 _FAMILY = "transformers:"
 # Of a config, what is no argument of the architecture.
 _SAVED_WITH = {

@@ -1,6 +1,6 @@
 """An Ultralytics name (`yolov8n`, `yolo11n-seg`) or a YAML file -> the network built from it.
 
-ultralytics is an extra (`pip install attnsurgeon[ultralytics]`). What it prints and logs goes to
+ultralytics is an extra (`pip install "attnsurgeon[ultralytics]"`). What it prints and logs goes to
 stdout by its own choice; here it goes to stderr.
 """
 
@@ -26,7 +26,7 @@ from attnsurgeon.models.provenance import Source
 from attnsurgeon.models.recipes import Recipe
 from attnsurgeon.models.suggestions import nearest_file
 
-_INSTALL = "pip install attnsurgeon[ultralytics]"
+_INSTALL = 'pip install "attnsurgeon[ultralytics]"'
 # The kinds of networks that are surely taken right; a task is what ultralytics calls the kind.
 _CLASSES = {
     "detect": "DetectionModel",

@@ -64,7 +64,6 @@ def plan_record(plan: Plan, model: Mapping[str, Any]) -> Record:
     """Returns what is planned, without what it costs, as plain values."""
     made = plan.record()
     for site, cut in zip(made["sites"], plan.cuts, strict=True):
-        site["resolution"] = list(cut.resolution)
         site["runs"], site["sizes"] = cut.place.calls, [list(size) for size in cut.sizes]
     return {
         **model,

@@ -254,9 +254,9 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
     model = operated("cbam")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(UsageError) as refused:
         attnsurgeon.heatmap(model, PHOTO)
-    assert refused.value.hint == "pip install attnsurgeon[pictures]"
+    assert refused.value.hint == 'pip install "attnsurgeon[pictures]"'
 
 
 def test_what_a_panel_holds():

@@ -21,7 +21,7 @@ def test_a_missing_package_is_one_message_with_the_way_to_install_it(monkeypatch
     monkeypatch.delitem(sys.modules, "ultralytics.nn.tasks", raising=False)
     with pytest.raises(ModelError, match="ultralytics, which is not installed") as caught:
         load_model("ultralytics:yolov8n")
-    assert caught.value.hint == "pip install attnsurgeon[ultralytics]"
+    assert caught.value.hint == 'pip install "attnsurgeon[ultralytics]"'
     assert caught.value.exit_code == 3
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.errors import MechanismError
+from attnsurgeon.rules.parse import parse_rules
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,15 @@ def test_arguments_for_clips_alone_are_not_refused_for_it(tmp_path):
     assert cut.attn_args == {"tile": [2, 7, 7]}
     with pytest.raises(attnsurgeon.SurgeonError, match="has 3 sides and the map 2 axes"):
         attnsurgeon.plan(nn.Sequential(nn.Conv2d(3, 16, 3)), rules=rules, input_size=(3, 14, 10))
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [("insert-before", [64, [56, 56]]), ("insert-after", [128, [28, 28]])],
+)
+def test_the_size_that_is_said_is_that_of_what_the_module_is_given(resnet18, action, expected):
+    match = "{site: conv, name: layer2.0.conv1}"
+    rule = f"{{id: one, match: {match}, action: {action}, attn: se}}"
+    rules = f"version: 1\nname: one\nrules: [{rule}]\n"
+    (site,) = attnsurgeon.plan(resnet18, rules=parse_rules(rules)).record()["sites"]
+    assert [site["channels"], site["resolution"]] == expected

@@ -131,7 +131,8 @@ class Decider:
             Cut(
                 request.site, card, args, request.init, asked.action, request.rule, place,
                 self._name(place.host), value.channels, value.rank, value.layout,
-                self._params(card, draft, part), size=tuple(value.size), tokens=value.tokens, as_map=value.as_map,
+                self._params(card, draft, part), size=tuple(value.size),
+                tokens=value.tokens, as_map=value.as_map,
                 keeps_old=draft.keeps_old, clones=draft.clones, removes=draft.removes,
                 scope=draft.scope, chain=draft.chain, link=draft.link, taps=draft.taps,
                 tapped=draft.tapped, conv=draft.conv,
