@@ -98,8 +98,10 @@ def find_ending(
 
 
 def _is_raised(end: fx.Node, flow: Flow, levels: Levels) -> bool:
-    """Whether the network has been deeper than a map, and has come up to it again."""
-    rises = _outer(find_rises(flow, levels), flow, levels)
+    """Whether the network has been deeper than a map, and has come up to it again: itself, and not
+    inside of a block that is given a map and gives one like it.
+    """
+    rises = [r for r in _outer(find_rises(flow, levels), flow, levels) if not r.blocks]
     return any(r.below > (levels.of[end] or 0) and flow.reaches(r.node, end) for r in rises)
 
 
@@ -451,8 +453,9 @@ def _before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     if not is_weighted(scores) or not is_pointwise(scores):
         return node
     entered = _main_input(scores)
-    if normed is not None and (entered is None or _channels(scores) >= _channels(entered)):
-        return node
+    narrower = entered is not None and _channels(scores) < _channels(entered)
+    if normed is not None and not (narrower and _is_unit(normed, scores)):
+        return node  # a wider map, or the last step of a block (an inverted residual's)
     chain = [n for n in flow.dominators(scores)[:-1] if levels.is_map(n)]
     same = [n for n in chain if levels.of[n] == levels.of[node]]
     return same[-1] if same else node

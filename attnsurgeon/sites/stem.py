@@ -35,7 +35,7 @@ def find_stem(
         way: all that the trunk's last value is made of.
     """
     stem = _first_entrance(traced, flow, levels, values, way, residuals)
-    return stem if stem is None else _whole_stem(traced, stem, values, levels)
+    return stem if stem is None else _whole_stem(traced, stem, values, levels, residuals)
 
 
 def _first_entrance(
@@ -76,9 +76,16 @@ def _first_entrance(
     return _before_step(entering[0], values, levels) if len(entering) > 1 else None
 
 
-def _whole_stem(traced: Traced, stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:
+def _whole_stem(
+    traced: Traced,
+    stem: fx.Node,
+    values: list[fx.Node],
+    levels: Levels,
+    residuals: Sequence[Residual],
+) -> fx.Node:
     """What the module gives that holds the stem inside, where the stages are modules of one kind
-    behind it: it may have blocks of the stages' own kinds (VoVNet, GCViT, FastViT).
+    behind it: it may have layers of the stages' own kinds (VoVNet, GCViT, FastViT). Several
+    residual blocks are a stage of their own.
     """
     made = {n: i for i, n in enumerate(values)}
     for stages in _lists_of_stages(traced, values, levels):
@@ -89,7 +96,9 @@ def _whole_stem(traced: Traced, stem: fx.Node, values: list[fx.Node], levels: Le
             if call.parent not in around or not given or call.end > first.start:
                 continue
             entered = last_before(first.start, values)
-            if made.get(stem, -1) < made[given[-1]] and entered is given[-1]:
+            later = (made.get(r.add, -1) for r in residuals)
+            blocks = sum(made.get(stem, -1) < at <= made[given[-1]] for at in later)
+            if made.get(stem, -1) < made[given[-1]] and entered is given[-1] and blocks < 2:
                 return given[-1]
     return stem
 

@@ -260,3 +260,10 @@ def test_the_boxes_of_a_decoder_are_no_stage_of_its_backbone():
     shapes = {site.path: site.shape for site in found.sites}
     assert shapes[paths(found, "head")[0]] in [(2, 24, 10), (2, 10, 24), (2, 10, 4, 6)]
     assert not any(5 in shapes[path] for path in paths(found, "stage"))
+
+
+@pytest.mark.parametrize(("last", "head"), [(18, "0.17.conv.3"), (19, "0.18.2")])
+def test_the_last_projection_of_a_block_makes_no_scores(last, head):
+    features = torchvision.models.mobilenet_v2(weights=None).features[:last]
+    net = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert trunk(net, (3, 64, 64))["head"] == [head]

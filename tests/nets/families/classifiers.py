@@ -415,3 +415,40 @@ class FusedAtTheEnd(nn.Module):
         x = self.b2(self.b1(self.stem(x)))
         y = self.b3(x)
         return self.fc(self.fuse(torch.cat((x, up(y, x)), 1)).mean((2, 3)))
+
+
+class SmallU(nn.Module):
+    """A block that goes down and up again inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.out = cbr(width, width, 2), cbr(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.out(up(self.down(x), x)))
+
+
+def ends_with_a_small_u() -> nn.Module:
+    """What is deepest is inside the last block, of which there is no other."""
+    b2 = nn.Sequential(Block(8, 16, 2), Block(16, 16))
+    return Classifier(16, stem=cbr(3, 8, 2), b1=Block(8, 8), b2=b2, last=SmallU(16))
+
+
+class StridedStage(nn.Module):
+    """A block that goes down, and one that stays."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(inside, outside, 2), Block(outside, outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+def first_stage_with_the_stem() -> nn.Module:
+    """The first stage stands in one module with the stem, the others are modules of one kind."""
+    return Classifier(
+        32,
+        early=nn.Sequential(cbr(3, 8, 2), Block(8, 8), Block(8, 8)),
+        stages=nn.Sequential(StridedStage(8, 16), StridedStage(16, 24), StridedStage(24, 32)),
+    )
