@@ -27,6 +27,7 @@ from attnsurgeon.saved.origin import measure as hash_of
 from attnsurgeon.searching.candidates import Candidate
 from attnsurgeon.searching.journal import Journal
 from attnsurgeon.training.finetune import freeze_backbone, param_groups
+from attnsurgeon.version import __version__
 
 STEPS, SEEDS, RATE = 20, 3, 1e-3
 HELD_OUT = 4  # of so many batches one is held out
@@ -200,7 +201,8 @@ def run_trial(
         )
     about = {
         "network": hash_of(model).sha256, "data": _fingerprint(lessons), "steps": steps,
-        "rate": rate,
+        "rate": rate, "code": _code_of(candidates),
+        "versions": {"attnsurgeon": __version__, "torch": torch.__version__},
     }  # fmt: skip
     kept = Journal(journal, about)
     runs = [(one, seed) for seed in range(seeds) for one in candidates]
@@ -219,6 +221,12 @@ def run_trial(
     )
     counts = len(lessons.train), len(lessons.held_out)
     return Trial(base, tried, steps, rate, seeds, *counts, tuple(_agreement(tried, seeds)))
+
+
+def _code_of(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """The hashes of the files of attention of the user's own."""
+    cards = {cut.attn: cut.card for one in candidates for cut in one.cuts}
+    return {name: sha for name, card in cards.items() if (sha := getattr(card, "sha256", None))}
 
 
 def _trained(

@@ -157,8 +157,8 @@ def test_a_journal_goes_on_where_it_was_broken_off(found, tmp_path, monkeypatch)
     assert tried(model, found, journal=file, tell=lambda *_: pytest.fail("again")) == whole
 
 
-@pytest.mark.parametrize("change", ["steps", "rate", "network", "data"])
-def test_the_journal_of_another_trial_is_refused(found, tmp_path, change):
+@pytest.mark.parametrize("change", ["steps", "rate", "network", "data", "code", "versions"])
+def test_the_journal_of_another_trial_is_refused(found, tmp_path, change, monkeypatch):
     file = tmp_path / "trial.jsonl"
     few = candidates_of(survey_of(net()), "eca").candidates[:1]
     args = {"steps": 1, "seeds": 1, "rate": 1e-3}
@@ -166,6 +166,10 @@ def test_the_journal_of_another_trial_is_refused(found, tmp_path, change):
     model = net()
     if change == "network":
         model.fc.bias.data.add_(1)
+    if change == "code":  # its file was edited since
+        monkeypatch.setattr(type(few[0].cuts[0].card), "sha256", "0" * 64, raising=False)
+    if change == "versions":
+        monkeypatch.setattr("attnsurgeon.searching.trial.__version__", "0.0.1")
     lessons = Lessons.of(batches(seed=6 if change == "data" else 5))
     args |= {"steps": 2} if change == "steps" else {"rate": 1e-2} if change == "rate" else {}
     with pytest.raises(UsageError, match=f"another trial: {change}"):
