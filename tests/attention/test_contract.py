@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from attnsurgeon.attention.registry import KINDS, mechanisms
+from attnsurgeon.planning.cutting.modules import is_container, walks
 from tests.attention.cases import SIZES, Case
 from tests.attention.contract import contract
 from tests.attention.contract.behaviour import still_after_two_steps, unsteady
@@ -46,3 +47,15 @@ def test_channels_of_the_cases_tell_the_axes_apart():
     kinds = {type(case) for file in FILES for case in file.CASES}
     assert len(kinds) == len(FILES) + 1  # what replaces a convolution: alone, and in a network
     assert all(kind.channels not in size for kind in {Case, *kinds} for size in SIZES.values())
+
+
+def test_no_mechanism_walks_over_its_children():
+    """More attention could then not be cut in beside it, where only a hook on it can do so."""
+    modules = [
+        (case.card.name, type(module).__name__)
+        for file in FILES
+        for case in file.CASES
+        for module in case.build().modules()
+        if walks(module) and not is_container(module)
+    ]
+    assert modules == []

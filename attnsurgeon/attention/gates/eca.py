@@ -11,7 +11,7 @@ CVPR 2020, https://arxiv.org/abs/1910.03151
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,11 +97,13 @@ class ECA(nn.Module):
         )
         self.gate = Gate()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"expand": None, **state})  # networks pickled by 0.1 have none
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""
         pooled = self.pool(x).unsqueeze(1)  # (N, 1, C): channels are the sequence
-        expand = self._modules.get("expand")  # a network pickled by 0.1 has no such attribute
-        if expand is not None:
-            pooled = F.relu(expand(pooled))
+        if self.expand is not None:
+            pooled = F.relu(self.expand(pooled))
         gate = self.gate(self.conv(pooled)).squeeze(1)
         return x * per_channel(gate, self.rank)
