@@ -35,7 +35,7 @@ WINGS: dict[str, str] = {
     "removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
-    "batches effects statistics pruning panels look drawing heatmap",
+    "batches effects statistics pruning panels look charts drawing heatmap",
     "checks": "threads auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
@@ -43,7 +43,7 @@ WINGS: dict[str, str] = {
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
-    "drawing suggesting",
+    "drawing suggestion suggesting",
     "integrations": "",
     "checkup": "",
     "contract": "",

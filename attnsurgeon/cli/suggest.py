@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from attnsurgeon.searching.candidates import Candidate
     from attnsurgeon.searching.latencies import Clock
-    from attnsurgeon.searching.suggesting import Suggestion, Tell, Wish
+    from attnsurgeon.searching.suggesting import Tell, Wish
+    from attnsurgeon.searching.suggestion import Suggestion
     from attnsurgeon.searching.trial import Trial
     from attnsurgeon.sites.survey import Survey
 

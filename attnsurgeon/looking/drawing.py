@@ -10,7 +10,7 @@ import io
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,17 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.looking.charts import (
+    FORMS,
+    INK,
+    LINE,
+    MORE,
+    SOFT,
+    axes_at,
+    draw_scale,
+    short,
+    text_at,
+)
 from attnsurgeon.looking.look import Look, paired
 from attnsurgeon.looking.panels import Card, Panel, laid_over
 from attnsurgeon.looking.photographs import EXTRA
@@ -28,9 +39,6 @@ if TYPE_CHECKING:
 
 # Read by colour-blind people and in print: brightness rises all the way.
 COLOURS = "viridis"
-_LESS, _MORE, _PLAIN = "#0072B2", "#D55E00", "#4477AA"
-_SHARES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-_INK, _SOFT, _LINE = "#1c2024", "#5a5f67", "#c9ccd3"
 _PANEL, _LEAST = 2.55, 1.5  # inches: the longer side of a picture, the least height of a panel
 _GAP, _HEAD, _NAME, _SCALE, _NOTE = 0.34, 0.44, 0.24, 0.46, 0.24
 _MARGIN = 0.35
@@ -40,10 +48,9 @@ _FINEST = 900  # pixels of the longer side of a picture, as it is drawn
 _MOST_PIXELS = 32_000  # of a figure's height: Agg has a bound of 65,536
 _DPI = 150
 _DPI_OF_A_PAGE = 120  # which holds a figure for each site
-_BARS = 64  # more are drawn as an outline
 _LAYER = 0.62  # of the colours over the picture
-_STYLE = {"font.size": 8.0, "axes.edgecolor": _LINE, "axes.linewidth": 0.8, "text.color": _INK,
-          "xtick.color": _SOFT, "ytick.color": _SOFT, "axes.labelcolor": _SOFT}  # fmt: skip
+_STYLE = {"font.size": 8.0, "axes.edgecolor": LINE, "axes.linewidth": 0.8, "text.color": INK,
+          "xtick.color": SOFT, "ytick.color": SOFT, "axes.labelcolor": SOFT}  # fmt: skip
 
 
 def figure_of(now: Look, then: Look | None = None) -> Figure:
@@ -229,7 +236,7 @@ class _Paper:
 
     def draw_picture(self, figure: Figure, left: float, top: float) -> None:
         """Draws the photograph, and a frame around what the network saw of it."""
-        axes = _axes(figure, left, top - self.tall, self.wide, self.tall)
+        axes = axes_at(figure, left, top - self.tall, self.wide, self.tall)
         picture = self.now.photograph.image
         width, height = picture.size
         shown = picture.resize((max(1, width // self.step), max(1, height // self.step)))
@@ -237,7 +244,7 @@ class _Paper:
         box = self.now.box
         from matplotlib.patches import Rectangle
 
-        for colour, line in (("white", 3.0), (_INK, 1.2)):
+        for colour, line in (("white", 3.0), (INK, 1.2)):
             axes.add_patch(
                 Rectangle(
                     (box.left, box.top), box.right - box.left, box.bottom - box.top,
@@ -251,7 +258,7 @@ class _Paper:
         at = left + self.wide + _GAP
         now, how = self.now, self.now.preprocessing
         title = " against ".join(self.labels[::-1]) if self.labels else now.name
-        _text(figure, at, top - 0.02, title, size=13, weight="bold")
+        text_at(figure, at, top - 0.02, title, size=13, weight="bold")
         width, height = now.photograph.image.size
         said = [
             f"{now.photograph.name}, {width} x {height}",
@@ -263,10 +270,10 @@ class _Paper:
             named = ", ".join(f"{number} ({share:.0%})" for number, share in now.classes)
             said.append(f"likeliest classes: {named}")
         for line, words in enumerate(said):
-            _text(figure, at, top - 0.36 - 0.2 * line, words, size=9, color=_SOFT)
+            text_at(figure, at, top - 0.36 - 0.2 * line, words, size=9, color=SOFT)
         down = top - max(self.tall, 1.6) - 0.12
         for line, words in enumerate(self.notes):
-            _text(figure, left, down - 0.17 * line, words, size=8, color=_SOFT)
+            text_at(figure, left, down - 0.17 * line, words, size=8, color=SOFT)
 
     # -------------------------------------------------------------------------------- the cards
 
@@ -275,12 +282,12 @@ class _Paper:
         card, other = pair
         if self.titled:
             size, name = _fitting(card.site, self.width(pair))
-            _text(figure, left, top - 0.08, name, size=size, weight="bold")
-            _text(figure, left, top - 0.25, _beside(card), size=8, color=_SOFT)
+            text_at(figure, left, top - 0.08, name, size=size, weight="bold")
+            text_at(figure, left, top - 0.25, _beside(card), size=8, color=SOFT)
         if not card.panels:
             below = top - (_HEAD if self.titled else 0)
             for note in card.notes:
-                _text(figure, left, below, note, size=8, color=_SOFT)
+                text_at(figure, left, below, note, size=8, color=SOFT)
             return
         top -= _HEAD * self.titled
         theirs = {(p.name, p.title): p for p in (other.panels if other is not None else ())}
@@ -288,15 +295,15 @@ class _Paper:
             twin = theirs.get((panel.name, panel.title))
             shown = [twin, panel] if self.labels else [panel]
             scale = _scale([p for p in shown if p is not None])
-            _text(figure, left, top - 0.06, panel.title, size=8, color=_INK)
+            text_at(figure, left, top - 0.06, panel.title, size=8, color=INK)
             for at, one in enumerate(shown):
                 down = top - _NAME
                 if self.labels:
-                    _text(figure, left, down - 0.02, self.labels[at], size=8, color=_SOFT)
+                    text_at(figure, left, down - 0.02, self.labels[at], size=8, color=SOFT)
                     down -= _NAME * 0.8
                 wide = self.panel_width(panel)
                 if one is None:
-                    _text(figure, left, down - 0.1, "not in this one", size=8, color=_SOFT)
+                    text_at(figure, left, down - 0.1, "not in this one", size=8, color=SOFT)
                 else:
                     self.draw_panel(figure, one, scale, left, down, wide)
                 left += wide + _GAP
@@ -313,13 +320,13 @@ class _Paper:
         if panel.form == "map":
             self._draw_map(figure, panel, scale, left, top)
             return
-        axes = _axes(figure, left + 0.3, top - self.body, wide - 0.3, self.body)
+        axes = axes_at(figure, left + 0.3, top - self.body, wide - 0.3, self.body)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7, length=2.5, width=0.6)
-        _FORMS[panel.form](axes, panel.values, scale)
+        FORMS[panel.form](axes, panel.values, scale)
         if panel.low == panel.high and panel.values.numel() > 1:
-            axes.text(0.5, 0.62, f"{_short(panel.low)} everywhere", transform=axes.transAxes,
-                      ha="center", color=_SOFT, fontsize=8)  # fmt: skip
+            axes.text(0.5, 0.62, f"{short(panel.low)} everywhere", transform=axes.transAxes,
+                      ha="center", color=SOFT, fontsize=8)  # fmt: skip
 
     def _draw_map(
         self, figure: Figure, panel: Panel, scale: tuple[float, float], left: float, top: float
@@ -328,7 +335,7 @@ class _Paper:
         width, height = image.size
         mask = laid_over(panel.values, self.now.box, (height, width), self.step)
         mask = mask[: self.grey.shape[0], : self.grey.shape[1]]
-        axes = _axes(figure, left, top - self.tall, self.wide, self.tall)
+        axes = axes_at(figure, left, top - self.tall, self.wide, self.tall)
         colours = _matplotlib().colormaps[COLOURS]
         axes.imshow(
             _blended(self.grey, mask, scale, colours), extent=(0, width, height, 0), aspect="auto"
@@ -341,36 +348,8 @@ class _Paper:
             axes.plot([x], [y], marker="o", markersize=7, markerfacecolor="none",
                       markeredgecolor="white", markeredgewidth=2.6)  # fmt: skip
             axes.plot([x], [y], marker="o", markersize=7, markerfacecolor="none",
-                      markeredgecolor=_MORE, markeredgewidth=1.3)  # fmt: skip
-        _draw_scale(figure, panel, scale, colours, left, top - self.tall - 0.07, self.wide)
-
-
-def _draw_scale(
-    figure: Figure,
-    panel: Panel,
-    scale: tuple[float, float],
-    colours: Any,
-    left: float,
-    top: float,
-    wide: float,
-) -> None:
-    """Draws the colours of a map with their values under it."""
-    low, high = scale
-    if low == high:
-        _text(figure, left, top - 0.02, f"{_short(low)} everywhere", size=7.5, color=_SOFT)
-        return
-    axes = _axes(figure, left, top - 0.09, wide, 0.09)
-    axes.imshow([[i / 255 for i in range(256)]], aspect="auto", cmap=colours, extent=(0, 1, 0, 1))
-    axes.set(xticks=[], yticks=[], xlim=(0, 1))
-    axes.spines[:].set_visible(False)
-    marks = {0.0: low, 1.0: high}
-    one = (1 - low) / (high - low)
-    if 0.2 < one < 0.8:  # what leaves everything as it is
-        marks[one] = 1.0
-        axes.axvline(one, color="white", linewidth=1.6)
-    for at, value in marks.items():
-        side = {0.0: "left", 1.0: "right"}.get(at, "center")
-        _text(figure, left + at * wide, top - 0.13, _short(value), size=7.5, color=_SOFT, ha=side)
+                      markeredgecolor=MORE, markeredgewidth=1.3)  # fmt: skip
+        draw_scale(figure, scale, colours, left, top - self.tall - 0.07, self.wide)
 
 
 def _blended(grey: Tensor, mask: Tensor, scale: tuple[float, float], colours: Any) -> Any:
@@ -387,97 +366,6 @@ def _blended(grey: Tensor, mask: Tensor, scale: tuple[float, float], colours: An
     return torch.where(inside.unsqueeze(-1), seen, pale).clamp(0, 1).numpy()
 
 
-# ------------------------------------------------------------------------------ what is no map
-
-
-def _draw_sorted(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
-    numbers = values.double().tolist()
-    count = len(numbers)
-    rest = _rest(scale)
-    if count <= _BARS:
-        colours = [_colour(v, rest) for v in numbers]
-        heights = [v - rest for v in numbers]
-        axes.bar(range(count), heights, bottom=rest, width=0.85, color=colours, linewidth=0)
-        axes.set_xlim(-0.7, count - 0.3)
-    else:
-        xs = list(range(count))
-        if rest:
-            above, below = [max(v, rest) for v in numbers], [min(v, rest) for v in numbers]
-            axes.fill_between(xs, above, rest, color=_MORE, linewidth=0, alpha=0.85)
-            axes.fill_between(xs, below, rest, color=_LESS, linewidth=0, alpha=0.85)
-        else:
-            axes.fill_between(xs, numbers, 0, color=_PLAIN, linewidth=0, alpha=0.85)
-        axes.set_xlim(0, count - 1)
-    axes.set_xticks([0, count - 1], ["1", str(count)] if count > 1 else ["1", ""])
-    _limits(axes, scale, rest)
-
-
-def _draw_bars(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
-    numbers = values.double().tolist()
-    rest = 0.0 if scale[0] >= 0 else _rest(scale)
-    axes.bar(range(len(numbers)), numbers, width=0.75, color=_PLAIN, linewidth=0)
-    few = len(numbers) <= 12
-    axes.set_xticks(
-        range(len(numbers)) if few else [0, len(numbers) - 1],
-        [str(n + 1) for n in range(len(numbers))] if few else ["1", str(len(numbers))],
-    )
-    axes.set_ylim(min(rest, scale[0]) * 1.05, max(scale[1], rest, 1e-6) * 1.05)
-
-
-def _draw_shares(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
-    shares = values.double()
-    colours = [_SHARES[at % len(_SHARES)] for at in range(len(shares))]
-    count = shares.shape[1]
-    xs = [-0.5, *[n + d for n in range(count) for d in (0.5, 0.5)][:-1]]
-    doubled = shares.repeat_interleave(2, dim=1)
-    axes.stackplot(xs, doubled.numpy(), colors=colours, linewidth=0, alpha=0.9)
-    axes.set(xlim=(-0.5, count - 0.5), ylim=(0, float(shares.sum(0).max())))
-    axes.set_xticks([0, count - 1], ["1", str(count)] if count > 1 else ["1", ""])
-    base = 0.0
-    for number, share in enumerate(shares[:, 0].tolist()):
-        if share > 0.08:
-            axes.text(0.02 * count, base + share / 2, str(number + 1), color="white", fontsize=8,
-                      va="center", weight="bold")  # fmt: skip
-        base += share
-
-
-def _draw_spread(axes: Any, values: Tensor, scale: tuple[float, float]) -> None:
-    low, high = scale if scale[0] < scale[1] else (scale[0] - 0.5, scale[1] + 0.5)
-    counts = torch.histc(values.float(), bins=40, min=low, max=high).tolist()
-    width = (high - low) / 40
-    axes.bar([low + (n + 0.5) * width for n in range(40)], counts, width=width, color=_PLAIN)
-    axes.set_yticks([])
-    axes.set_xlim(low, high)
-
-
-_FORMS: Mapping[str, Callable[[Any, Tensor, tuple[float, float]], None]] = {
-    "sorted": _draw_sorted,
-    "bars": _draw_bars,
-    "shares": _draw_shares,
-    "spread": _draw_spread,
-}
-
-
-def _rest(scale: tuple[float, float]) -> float:
-    """What bars rise from: 1, which leaves everything as it is, where values lie around it."""
-    return 1.0 if scale[1] >= 1.0 else 0.0
-
-
-def _colour(value: float, rest: float) -> str:
-    return _PLAIN if not rest else _MORE if value >= rest else _LESS
-
-
-def _limits(axes: Any, scale: tuple[float, float], rest: float) -> None:
-    low, high = min(scale[0], rest), max(scale[1], rest)
-    room = 0.06 * (high - low) or 0.05
-    axes.set_ylim(low - room * bool(rest or low < 0), high + room)
-    if rest:
-        axes.axhline(rest, color=_SOFT, linewidth=0.8)
-
-
-# ------------------------------------------------------------------------------------------ small
-
-
 def _scale(panels: Sequence[Panel]) -> tuple[float, float]:
     return min(panel.low for panel in panels), max(panel.high for panel in panels)
 
@@ -485,12 +373,6 @@ def _scale(panels: Sequence[Panel]) -> tuple[float, float]:
 def _beside(card: Card) -> str:
     said = [card.attn, *(f"{name} {value:.3g}" for name, value in card.numbers.items())]
     return "  \u00b7  ".join(said)
-
-
-def _short(value: float) -> str:
-    if 0 < abs(value) < 5e-4:
-        return "0.000"
-    return f"{value:.3g}" if abs(value - 1) > 0.05 or value == 1 else f"{value:.4f}"
 
 
 def _fitting(name: str, width: float) -> tuple[float, str]:
@@ -501,13 +383,3 @@ def _fitting(name: str, width: float) -> tuple[float, str]:
             return size, name
     kept = room * 2 // 3
     return size, f"{name[:kept]}\u2026{name[-(room - kept - 1) :]}"
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
-    across, down = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / down, width / across, height / down))
-
-
-def _text(figure: Figure, left: float, top: float, words: str, **how: Any) -> None:
-    across, down = figure.get_size_inches()
-    figure.text(left / across, top / down, words, va="top", parse_math=False, **how)

@@ -18,7 +18,7 @@ from attnsurgeon.report.surfaces import OPTIONS
 from attnsurgeon.report.tables import show_facts, show_heading, show_lines, show_notes, show_table
 
 if TYPE_CHECKING:
-    from attnsurgeon.searching.suggesting import Suggestion
+    from attnsurgeon.searching.suggestion import Suggestion
     from attnsurgeon.searching.trial import Trial
 
 _RANKED = 12  # candidates of a trial that are shown

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from attnsurgeon.operate import Operation
     from attnsurgeon.planning.plan import Plan
     from attnsurgeon.planning.selection import Sites
-    from attnsurgeon.searching.suggesting import Suggestion
+    from attnsurgeon.searching.suggestion import Suggestion
 
 COLUMNS, LINES = 100, 40  # that a repr has at most
 _TAIL = 14  # lines at the end, where figures stand, that are kept of a longer one

@@ -13,7 +13,7 @@ from attnsurgeon.errors import UsageError
 from attnsurgeon.saved.file import check_file, new_file
 
 if TYPE_CHECKING:
-    from attnsurgeon.searching.suggesting import Point, Suggestion
+    from attnsurgeon.searching.suggestion import Point, Suggestion
 
 FORMS = (".svg", ".png")
 _NAMES = {
