@@ -1,0 +1,1 @@
+"""Whole networks of the mechanisms' authors, and what ours count."""
