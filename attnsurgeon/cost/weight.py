@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from attnsurgeon.shown import Shown
 
+_LAYERS = ("conv", "linear", "addmm")  # fvcore's names
+
 
 @dataclass(frozen=True)
 class Count:
@@ -59,3 +61,8 @@ class Weight(Shown):
     aliases: Mapping[str, str]
     inserted: Mapping[str, tuple[Count, ...]]
     notes: tuple[str, ...] = ()
+
+    @property
+    def layer_macs(self) -> int:
+        """MACs of convolutions and linear layers alone, which is what most papers count."""
+        return sum(self.by_operator.get(operator, 0) for operator in _LAYERS)

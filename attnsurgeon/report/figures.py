@@ -13,6 +13,7 @@ from attnsurgeon.report.tables import show_lines, show_notes, show_table
 
 MEASURED = (("forward", "forward"), ("training_step", "training step"))
 FIGURES = (("params", "parameters"), ("macs", "MACs"), ("activations", "activations"))
+LAYERS = "conv, linear"  # MACs of these alone
 
 
 def show_cost(console: Console, record: Mapping[str, Any]) -> None:
@@ -37,14 +38,23 @@ def figure_rows(cost: Mapping[str, Any], latency: Mapping[str, Any] | None) -> l
         ]
         for name, label in FIGURES
     ]
+    if _differs(cost):
+        layers = cost["layer_macs"]
+        rows.insert(2, counted_row(LAYERS, layers["before"], layers["after"]))
     return [*rows, *measured_rows(latency)] if latency else rows
 
 
-def params_row(before: int, after: int) -> list[str]:
-    """Returns the row of the parameters, where nothing else is known."""
+def _differs(cost: Mapping[str, Any]) -> bool:
+    """Whether convolutions and linear layers alone would tell another price."""
+    layers = cost.get("layer_macs")  # a saved folder's record has none
+    return bool(layers) and layers["after"] - layers["before"] != cost["delta"]["macs"]
+
+
+def counted_row(label: str, before: int, after: int) -> list[str]:
+    """Returns the row of a figure that is counted."""
     percent = 100 * (after - before) / before if before else None
-    figures = (words.count(before), words.count(after), words.change(after - before))
-    return ["parameters", *figures, words.percent(percent)]
+    change = words.change(after - before)
+    return [label, words.count(before), words.count(after), change, words.percent(percent)]
 
 
 def measured_rows(latency: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -78,7 +88,8 @@ def coverage(
     cost: Mapping[str, Any], latency: Mapping[str, Any] | None, signs: Marks
 ) -> Iterator[str]:
     """Yields what has to be said of the figures."""
-    yield "MACs: one multiply-add = 1, fvcore's convention; batch 1"
+    papers = f"; most papers count {LAYERS} alone" if _differs(cost) else ""
+    yield f"MACs: one multiply-add = 1, fvcore's convention; batch 1{papers}"
     if cost["uncounted"]:
         calls = cost.get("uncounted_calls") or dict.fromkeys(cost["uncounted"], 1)
         named = [f"{name} {signs.times}{n}" if n > 1 else name for name, n in calls.items()]

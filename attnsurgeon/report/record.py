@@ -95,6 +95,7 @@ def cost_record(cost: Cost) -> Record:
         "after": weight_record(cost.after),
         "delta": dataclasses.asdict(cost.delta),
         "per_site": [dataclasses.asdict(price) for price in cost.per_site],
+        "layer_macs": {"before": cost.before.layer_macs, "after": cost.after.layer_macs},
         "uncounted": list(cost.uncounted),
         "uncounted_calls": dict(cost.uncounted),
         "notes": list(cost.notes),

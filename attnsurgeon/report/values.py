@@ -120,7 +120,7 @@ def _operation(console: Console, operation: Operation) -> None:
 
 
 def _surgery(console: Console, plan: Plan, cost: Cost | None) -> None:
-    from attnsurgeon.report.figures import params_row, show_cost
+    from attnsurgeon.report.figures import counted_row, show_cost
     from attnsurgeon.report.operation import show_what
 
     twin = plan.survey.traced.twin
@@ -129,7 +129,7 @@ def _surgery(console: Console, plan: Plan, cost: Cost | None) -> None:
     console.print()
     if cost is None:
         before = sum({id(p): p.numel() for p in twin.parameters()}.values())
-        rows = [params_row(before, before + plan.params)]
+        rows = [counted_row("parameters", before, before + plan.params)]
         show_table(console, ["!", ">before", ">after", ">change", ">"], rows)
     else:
         show_cost(console, {**record, "cost": cost_record(cost), "latency": None})

@@ -32,6 +32,37 @@ def test_resnet50_weighs_what_is_known_of_it():
     assert weight.uncounted == {"relu": 49, "add": 16, "max_pool2d": 1}
     assert not weight.beyond_fvcore
     assert not weight.notes
+    assert weight.layer_macs == 4_089_184_256  # 4.09 G, as papers have it
+
+
+@pytest.mark.parametrize(
+    ("attn", "thousandths"),  # of a GMAC, by the table of CBAM's authors: 3.858, 3.860, 3.864
+    [("se", 2), ("cbam", 6)],
+)
+def test_what_the_layers_alone_add_is_what_the_paper_prints(attn, thousandths):
+    cost = attnsurgeon.estimate("resnet50", attn, init="paper")
+    added = cost.after.layer_macs - cost.before.layer_macs
+    assert abs(added / 1e6 - thousandths) < 1 < cost.delta.macs / 1e6 - thousandths
+
+
+@pytest.mark.parametrize("attn", ["cbam", "bam", "srm"])
+def test_layers_alone_are_counted_as_hooks_on_them_count(attn):
+    """On real tensors: each convolution and linear layer by the shapes that it is given."""
+    operated: nn.Module = attnsurgeon.insert(Stages(), attn, init="paper").model
+    found = []
+
+    def count(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        each = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_features
+        found.append(out.numel() * each)
+
+    for module in operated.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        operated.eval()(x)
+    weight = weigh(operated, (x,))
+    assert weight.layer_macs == sum(found) < weight.macs
 
 
 def test_fused_attention_is_counted_and_its_part_is_told_apart():

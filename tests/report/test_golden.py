@@ -5,6 +5,8 @@ The records are written by hand. What a report must contain is asserted besides,
 file cannot hide that something is gone.
 """
 
+import re
+
 import pytest
 
 from attnsurgeon.report.cards import show_card, show_cards
@@ -261,3 +263,14 @@ def test_training_is_a_note_in_a_checkup_not_a_fault(printed, base_kept, identit
     record["audit"]["altered"] = {"a.attn": "fc1.weight is gone"}
     said = "✗ a.attn is not what was put in: fc1.weight is gone"
     assert said in printed(show_checkup, record)
+
+
+def test_macs_of_layers_alone_are_a_row_where_they_differ(printed):
+    layers = {"before": 100, "after": 100 + COST["delta"]["macs"]}
+    assert "conv, linear" not in printed(
+        show_difference, operation(cost={**COST, "layer_macs": layers})
+    )
+    other = {"before": 100, "after": 112}
+    text = printed(show_difference, operation(cost={**COST, "layer_macs": other}))
+    assert re.search(r"MACs .*\n +conv, linear +100 +112 +\+12 +\+12\.00 %\n +activations", text)
+    assert "; most papers count conv, linear alone" in " ".join(text.split())
