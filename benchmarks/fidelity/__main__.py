@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.fidelity import modules
 from benchmarks.resumable import write
 
 DATA = Path(__file__).with_name("networks.yaml")
@@ -91,6 +93,7 @@ def parts() -> dict[str, str]:
         "summary": f"**{len(found)} networks with {kinds} mechanisms: {equal} have the same number"
         f" of parameters to the digit**, and of the other {len(found) - equal} it is known why.",
         "table": "\n".join(_lines(found)),
+        "modules": "\n".join(modules.lines(Counter(one.attn for one in found))),
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from attnsurgeon.attention.registry import mechanisms
 from benchmarks.fidelity import __main__ as fidelity
+from benchmarks.fidelity import modules
 from benchmarks.fidelity.__main__ import Network, networks
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
@@ -46,9 +47,23 @@ def test_the_data_is_of_mechanisms_that_there_are_and_of_enough_networks():
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+ .+|timm .+", one.source) for one in found)
 
 
+def test_each_mechanism_is_compared_with_running_code_or_it_is_said_why_not():
+    assert set(mechanisms()) == {*modules.vectors(), *modules.UNRUNNABLE}
+    assert not set(modules.vectors()) & set(modules.UNRUNNABLE)
+
+
+def test_each_mechanism_without_running_code_has_a_test_of_its_equation():
+    apart = {"iaff": "AFF"}  # in the test of another
+    for name in modules.UNRUNNABLE:
+        assert modules.oracle(name) or name in apart, name
+    assert modules.oracle("se").startswith("SE ")
+    assert modules.oracle("nothing") == ""
+
+
 def rows() -> list[list[str]]:
-    """The cells of the page's table."""
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    """The cells of the page's table of networks."""
+    text, _, _ = PAGE.read_text(encoding="utf-8").partition("## Module by module")
+    lines = text.splitlines()
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
 
 
