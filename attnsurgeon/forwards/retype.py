@@ -2,7 +2,8 @@
 
 The block keeps its identity, attributes, methods, hooks and keys; only its class becomes a
 subclass with another `forward`. The class is rebuilt from its base and its source when the object
-is copied or unpickled, so neither needs the class to be importable.
+is copied or unpickled, so neither needs the class to be importable. Called by hand, it makes an
+object of the original class: no constructor knows what surgery put in.
 """
 
 from __future__ import annotations
@@ -69,9 +70,34 @@ def _resolve(reference: Reference) -> Any:
     return value
 
 
-def retyped(module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]) -> None:
-    """Gives `module` the generated forward; its class must not have been generated already."""
-    module.__class__ = _one_subclass(type(module), sources, references)
+class Replaced(nn.Module):
+    """What is left of a module in whose place something else computes.
+
+    It is none of its former kind, so that who looks for convolutions or norms finds none here that
+    has no weight.
+    """
+
+    def extra_repr(self) -> str:
+        """Return what it was."""
+        return f"instead of {original_class(self).__name__}"
+
+
+def retyped(
+    module: nn.Module,
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    *,
+    replaced: bool = False,
+) -> None:
+    """Gives `module` the generated forward; its class must not have been generated already.
+
+    Args:
+        module: what gets it, in place.
+        sources: the methods.
+        references: what they refer to.
+        replaced: the module is no longer what it was, and its class none of that kind.
+    """
+    module.__class__ = _one_subclass(type(module), sources, references, replaced)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
@@ -84,31 +110,54 @@ def is_generated(kind: type[nn.Module]) -> bool:
     return hasattr(kind, "_surgeon_base")
 
 
+class _CalledByHand(type):
+    """The class of generated classes, and of those that others derive from them."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Makes an object of the original class."""
+        return cls._surgeon_base(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.cache
+def _metaclass(kind: type) -> type:
+    """`_CalledByHand` for classes whose own class is `kind`."""
+    if kind is type:
+        return _CalledByHand
+    return type(kind.__name__, (_CalledByHand, kind), {})
+
+
 def _one_subclass(
-    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    replaced: bool,
 ) -> type[nn.Module]:
     """The one class of this code, in all threads: a cache alone would let two make one each."""
     with RESOLVING:
-        return _subclass(base, sources, references)
+        return _subclass(base, sources, references, replaced)
 
 
 @functools.cache
 def _subclass(
-    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    replaced: bool,
 ) -> type[nn.Module]:
     scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references}
     _keep_wrapped(scope)
+    above = Replaced if replaced else base
     body: dict[str, Any] = {
-        "__doc__": base.__doc__,
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
+        "__doc__": above.__doc__,
+        "__module__": above.__module__,
+        "__qualname__": above.__qualname__,
         "_surgeon_base": base,
-        "_surgeon_code": (sources, references),
+        "_surgeon_code": (sources, references, replaced),
         "__reduce_ex__": _reduce,
     }
     for source in sources:
         body.update(_compiled(source, scope, base.__qualname__))
-    return type(base.__name__, (base,), body)
+    return _metaclass(type(base))(above.__name__, (above,), body)
 
 
 def _keep_wrapped(scope: dict[str, Any]) -> None:
@@ -134,16 +183,18 @@ def _compiled(source: str, scope: dict[str, Any], owner: str) -> dict[str, Any]:
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind: Any = type(self)
-    sources, references = kind._surgeon_code
     get_state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
     state = get_state() if get_state else self.__dict__
-    return _rebuild, (kind._surgeon_base, sources, references), state
+    return _rebuild, (kind._surgeon_base, *kind._surgeon_code), state
 
 
 def _rebuild(
-    base: type[nn.Module], sources: tuple[str, ...], references: tuple[Reference, ...]
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    replaced: bool = False,  # a pickle of before knows nothing of it
 ) -> nn.Module:
-    kind = _one_subclass(base, sources, references)
+    kind = _one_subclass(base, sources, references, replaced)
     return kind.__new__(kind)
 
 

@@ -42,7 +42,8 @@ class Parts:
             if card.tied:
                 self._tied[cut.chain] = made
             assert isinstance(made, Linked)
-            return Link(made, self._chains.setdefault(cut.chain, Chain()), cut.link)
+            chain = self._chains.setdefault(cut.chain, Chain())
+            return Link(made, chain, cut.link, tied=card.tied)
         if not cut.taps:
             return made
         first = "logits" in card.inputs(cut.attn_args)

@@ -103,13 +103,12 @@ def strip(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Takes a module's own parameters and buffers away, and leaves a note of their form."""
     held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
     module.__dict__[_STRIPPED] = tuple(
-        (kind, name, tuple(tensor.shape), tensor.dtype)
+        (kind, name, *((None, None) if tensor is None else (tuple(tensor.shape), tensor.dtype)))
         for kind, tensors in held.items()
         for name, tensor in tensors.items()
-        if tensor is not None
     )
-    for kind, tensors in held.items():
-        getattr(module, kind).update(dict.fromkeys(tensors))
+    module._parameters.clear()
+    module._buffers.clear()
     return held
 
 
@@ -121,6 +120,9 @@ def _put_back(module: nn.Module, held: dict[str, dict[str, Any]] | None) -> None
             getattr(module, kind).update(tensors)
         return
     for kind, name, shape, dtype in form:
+        if shape is None:
+            getattr(module, kind)[name] = None
+            continue
         # Small weights, so that a deep network of them stays finite; scales and variances near 1.
         random = 0.02 * torch.randn(shape) if len(shape) > 1 else 0.5 + torch.rand(shape)
         tensor = random.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)

@@ -22,11 +22,7 @@ from attnsurgeon.splicing.parts import Parts
 from attnsurgeon.splicing.removing import Removed, strip
 from attnsurgeon.splicing.rewriting import Rewriting
 
-_PASS_ON = (
-    "def forward(self, input):\n    return input\n",
-    # A batch norm would add a counter to a state dict in which it finds none.
-    "def _load_from_state_dict(self, state_dict, prefix, *args):\n    pass\n",
-)
+_PASS_ON = ("def forward(self, input):\n    return input\n",)
 
 
 def splice(model: nn.Module, plan: Plan) -> Removed:
@@ -80,7 +76,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
     for cut in plan.cuts:
         for path in cut.removes:
             if path != cut.place.host:
-                retyped(modules[path], _PASS_ON, ())
+                retyped(modules[path], _PASS_ON, (), replaced=True)
     remember(model, (*history(model), plan.record()))
     return removed
 
@@ -110,7 +106,8 @@ def _take_over(host: nn.Module, cut: Cut) -> None:
         values = f"input, {old}" if cut.keeps_old else "input"
         made = f"through(self.{cut.name}, {cut.way!r}, {values})"
         references = (("through", through.__module__, "through"),)
-    retyped(host, (f"def forward(self, input):\n    return {made}\n",), references)
+    source = f"def forward(self, input):\n    return {made}\n"
+    retyped(host, (source,), references, replaced=not cut.keeps_old)
 
 
 def _host(model: nn.Module, path: str, plan: Plan) -> nn.Module:

@@ -170,7 +170,7 @@ def _in_place_of(new: nn.Module | None, old: nn.Module) -> nn.Module:
     assert new is not None, "splice has just put it there"
     made: Mark = new.__dict__[MARK]
     if isinstance(new, Link) and isinstance(old, Link):
-        old.chain, old.place = new.chain, new.place
+        old.join(new.chain, new.place)
     else:  # the makeup of a link names its place
         made = dataclasses.replace(made, makeup=old.__dict__[MARK].makeup)
     if isinstance(new, Tapped) and isinstance(old, Tapped):

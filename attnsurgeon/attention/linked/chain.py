@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch._C import _autograd
 
+from attnsurgeon.errors import ModelError
+
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
@@ -55,13 +57,23 @@ class _Note:
 
 
 class Chain(Fleeting):
-    """Hands the state of each place of a chain to the next place, in execution order."""
+    """Hands the state of each place of a chain to the next place, in execution order.
+
+    Attributes:
+        places: how many there are; 0 where that is not known.
+        present: which of them are here. A copy knows those that were copied with it.
+    """
 
     kept = ("places",)
 
     def __init__(self) -> None:
-        self.places = 0  # how many there are; 0 where that is not known
+        self.places = 0
+        self.present: set[int] = set()
         super().__init__()
+
+    def __setstate__(self, state: tuple[dict[str, Any]]) -> None:
+        super().__setstate__(state)
+        self.present = set()  # each Link joins
 
     def clear(self) -> None:
         """Forgets the last forward."""
@@ -175,17 +187,51 @@ class Link(nn.Module):
         attention: the mechanism; the same one at every place where the chain shares it.
         chain: what the places share.
         place: from 0, in execution order.
+        tied: the attention is that of all places.
     """
 
-    def __init__(self, attention: Linked, chain: Chain, place: int) -> None:
+    tied = False  # of those that were pickled before it was written down
+
+    def __init__(
+        self, attention: Linked, chain: Chain, place: int, *, tied: bool = False
+    ) -> None:
         super().__init__()
         self.attention = attention
+        self.tied = tied
+        self.join(chain, place)
+
+    def join(self, chain: Chain, place: int) -> None:
+        """Makes it a place of a chain."""
         self.chain = chain
         self.place = place
         chain.places = max(chain.places, place + 1)
+        chain.present.add(place)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.chain.present.add(self.place)  # a copy is a place of the copied chain
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the attention's output, given what the place before handed on."""
+        """Returns the attention's output, given what the place before handed on.
+
+        Raises:
+            ModelError: it was copied out of its chain, or its attention is no longer that of the
+                other places.
+        """
+        if self.place and self.place - 1 not in self.chain.present:
+            raise ModelError(
+                f"place {self.place} of a chain of attention was copied without place"
+                f" {self.place - 1}, which hands on to it, and would compute something else",
+                "copy the network, or all modules of the chain at once; PEFT's modules_to_save"
+                " copies one by one",
+            )
+        if self.tied and not isinstance(self.attention, Linked):
+            raise ModelError(
+                f"the attention that all {self.chain.places} places of a chain share was replaced"
+                f" by a {type(self.attention).__name__} at place {self.place} alone",
+                "PEFT's modules_to_save cannot name it; train it with the network, or leave it"
+                " frozen",
+            )
         return self.chain.run(self.place, self.attention.step, x)
 
     def extra_repr(self) -> str:
