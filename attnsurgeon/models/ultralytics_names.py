@@ -253,8 +253,9 @@ def described(model: nn.Module) -> Source | None:
     It is only a guess: the file may have been one of the user's own.
     """
     read: Any = getattr(model, "yaml", None)
-    if not isinstance(read, Mapping) or not isinstance(read.get("yaml_file"), str):
+    file = read.get("yaml_file") if isinstance(read, Mapping) else None
+    if not isinstance(file, str):
         return None
     given = {"nc": read.get("nc"), "ch": read.get("channels")}
     plain = {name: value for name, value in given.items() if type(value) is int}
-    return Source(f"ultralytics:{_stem(read['yaml_file'])}", plain, weights="as built")
+    return Source(f"ultralytics:{_stem(file)}", plain, weights="as built")

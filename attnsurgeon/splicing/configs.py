@@ -1,10 +1,13 @@
-"""The history of a network <-> the config that the network's own `save_pretrained` writes.
+"""The history of a network <-> what the network's own library builds it anew from.
 
 Hugging Face's networks are saved as weights and a config, and built from the config again:
 attention of which the config knows nothing would be left out with a line in a log. So the record
 stands in two of its fields. `quantization_config` is where the library lets others change a network
 before its weights are loaded (`integrations/transformers.py` does). And nobody knows a fusion of
 our name: where nobody repeats the surgery, `fusion_config` makes loading an error, not a warning.
+
+YOLOs are built anew from a description of their layers at every training, and take over the weights
+that fit. There the description itself raises as soon as its layers are read.
 """
 
 from __future__ import annotations
@@ -15,10 +18,39 @@ from typing import Any
 
 from torch import nn
 
+from attnsurgeon.errors import ModelError
 from attnsurgeon.plain import from_plain, to_plain
 from attnsurgeon.version import __version__
 
 METHOD = "attnsurgeon"
+_LAYERS = ("backbone", "yaml_file")  # in a YOLO's description: its layers, or the file of them
+
+
+class Description(dict[str, Any]):
+    """What an operated network was built from; building another one from it raises.
+
+    `get`, iteration, `dict(...)`, copies and pickles are those of any dict.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns an entry, but for those that a network is built from.
+
+        Raises:
+            ModelError: the layers are read.
+        """
+        if name in _LAYERS:
+            raise ModelError(
+                "this network was operated, and its description, which knows of no attention, is"
+                " read to build it anew: all attention would be lost",
+                "train, resume and tune it with `YOLO` of attnsurgeon.integrations.ultralytics in"
+                " place of ultralytics' own, or by `python -m attnsurgeon.integrations.ultralytics"
+                " train model=...`; dict(model.yaml) is the plain description",
+            )
+        return super().__getitem__(name)
+
+    def copy(self) -> Description:
+        """Returns a copy that raises as well."""
+        return Description(self)
 
 
 def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
@@ -26,6 +58,9 @@ def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None
 
     Where the weights are really quantised, that field is taken: then only the guard is set.
     """
+    described = getattr(model, "yaml", None)
+    if isinstance(described, dict) and {"backbone", "head"} <= described.keys():
+        model.yaml = Description(described) if records else dict(described)  # pyright: ignore[reportAttributeAccessIssue]
     config = getattr(model, "config", None)
     if not hasattr(type(model), "save_pretrained") or not hasattr(config, "to_json_file"):
         return
