@@ -14,10 +14,15 @@ import torch
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.splicing.history import inserted
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Its callbacks ask Ray, where that is installed, for a trial that does not run.
+    pytest.mark.filterwarnings("ignore:`get_trial_id` is meant:UserWarning"),
+]
 pytest.importorskip("ultralytics")
 
 SIZE = (3, 64, 64)
@@ -174,10 +179,13 @@ def test_every_training_keeps_it_the_first_the_second_and_a_resumed_one(saved, h
     assert not torch.equal(boxes(resumed.model), boxes(with_it))  # it went on
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # that is how it exports
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_yolo_made_of_a_description_trains_the_network_that_was_put_into_it(home):
     from attnsurgeon.integrations.ultralytics import YOLO
 
     yolo: Any = YOLO(home / "tiny.yaml")
+    randomise_norms(yolo.model)
     yolo.model = active(attnsurgeon.insert(yolo.model, "se", input_size=SIZE).model)
     start = copy.deepcopy(yolo.model)
     yolo.train(**how(home, val=False))
@@ -192,8 +200,8 @@ def test_a_yolo_made_of_a_description_trains_the_network_that_was_put_into_it(ho
     bare = copy.deepcopy(yolo.model)
     attnsurgeon.remove(bare)
     expected = boxes(yolo.model)
-    torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-2)
-    assert float((boxes(bare) - expected).abs().max()) > 0.1
+    effect, error = ((other - expected).abs().max() for other in (boxes(bare), made))
+    assert 0 <= float(error) < 0.01 * float(effect)
 
 
 def test_weights_of_an_operated_network_are_refused_by_one_without_its_attention(saved, home):
@@ -207,6 +215,7 @@ def test_weights_of_an_operated_network_are_refused_by_one_without_its_attention
         other.train(**how(home, pretrained=str(saved)))
 
 
+@pytest.mark.nightly  # a process of its own
 def test_several_datasets_and_tuning_keep_it(saved, home, monkeypatch):
     from attnsurgeon.integrations.ultralytics import YOLO
 
@@ -226,6 +235,7 @@ def test_several_datasets_and_tuning_keep_it(saved, home, monkeypatch):
     assert len(gates(YOLO(last).model)) == 2
 
 
+@pytest.mark.nightly  # a process of its own
 def test_what_several_devices_would_run_keeps_it(saved, home):
     """The script that ultralytics writes for each process, run as the only one."""
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
