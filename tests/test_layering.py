@@ -31,7 +31,7 @@ WINGS: dict[str, str] = {
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
-    "splicing": "parts channels_first configs makeup history selecting switching rewriting "
+    "splicing": "parts channels_first adapters configs makeup history selecting switching rewriting "
     "removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "

@@ -100,6 +100,16 @@ def retyped(
     module.__class__ = _one_subclass(type(module), sources, references, replaced)
 
 
+def extended(
+    module: nn.Module, sources: tuple[str, ...], references: tuple[Reference, ...]
+) -> None:
+    """Gives `module` further members, beside the generated forward that it may have."""
+    made, known, replaced = getattr(type(module), "_surgeon_code", ((), (), False))
+    if not set(sources) <= set(made):
+        sources, references = (*made, *sources), tuple(sorted({*known, *references}))
+        module.__class__ = _one_subclass(original_class(module), sources, references, replaced)
+
+
 def original_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module before surgery."""
     return getattr(type(module), "_surgeon_base", type(module))
@@ -107,7 +117,7 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 
 def is_generated(kind: type[nn.Module]) -> bool:
     """Whether the forward of a class is generated code."""
-    return hasattr(kind, "_surgeon_base")
+    return any("_surgeon_base" in vars(one) and "forward" in vars(one) for one in kind.__mro__)
 
 
 class _CalledByHand(type):

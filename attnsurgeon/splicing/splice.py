@@ -15,6 +15,7 @@ from attnsurgeon.planning.cut import Cut
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import MARK
+from attnsurgeon.splicing.adapters import refuse_adapters
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook, through
 from attnsurgeon.splicing.history import Mark, history, remember
 from attnsurgeon.splicing.makeup import Makeup
@@ -77,6 +78,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
         for path in cut.removes:
             if path != cut.place.host:
                 retyped(modules[path], _PASS_ON, (), replaced=True)
+    refuse_adapters(modules[path] for path in hosts)
     remember(model, (*history(model), plan.record()))
     return removed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.forwards.retype import is_generated
 from attnsurgeon.planning.cutting.leaks import leaks, torn
 from attnsurgeon.planning.cutting.modules import is_container
 from attnsurgeon.planning.cutting.rebuilders import (
@@ -30,7 +30,7 @@ def takeover(survey: Survey, node: fx.Node) -> Place | Refusal:
         return Refusal("no module is this operation and nothing more")
     if value is None or not call.takes(value) or len(call.args) > 1 or call.kwargs:
         return Refusal(f"{where(call)} is given more than one value")
-    if original_class(call.module) is not type(call.module):
+    if is_generated(type(call.module)):
         return Refusal(f"{where(call)} has attention inside already")
     if "forward" in call.module.__dict__:
         return Refusal(f"the forward of {where(call)} has been replaced on the object itself")
