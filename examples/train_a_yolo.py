@@ -1,8 +1,9 @@
-"""Put attention into a YOLO and train it with ultralytics' own trainer, attention included.
+"""Put attention into a YOLO and train it with ultralytics' own trainer, attention included, twice.
 
-`YOLO(...).train()` builds the network anew from its YAML and would lose the attention without a
-word; the trainer class made here repeats the surgery first. The dataset is made on the spot:
-bright squares on dark noise. Needs `pip install attnsurgeon[ultralytics]`.
+ultralytics builds the network of a training anew from its YAML, where no attention stands; the
+`YOLO` of attnsurgeon.integrations.ultralytics repeats the surgery first, in every training. The
+dataset is made on the spot: bright squares on dark noise. Needs
+`pip install attnsurgeon[ultralytics]`.
 """
 
 import os
@@ -14,10 +15,9 @@ os.environ.setdefault("YOLO_OFFLINE", "true")  # nothing here needs a network
 
 import numpy
 from PIL import Image
-from ultralytics import YOLO
 
 import attnsurgeon
-from attnsurgeon.integrations.ultralytics import trainer
+from attnsurgeon.integrations.ultralytics import YOLO
 
 SIDE = 64
 
@@ -50,23 +50,23 @@ def main() -> None:
     assert operation.verify().ok
     print(f"{len(operation.plan)} ECA gates, and the outputs are bit-equal")
 
-    yolo.train(
-        trainer=trainer(yolo.model),
-        data=str(data),
-        project=str(folder / "runs"),
-        epochs=2,
-        imgsz=SIDE,
-        batch=4,
-        nbs=4,  # a step for each batch
-        optimizer="AdamW",
-        lr0=1e-3,
-        warmup_epochs=0,
-        device="cpu",
-        workers=0,
-        plots=False,
-        amp=False,
-        verbose=False,
-    )
+    how = {
+        "data": str(data),
+        "project": str(folder / "runs"),
+        "imgsz": SIDE,
+        "batch": 4,
+        "nbs": 4,  # a step for each batch
+        "optimizer": "AdamW",
+        "lr0": 1e-3,
+        "warmup_epochs": 0,
+        "device": "cpu",
+        "workers": 0,
+        "plots": False,
+        "amp": False,
+        "verbose": False,
+    }
+    yolo.train(epochs=1, **how)
+    yolo.train(epochs=1, **how)  # goes on from the best of the first training
 
     trained: Any = YOLO(yolo.trainer.last)  # from disk, as anybody would load it
     audit = attnsurgeon.audit(trained.model, input_size=(3, SIDE, SIDE))

@@ -11,7 +11,10 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FAST = ("several_rules", "where_to_put_it")
 NEEDED = {  # example -> the extras it shows
     "heat_map_beside_grad_cam": ["matplotlib", "pytorch_grad_cam"],
+    "adapters_beside_attention": ["peft"],
     "train_a_yolo": ["ultralytics"],
+    "train_with_accelerate": ["accelerate"],
+    "train_with_lightning": ["lightning"],
     "train_with_transformers": ["transformers", "accelerate"],
 }
 
