@@ -31,8 +31,8 @@ WINGS: dict[str, str] = {
     "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
-    "splicing": "parts channels_first adapters configs makeup history selecting switching rewriting "
-    "removing splice replay folding thinning",
+    "splicing": "parts channels_first adapters configs makeup history selecting switching "
+    "rewriting removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",

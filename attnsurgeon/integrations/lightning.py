@@ -1,4 +1,4 @@
-"""A LightningModule's checkpoints -> the operated network, also where it is built without attention.
+"""A LightningModule's checkpoint -> the operated network, also in one built without attention.
 
 Lightning saves weights and builds the module anew by its constructor. Where that does not operate
 the network, the weights of the attention have no place, and loading fails, or with `strict=False`

@@ -204,8 +204,8 @@ def _operated(kind: type[Any]) -> type[Any]:
 class YOLO(_Operated, ultralytics.YOLO):
     """ultralytics' `YOLO`, whose trainings keep the attention of its network.
 
-    `train`, also again, with `resume=True`, over several datasets or on several devices, and `tune`.
-    Everything else is as there.
+    `train`, also again, with `resume=True`, over several datasets or on several devices, and
+    `tune`. Everything else is as there.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

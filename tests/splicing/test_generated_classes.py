@@ -217,7 +217,7 @@ def test_so_does_one_with_a_hook():
     x = images()
     assert type(row.row[0]) is not nn.Conv2d
     assert isinstance(row.row[0], nn.Conv2d)
-    with pytest.raises(ModelError, match="holds attention .eca for row.0"):
+    with pytest.raises(ModelError, match=r"holds attention \(eca for row\.0"):
         hasattr(row.row[0], "base_layer")
     assert not hasattr(row.row[1], "base_layer")
     assert torch.equal(copy.deepcopy(row)(x), row(x))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import attnsurgeon
 from attnsurgeon.errors import ModelError
@@ -104,6 +104,5 @@ def test_attention_that_several_sites_share_is_refused(saved):
     model = operated("dia", attn_args={"reduction": 2})
     made = adapted(model, ["fc"], modules_to_save=[saved])
     with pytest.raises(ModelError, match=r"of a chain .*(copied|replaced)") as caught:
-        run: Tensor = outputs(made)
-        assert run is None
+        outputs(made)
     assert "modules_to_save" in str(caught.value)

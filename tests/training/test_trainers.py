@@ -34,9 +34,7 @@ def images(seed: int = 1) -> Tensor:
 
 
 def operated(attn: str = "eca", **how: Any) -> nn.Module:
-    model = attnsurgeon.insert(
-        fresh(), attn, "residual-branch", input_size=SIZE, **how
-    ).model
+    model = attnsurgeon.insert(fresh(), attn, "residual-branch", input_size=SIZE, **how).model
     return active(model)
 
 
@@ -190,7 +188,7 @@ def test_accelerate_prepares_saves_and_loads_it(attn, how, tmp_path):
 def test_the_trainer_of_transformers_resumes_it(tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    import attnsurgeon.integrations.transformers  # noqa: F401
+    import attnsurgeon.integrations.transformers
 
     def resnet() -> Any:
         torch.manual_seed(0)

@@ -192,9 +192,7 @@ class Link(nn.Module):
 
     tied = False  # of those that were pickled before it was written down
 
-    def __init__(
-        self, attention: Linked, chain: Chain, place: int, *, tied: bool = False
-    ) -> None:
+    def __init__(self, attention: Linked, chain: Chain, place: int, *, tied: bool = False) -> None:
         super().__init__()
         self.attention = attention
         self.tied = tied
