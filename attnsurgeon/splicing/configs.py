@@ -58,9 +58,7 @@ def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None
 
     Where the weights are really quantised, that field is taken: then only the guard is set.
     """
-    described = getattr(model, "yaml", None)
-    if isinstance(described, dict) and {"backbone", "head"} <= described.keys():
-        model.yaml = Description(described) if records else dict(described)  # pyright: ignore[reportAttributeAccessIssue]
+    _write_description(model, operated=bool(records))
     config = getattr(model, "config", None)
     if not hasattr(type(model), "save_pretrained") or not hasattr(config, "to_json_file"):
         return
@@ -71,6 +69,12 @@ def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None
     if getattr(config, "quantization_config", None) is None or recorded(config) is not None:
         made = {"quant_method": METHOD, "version": __version__, "operations": _plain(records)}
         _set(config, "quantization_config", made if records else None)
+
+
+def _write_description(network: Any, *, operated: bool) -> None:
+    described = getattr(network, "yaml", None)
+    if isinstance(described, dict) and {"backbone", "head"} <= described.keys():
+        network.yaml = Description(described) if operated else dict(described)
 
 
 def _own_config(model: nn.Module, config: Any) -> Any:

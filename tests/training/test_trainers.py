@@ -240,7 +240,7 @@ def test_the_trainer_of_transformers_resumes_it(tmp_path):
 
 
 def test_averages_of_weights_have_the_attention():
-    from timm.utils import ModelEmaV3
+    from timm.utils.model_ema import ModelEmaV3
     from torch.optim.swa_utils import AveragedModel
 
     network = operated()
