@@ -20,7 +20,11 @@ from attnsurgeon.errors import RuleError, UsageError
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.removing import remove_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Its callbacks ask Ray, where that is installed, for a trial that does not run.
+    pytest.mark.filterwarnings("ignore:`get_trial_id` is meant:UserWarning"),
+]
 pytest.importorskip("ultralytics")
 
 SIZE = (3, 128, 96)
