@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from attnsurgeon.splicing.thinning import remove
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
     from attnsurgeon.training.norms import recalibrate_norms
+    from attnsurgeon.training.sharding import gathered, shard
 
 install()
 drawn_by("attnsurgeon.report.values")
@@ -54,6 +55,7 @@ _HOMES = {
     "find_sites": "operate",
     "fold": "splicing.folding",
     "freeze_backbone": "training.finetune",
+    "gathered": "training.sharding",
     "gate_statistics": "looking.statistics",
     "gates": "looking.gates",
     "heatmap": "looking.heatmap",
@@ -68,6 +70,7 @@ _HOMES = {
     "prune": "looking.pruning",
     "remove": "splicing.thinning",
     "save": "saved.save",
+    "shard": "training.sharding",
     "status": "checks.status",
     "suggest": "searching.suggesting",
     "unfreeze": "training.finetune",
@@ -89,6 +92,7 @@ __all__ = [
     "fold",
     "freeze_backbone",
     "gate_statistics",
+    "gathered",
     "gates",
     "heatmap",
     "insert",
@@ -102,6 +106,7 @@ __all__ = [
     "recalibrate_norms",
     "remove",
     "save",
+    "shard",
     "status",
     "suggest",
     "unfreeze",

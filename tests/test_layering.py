@@ -18,7 +18,7 @@ WINGS: dict[str, str] = {
     "shown": "",
     "sizes": "",
     "attention": "",
-    "recording": "calls randomness garbage caches hooks twin record inputs examples input_records"
+    "recording": "calls randomness garbage caches hooks sharding twin record inputs examples input_records"
     " global_hooks ambient shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
@@ -39,7 +39,7 @@ WINGS: dict[str, str] = {
     "checks": "threads auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
-    "training": "layer_depth finetune norms",
+    "training": "layer_depth finetune norms sharding",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "

@@ -17,6 +17,7 @@ from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.recording.randomness import settled
 from attnsurgeon.recording.record import MARK, Traced, map_tensors
+from attnsurgeon.recording.sharding import refuse_sharded
 from attnsurgeon.recording.trace import as_taken
 from attnsurgeon.recording.twin import shared_twin
 from attnsurgeon.shown import Shown, brief
@@ -111,7 +112,11 @@ def status(
             there.
         run: also run it, once to count calls and once on a random image for the gates; without
             that `runs` stays unknown, and `gate` where it is not a blend's.
+
+    Raises:
+        UsageError: the network is spread over processes.
     """
+    refuse_sharded(model)
     made = history(model)
     if input_size is None and example is None and made:
         example = recorded_form(made[-1])

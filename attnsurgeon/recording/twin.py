@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.hooks import keep_hooks_apart
+from attnsurgeon.recording.sharding import LEFT, is_sharded, plain_class, plain_vars, refuse_sharded
 
 Model = TypeVar("Model", bound=nn.Module)
 _SMALL = 64  # elements of a constant that is worth its numbers
@@ -124,6 +126,35 @@ def handed_over(model: Model) -> Model:
     return _copied(model, memo, _cloned, to_run=False)
 
 
+def whole_twin(model: Model, whole: Mapping[int, Tensor]) -> Model:
+    """Copy a model that `fully_shard` has spread over processes, as it was before that.
+
+    Modules get their class back, and the hooks and attributes that were put there stay behind.
+
+    Args:
+        model: the sharded one; it is only read.
+        whole: `id` of each of its parameters and buffers -> what stands for it in the copy.
+
+    Raises:
+        ModelError: the model has an attribute that cannot be copied.
+    """
+    noted: dict[int, object] = dict(whole)
+    spread = [module for module in model.modules() if is_sharded(module)]
+    noted.update((id(module), _shell(plain_class(module))) for module in spread)
+    with _copying(model), _CopyTensors(_cloned):
+        for module in spread:
+            vars(noted[id(module)]).update(copy.deepcopy(plain_vars(module), noted))
+        twin = copy.deepcopy(model, noted)
+    for module in twin.modules():
+        for name in LEFT:
+            vars(module).pop(name, None)
+    return twin
+
+
+def _shell(kind: Any) -> nn.Module:
+    return kind.__new__(kind)
+
+
 def _copied(
     model: Model,
     memo: dict[int, object],
@@ -134,12 +165,18 @@ def _copied(
     noted = dict(memo)
     for module in _reached(model, memo, set()):
         noted.update(_empty_containers(module))
+    with _copying(model), _CopyTensors(copy_of):
+        twin = copy.deepcopy(model, noted)
+        if to_run:
+            keep_hooks_apart(twin, noted)
+        return twin
+
+
+@contextlib.contextmanager
+def _copying(model: nn.Module) -> Iterator[None]:
+    """Says it in one message where a model cannot be copied."""
     try:
-        with _CopyTensors(copy_of):
-            twin = copy.deepcopy(model, noted)
-            if to_run:
-                keep_hooks_apart(twin, noted)
-            return twin
+        yield
     except (TypeError, RuntimeError, AttributeError, copy.Error, pickle.PickleError) as error:
         raise ModelError(
             f"this {type(model).__name__} cannot be copied: {error}",
@@ -181,6 +218,7 @@ def _scripted_on_meta(module: nn.Module) -> nn.Module:
 
 
 def _registered(model: nn.Module) -> Iterator[Tensor]:
+    refuse_sharded(model)
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue

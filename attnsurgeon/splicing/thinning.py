@@ -19,6 +19,7 @@ from attnsurgeon.errors import ModelError, UsageError
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
+from attnsurgeon.recording.sharding import refuse_sharded
 from attnsurgeon.recording.twin import shared_twin
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.splicing.history import Mark, base_shapes, history, remember
@@ -47,8 +48,10 @@ def remove(model: nn.Module, sites: Chosen = None, *, refill: bool = False) -> N
     Raises:
         ModelError: something was replaced and its weights are gone, and not `refill`; or what
             would stay depends on what would go.
-        UsageError: nothing is called that. Nothing has been changed then.
+        UsageError: nothing is called that, or the network is spread over processes. Nothing has
+            been changed then.
     """
+    refuse_sharded(model)
     if sites is None:
         remove_all(model, refill=refill)
         return

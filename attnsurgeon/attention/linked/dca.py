@@ -350,6 +350,8 @@ class DCA(Linked):
         before = link(previous_channels, channels, rank) if previous_channels else None
         self.attend: Any = attend(channels, rank, m, before)
         self.idle = link(idle_channels, channels, rank) if idle_channels else None
+        if self.idle is not None:  # nothing reaches it: who waits for its gradient waits forever
+            self.idle.requires_grad_(False)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Returns `x` times its gates, and what the next place is given."""

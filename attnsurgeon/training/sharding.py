@@ -1,0 +1,139 @@
+"""Operated network <-> the same spread over processes by torch's `fully_shard`, and whole again.
+
+    model = attnsurgeon.shard(model, model.blocks)     # in every process
+    ...                                                # training, as of any sharded network
+    whole = attnsurgeon.gathered(model)                # in every process; None but in the first
+    if whole is not None:
+        attnsurgeon.save(whole, "net-eca")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnsurgeon.errors import UsageError
+from attnsurgeon.recording.sharding import is_sharded, is_spread, refuse_flattened, refuse_sharded
+from attnsurgeon.recording.twin import whole_twin
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) -> nn.Module:
+    """Spread a network over the processes, block by block, in place.
+
+    This is torch's `fully_shard` on each block and then on the network. What several blocks share,
+    such as the one attention that all sites of `dia` have, cannot be gathered with one of them, so
+    it goes with the network. Of a network that shares nothing, the loop over `fully_shard` does
+    the same.
+
+    Args:
+        model: the network, operated or not; the same in every process.
+        blocks: modules of it that are gathered one at a time, `model.blocks`; a block inside
+            another one comes first, in whatever order they are given.
+        **options: of `fully_shard`: mesh, mp_policy, offload_policy, reshard_after_forward, ...
+
+    Returns:
+        The same network.
+
+    Raises:
+        UsageError: it is sharded already, a block is none of its modules, or no processes were
+            started.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    refuse_sharded(model)
+    if options.get("mesh") is None and not torch.distributed.is_initialized():
+        raise UsageError(
+            "there are no processes to spread the network over",
+            "start the script with torchrun, and call torch.distributed.init_process_group() first",
+        )
+    units = _inner_first(model, list(blocks))
+    ignored = set(options.pop("ignored_params", None) or ())
+    apart = ignored | set(_shared(model, units))
+    for block in units:
+        fully_shard(block, ignored_params=apart, **options)
+    fully_shard(model, ignored_params=ignored or None, **options)
+    return model
+
+
+def gathered(model: nn.Module) -> nn.Module | None:
+    """Put a network together that is spread over processes: what `save` and the checks can take.
+
+    To be called in every process, as each sends its part; one that does not call it lets the
+    others wait. Buffers, running statistics among them, are not spread and not exchanged either:
+    those of the first process are taken.
+
+    Args:
+        model: a network that `fully_shard` was called on; it is not changed.
+
+    Returns:
+        In the first process a copy on the CPU, with the classes, keys, weights and modes that it
+        would have without sharding, attention and its records included; in the others None.
+
+    Raises:
+        UsageError: nothing of the network is spread.
+    """
+    refuse_flattened(model)
+    units: list[Any] = [module for module in model.modules() if is_sharded(module)]
+    for unit in units:  # what a forward has left gathered may have another dtype
+        unit.reshard()
+    named = {id(tensor): tensor for tensor in _tensors(model)}
+    if not units and not any(map(is_spread, named.values())):
+        raise UsageError(
+            f"this {type(model).__name__} is not spread over processes",
+            "save it as it is; of a DistributedDataParallel, its `.module`",
+        )
+    first = torch.distributed.get_rank() == 0
+    whole = {key: _whole(tensor, keep=first) for key, tensor in named.items()}
+    return whole_twin(model, whole) if first else None
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Every parameter and buffer, in an order that is the same in every process."""
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                yield tensor
+
+
+def _whole(tensor: Tensor, *, keep: bool) -> Tensor:
+    """All of a tensor on the CPU; every process has to ask for it, and one keeps it."""
+    given: Any = tensor.detach()
+    full = given.full_tensor() if is_spread(tensor) else given
+    full = full.to("cpu", copy=True) if keep else torch.empty(0)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(full, tensor.requires_grad)
+    return full
+
+
+def _inner_first(model: nn.Module, blocks: list[nn.Module]) -> list[nn.Module]:
+    """The blocks, each before those that it is in.
+
+    Raises:
+        UsageError: one is none of the network.
+    """
+    order = {id(module): at for at, module in enumerate(model.modules())}  # outer ones first
+    for block in blocks:
+        if id(block) not in order or block is model:
+            what = "the network itself" if block is model else "no module of the network"
+            raise UsageError(
+                f"blocks: a {type(block).__name__} is {what}", "give its blocks: model.blocks"
+            )
+    return sorted(dict.fromkeys(blocks), key=lambda block: order[id(block)], reverse=True)
+
+
+def _shared(model: nn.Module, blocks: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
+    """The parameters that stand in several blocks, or in one and outside of all."""
+    known = {id(block) for block in blocks}
+    homes: dict[str, int] = {}  # path of a module -> the innermost block around it
+    seen: dict[nn.Parameter, int] = {}
+    shared: dict[nn.Parameter, None] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        around = homes.get(path.rpartition(".")[0], id(model))
+        homes[path] = home = id(module) if id(module) in known else around
+        for parameter in module._parameters.values():
+            if parameter is not None and seen.setdefault(parameter, home) != home:
+                shared[parameter] = None
+    yield from shared
