@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from attnsurgeon.splicing.folding import fold
     from attnsurgeon.splicing.switching import disabled
     from attnsurgeon.splicing.thinning import remove
+    from attnsurgeon.sweeping.sweeps import sweep
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
     from attnsurgeon.training.norms import recalibrate_norms
     from attnsurgeon.training.sharding import gathered, shard
@@ -73,6 +74,7 @@ _HOMES = {
     "shard": "training.sharding",
     "status": "checks.status",
     "suggest": "searching.suggesting",
+    "sweep": "sweeping.sweeps",
     "unfreeze": "training.finetune",
 }
 
@@ -109,6 +111,7 @@ __all__ = [
     "shard",
     "status",
     "suggest",
+    "sweep",
     "unfreeze",
 ]
 

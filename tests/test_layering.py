@@ -44,6 +44,8 @@ WINGS: dict[str, str] = {
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
     "drawing suggestion suggesting",
+    "drawing suggesting",
+    "sweeping": "functions trials schedulers watching engine merging sweeps",
     "integrations": "",
     "checkup": "",
     "contract": "",
@@ -78,6 +80,7 @@ DOORS = {
     "pygments": "report",
     "click": "cli",
     "scipy": "searching",
+    "ray": "sweeping",
     "safetensors": ("saved", "models"),
     "huggingface_hub": ("saved", "models"),
 }

@@ -57,7 +57,7 @@ class Journal:
         damaged: lines that could not be read.
     """
 
-    def __init__(self, path: Path, request: str, stream: IO[bytes]) -> None:
+    def __init__(self, path: Path, request: str | None, stream: IO[bytes]) -> None:
         self.path = path
         self.networks: dict[str, Network] = {}
         self.rows: dict[tuple[str, str, str], Row] = {}
@@ -102,6 +102,8 @@ class Journal:
         self._stream.seek(0)
         text = self._stream.read(_MOST)
         request = self._read(text)
+        if self._request is None:  # whoever adds to what is there, whatever it is of
+            return
         # Without its first line nobody knows whose rows these are; without rows nothing is lost.
         if request is None or (request != self._request and not self.rows and not self.damaged):
             self.damaged += len(self.networks) + len(self.rows)
@@ -117,12 +119,12 @@ class Journal:
 
 
 @contextlib.contextmanager
-def opened(path: Path, request: str) -> Iterator[Journal]:
+def opened(path: Path, request: str | None) -> Iterator[Journal]:
     """Open the journal of a request for as long as it is worked on.
 
     Args:
         path: of the file; folders above it are made.
-        request: its `fingerprint`.
+        request: its `fingerprint`; None to add to one that is there, whatever it is of.
 
     Raises:
         UsageError: it cannot be written, another process works on it, or it is of another request.

@@ -11,7 +11,7 @@ from attnsurgeon.errors import CheckFailed, UsageError, nearest
 from attnsurgeon.grid.table import FIGURES, MEASURED, Network, Row
 
 LIMITED = (*FIGURES, *MEASURED)
-KEYS = ("model", "attn", "where", "sites", *LIMITED)
+KEYS = ("model", "attn", "where", "sites", *LIMITED, "trained")
 _BYTES = {"params": "parameters", "macs": "MACs", "memory": "bytes"}
 
 
@@ -137,21 +137,32 @@ def check_key(key: str) -> str:
 def in_order(rows: Iterable[Row], networks: Mapping[str, Network], key: str) -> list[Row]:
     """Return rows sorted by `macs`, or `-macs` for the heaviest first; equal ones as they stood.
 
-    Figures are those after surgery: of one network that is the order of what is added. Rows
-    without the figure come last, however it is sorted.
+    Figures are those after surgery: of one network that is the order of what is added. By
+    `trained` the best of a sweep stand first. Rows without the figure come last, however it is
+    sorted.
     """
     rows, name = list(rows), check_key(key).removeprefix("-")
     if not name:
         return rows
+    if name == "trained":  # the best first, whichever way that is
+        lowest = all(_falls(row) for row in rows)
+        key = "-" if key.startswith("-") == lowest else ""
     value = _value_of(rows, networks, name)
     known = [row for row in rows if value(row) is not None]
     known.sort(key=value, reverse=key.startswith("-"))
     return known + [row for row in rows if value(row) is None]
 
 
+def _falls(row: Row) -> bool:
+    """Whether what a sweep measured of a row is best where it is lowest."""
+    return row.trained is None or row.trained["mode"] == "min"
+
+
 def _value_of(rows: list[Row], networks: Mapping[str, Network], name: str) -> Callable[[Row], Any]:
     if name in ("model", "attn", "where"):
         return lambda row: getattr(row, name)
+    if name == "trained":
+        return lambda row: row.trained and row.trained["value"]
     if name == "sites":
         return lambda row: None if row.error is not None else len(row.sites)
 

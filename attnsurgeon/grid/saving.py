@@ -106,6 +106,37 @@ class Saving:
         write_file(self.folder / READABLE, _readable(grid, self.folder), overwrite=True)
 
 
+def read_index(folder: str | os.PathLike[str]) -> Grid:
+    """Read the grid of a folder of variants.
+
+    Raises:
+        UsageError: there is none, it is not finished, or it cannot be read.
+    """
+    path = Path(folder)
+    file = path / INDEX
+    if not file.is_file():
+        begun = (path / JOURNAL).is_file()
+        what = "is not finished" if begun else f"holds no variants: there is no {INDEX} in it"
+        raise UsageError(
+            f"{folder} {what}",
+            "give the same `attnsurgeon compare` again"
+            if begun
+            else "make them: attnsurgeon.compare(..., save_all=FOLDER)",
+            command="give the same `attnsurgeon compare` again"
+            if begun
+            else "make them: `attnsurgeon compare MODEL --attn NAMES --save-all FOLDER`",
+        )
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or record["format_version"] > FORMAT_VERSION:
+            raise ValueError("of another format, or of a later version")
+        return Grid.of(record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file} cannot be read: {error}", "give the same `attnsurgeon compare` again"
+        ) from error
+
+
 def saving_to(
     folder: str | os.PathLike[str],
     keys: Iterable[tuple[str, str, str]],

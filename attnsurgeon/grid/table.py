@@ -80,6 +80,9 @@ class Row:
         verified: whether the saved variant passed its checks; None where none were made.
         seal: by which a saved folder is known to be the one that was written.
         exit_code: of the error, as the command line has it.
+        trained: what a sweep found: "metric", "mode", the best "value", "reports", "seconds" and
+            "config" of the trial that had it, its "checkpoint", how many "trials" there were, how
+            many "failed" and the first "error"; None where none trained it.
     """
 
     model: str
@@ -101,6 +104,7 @@ class Row:
     verified: bool | None = None
     seal: str | None = None
     exit_code: int | None = None
+    trained: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         if self.delta is None:

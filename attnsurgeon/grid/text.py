@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attnsurgeon.grid.limits import before_after
@@ -17,6 +17,7 @@ COLUMNS = (
     *("latency_before_s", "latency_after_s", "latency_ratio", "latency_low", "latency_high"),
     *("step_before_s", "step_after_s", "step_ratio", "step_low", "step_high"),
     *("memory_before", "memory_after", "memory_percent"),
+    *("metric", "best", "reports", "trials", "failed", "config", "why_not"),
     *("refused_sites", "error", "hint", "folder", "notes"),
 )
 # What Markdown would take for marks; a line break would end the row.
@@ -66,7 +67,30 @@ def _cells(grid: Grid, row: Row) -> dict[str, Any]:
         before, after = row.memory["before"], row.memory["after"]
         percent = 100 * (after - before) / before if before else None
         made |= {"memory_before": before, "memory_after": after, "memory_percent": percent}
+    if row.trained is not None:
+        found = row.trained
+        made |= {name: found[name] for name in ("metric", "reports", "trials", "failed")}
+        made |= {"best": found["value"], "config": in_words(found["config"])}
+        made["why_not"] = found["error"]
     return made
+
+
+def in_words(config: Mapping[str, Any]) -> str:
+    """Return settings as `lr=0.1, epochs=3`."""
+    return ", ".join(f"{name}={value}" for name, value in config.items())
+
+
+def learnt(row: Row) -> str:
+    """Return the best value of a sweep as a table has it; "failed" where there is none."""
+    if row.trained is None:
+        return ""
+    value = row.trained["value"]
+    return "failed" if value is None else f"{value:.4g}"
+
+
+def metrics(rows: Iterable[Row]) -> str:
+    """Return what a column of trained values is headed with; "" where nothing was trained."""
+    return " / ".join(dict.fromkeys(row.trained["metric"] for row in rows if row.trained))
 
 
 def as_markdown(grid: Grid) -> str:
@@ -74,15 +98,18 @@ def as_markdown(grid: Grid) -> str:
     several = len(grid.networks) > 1
     measured = [kind for kind in ("forward", "memory") if any(getattr(r, kind) for r in grid.done)]
     saved = any(row.folder for row in grid.done)
-    heads = ["model"] * several + ["attention", "where", "sites", "identity"]
+    metric = metrics(grid.done)
+    heads = ["model"] * several + ["attention", "where"] + [escaped(metric)] * bool(metric)
+    heads += ["sites", "identity"]
     heads += ["parameters", "", "MACs", "", "activations", ""]
     heads += ["latency"] * ("forward" in measured) + ["step memory"] * ("memory" in measured)
     heads += ["folder"] * saved
-    right = {"sites", "parameters", "MACs", "activations", "", "latency", "step memory"}
+    right = {escaped(metric), "sites", "parameters", "MACs", "activations", "", "latency", "step memory"}
     lines = [_line(heads), _line("---:" if head in right else "---" for head in heads)]
     for row in grid.done:
         cells = [escaped(row.model)] * several
-        cells += [escaped(row.attn), escaped(row.where), f"{len(row.sites)}", str(row.identity)]
+        cells += [escaped(row.attn), escaped(row.where)] + [learnt(row)] * bool(metric)
+        cells += [f"{len(row.sites)}", str(row.identity)]
         for name in FIGURES:
             cells += _change(grid, row, name)
         cells += [_latency(row)] * ("forward" in measured)

@@ -45,7 +45,7 @@ def comparison_page(grid: Comparison) -> str:
         title=_title(record),
         lead=f"{words.several(len(rows), 'variant')} priced"
         + (f", {len(refused)} refused" if refused else "")
-        + "; nothing was trained, so nothing here says which is better.",
+        + _how_far(rows),
         parts=parts,
         network_columns=["network", ">input", *(f">{label}" for _, label in FIGURES), "weights"],
         network_rows=[_network_row(one) for one in record["networks"]],
@@ -58,6 +58,13 @@ def comparison_page(grid: Comparison) -> str:
         left_out=left_out,
         notes=[("note", text) for text in dict.fromkeys(_notes(record, rows))],
     )
+
+
+def _how_far(rows: Sequence[Row]) -> str:
+    trained = sum(row.get("trained") is not None for row in rows)
+    if not trained:
+        return "; nothing was trained, so nothing here says which is better."
+    return f"; {trained} trained."
 
 
 def _title(record: Mapping[str, Any]) -> str:
@@ -77,7 +84,9 @@ def _table(
     """Returns the heads and the cells; those of figures with the value to sort by."""
     init = any(row["identity"] for row in rows)
     saved = any(row["folder"] for row in rows)
-    columns = ["attention", "where", *(["network"] if several else []), ">sites"]
+    metric = " / ".join(dict.fromkeys(r["trained"]["metric"] for r in rows if r.get("trained")))
+    columns = ["attention", "where", *(["network"] if several else [])]
+    columns += [*([f">{metric}"] if metric else []), ">sites"]
     columns += ["starts as"] if init else []
     for share in shares:
         columns += [f">{share.label}"] if share.counted else []
@@ -86,6 +95,7 @@ def _table(
     made = []
     for row in rows:
         cells: list[Any] = [row["attn"], row["where"], *([row["model"]] if several else [])]
+        cells += [_learnt(row)] if metric else []
         cells += [{"text": words.count(len(row["sites"])), "value": len(row["sites"])}]
         cells += [row["identity"] or ""] if init else []
         for share in shares:
@@ -103,6 +113,14 @@ def _percent_cell(row: Row, share: Share) -> dict[str, Any]:
     if value is None:
         return {"text": "-", "value": ""}
     return {"text": said(row, share), "value": repr(float(value))}
+
+
+def _learnt(row: Row) -> dict[str, Any]:
+    found = row.get("trained")
+    value = found and found["value"]
+    if value is None:
+        return {"text": "failed" if found else "-", "value": ""}
+    return {"text": f"{value:.4g}", "value": repr(float(value))}
 
 
 def _folder(row: Row) -> str:
@@ -133,6 +151,9 @@ def _notes(record: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
             yield from coverage(cost, None, UNICODE)
     for row in rows:
         yield from (f"{row['attn']}: {note}" for note in row["notes"])
+        found = row.get("trained")
+        if found and found["error"]:
+            yield f"{row_name(row, several=False)}: a trial failed: {found['error']}"
         if row["refused"]:
             first = row["refused"][0]
             sites = words.several(len(row["refused"]), "site")

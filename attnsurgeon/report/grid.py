@@ -10,6 +10,7 @@ from rich.console import Console
 
 from attnsurgeon.grid.limits import before_after, breaks, read_limits, undecided
 from attnsurgeon.grid.table import Grid, Row
+from attnsurgeon.grid.text import in_words, learnt, metrics
 from attnsurgeon.report import words
 from attnsurgeon.report.figures import COUNTED, FIGURES, coverage
 from attnsurgeon.report.narrow import INDENT, fits, measured
@@ -90,6 +91,8 @@ def _groups(grid: Grid) -> Iterator[Group]:
         yield "model", ["model"], [[row.model] for row in rows]
     yield "attn", ["attn"], [[row.attn] for row in rows]
     yield "where", ["where"], [[row.where] for row in rows]
+    if metric := metrics(rows):
+        yield metric, [f">{metric}"], [[learnt(row)] for row in rows]
     yield "sites", [">sites"], [[count(len(row.sites))] for row in rows]
     if grid.init == "identity":
         yield "identity", ["!identity"], [[row.identity or ""] for row in rows]
@@ -198,6 +201,24 @@ def _said(console: Console, grid: Grid) -> Iterator[str]:
     yield from (f"{_named(grid, rows)}: {note}" for note, rows in by_note.items())
     if any(row.measured for row in grid.done):
         yield from _how(grid)
+    yield from _trained(grid)
+
+
+def _trained(grid: Grid) -> Iterator[str]:
+    """Yields how what was trained came about, and which of it failed."""
+    rows = [row for row in grid.done if row.trained]
+    for row in rows[:1]:
+        assert row.trained is not None
+        found, end = row.trained, {"max": "highest", "min": "lowest"}[row.trained["mode"]]
+        trials = sum(one.trained["trials"] for one in rows if one.trained)
+        yield f"{found['metric']}: the {end} that was reported, of {words.several(trials, 'trial')}"
+        if found["config"]:
+            yield f"{_named(grid, [row])}: its best with {in_words(found['config'])}"
+    by_error: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.trained and row.trained["error"]:
+            by_error.setdefault(row.trained["error"], []).append(row)
+    yield from (f"{_named(grid, some)}: a trial failed: {e}" for e, some in by_error.items())
 
 
 def _how(grid: Grid) -> Iterator[str]:
