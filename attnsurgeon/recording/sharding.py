@@ -76,7 +76,7 @@ def plain_vars(module: nn.Module) -> dict[str, Any]:
     held = {
         name: value
         for name, value in vars(module).items()
-        if name not in LEFT and not name.startswith(_KEYS)
+        if name not in LEFT and not name.startswith(_KEYS) and not _is_torchs(value)
     }
     for name in _HOOKS:
         kept = {key: hook for key, hook in held[name].items() if not _is_torchs(hook)}
@@ -89,11 +89,11 @@ def plain_vars(module: nn.Module) -> dict[str, Any]:
     return held
 
 
-def _is_torchs(hook: Any) -> bool:
-    """Whether a hook is one of torch.distributed: a method, or a function around one."""
-    owner = getattr(hook, "__self__", None)
-    home = type(owner).__module__ if owner is not None else getattr(hook, "__module__", "")
-    return str(home).startswith("torch.distributed.")
+def _is_torchs(value: Any) -> bool:
+    """Whether a hook or a method was made by torch.distributed, however it calls itself."""
+    function = getattr(value, "__func__", value)
+    homes = getattr(function, "__globals__", {}).get("__name__"), getattr(value, "__module__", "")
+    return callable(value) and any(str(home).startswith("torch.distributed.") for home in homes)
 
 
 def _is_flattened(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnsurgeon.attention.linked.chain import Linked
 from attnsurgeon.errors import UsageError
 from attnsurgeon.recording.sharding import is_sharded, is_spread, refuse_flattened, refuse_sharded
 from attnsurgeon.recording.twin import whole_twin
@@ -23,10 +24,10 @@ from attnsurgeon.recording.twin import whole_twin
 def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) -> nn.Module:
     """Spread a network over the processes, block by block, in place.
 
-    This is torch's `fully_shard` on each block and then on the network. What several blocks share,
-    such as the one attention that all sites of `dia` have, cannot be gathered with one of them, so
-    it goes with the network. Of a network that shares nothing, the loop over `fully_shard` does
-    the same.
+    This is torch's `fully_shard` on each block and then on the network. A module that several
+    blocks share, such as the one attention that all sites of `dia` have, cannot be gathered with
+    one of them, so it becomes a part of its own first. Of a network that shares nothing, the loop
+    over `fully_shard` does the same.
 
     Args:
         model: the network, operated or not; the same in every process.
@@ -38,10 +39,10 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) ->
         The same network.
 
     Raises:
-        UsageError: it is sharded already, a block is none of its modules, or no processes were
-            started.
+        UsageError: it is sharded already, a block is none of its modules, blocks share a parameter
+            but not the module that has it, or no processes were started.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     refuse_sharded(model)
     if options.get("mesh") is None and not torch.distributed.is_initialized():
@@ -50,11 +51,14 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) ->
             "start the script with torchrun, and call torch.distributed.init_process_group() first",
         )
     units = _inner_first(model, list(blocks))
-    ignored = set(options.pop("ignored_params", None) or ())
-    apart = ignored | set(_shared(model, units))
+    for part in _shared(model, units):
+        # It runs once for each site: gathered at the first, it stays for the others.
+        fully_shard(part, **{**options, "reshard_after_forward": False})
+        if isinstance(part, Linked):  # a chain does not call it, but asks it for a step
+            register_fsdp_forward_method(part, "step")
     for block in units:
-        fully_shard(block, ignored_params=apart, **options)
-    fully_shard(model, ignored_params=ignored or None, **options)
+        fully_shard(block, **options)
+    fully_shard(model, **options)
     return model
 
 
@@ -124,16 +128,32 @@ def _inner_first(model: nn.Module, blocks: list[nn.Module]) -> list[nn.Module]:
     return sorted(dict.fromkeys(blocks), key=lambda block: order[id(block)], reverse=True)
 
 
-def _shared(model: nn.Module, blocks: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
-    """The parameters that stand in several blocks, or in one and outside of all."""
+def _shared(model: nn.Module, blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules that stand in several blocks, or in one and outside of all; inner ones apart.
+
+    Raises:
+        UsageError: a parameter does, and no module that has it.
+    """
     known = {id(block) for block in blocks}
-    homes: dict[str, int] = {}  # path of a module -> the innermost block around it
-    seen: dict[nn.Parameter, int] = {}
-    shared: dict[nn.Parameter, None] = {}
+    homes: dict[str, int] = {"": id(model)}  # path of a module -> the innermost block around it
+    first: dict[nn.Module, int] = {}
+    owners: dict[nn.Parameter, tuple[int, str]] = {}
+    shared: dict[nn.Module, None] = {}
+    torn: list[str] = []
     for path, module in model.named_modules(remove_duplicate=False):
-        around = homes.get(path.rpartition(".")[0], id(model))
+        around = homes[path.rpartition(".")[0]]
         homes[path] = home = id(module) if id(module) in known else around
-        for parameter in module._parameters.values():
-            if parameter is not None and seen.setdefault(parameter, home) != home:
-                shared[parameter] = None
-    yield from shared
+        if first.setdefault(module, around) != around:
+            shared[module] = None
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                before, where = owners.setdefault(parameter, (home, path))
+                if before != home and model.get_submodule(where) is not module:
+                    torn.append(f"{path}.{name}")
+    inside = {id(part) for module in shared for part in list(module.modules())[1:]}
+    if torn:
+        raise UsageError(
+            f"{torn[0]} is also a parameter of another block, in another module",
+            "give blocks= one that holds both, or none: the network is then gathered as a whole",
+        )
+    return [module for module in shared if id(module) not in inside and id(module) not in known]
