@@ -115,12 +115,16 @@ def _folder(path: Path, name: str, packed: Mapping[str, Any] | None) -> Iterator
     if path.is_dir() or packed is None:
         yield path
         return
-    import ray
-
     with tempfile.TemporaryDirectory() as made:
-        with tarfile.open(fileobj=io.BytesIO(ray.get(packed[name]))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(_fetched(packed[name]))) as archive:
             archive.extractall(made, filter="data")
         yield Path(made)
+
+
+def _fetched(reference: Any) -> bytes:
+    import ray
+
+    return ray.get(reference)
 
 
 @contextlib.contextmanager

@@ -217,7 +217,9 @@ def adapter(folder: str) -> Iterator[dict[str, Any]]:
     whole = attnsurgeon.gathered(net)
     if whole is not None:
         attnsurgeon.save(whole, Path(folder) / "adapter", mode="adapter")
-        back = attnsurgeon.load(Path(folder) / "adapter", checkpoint=f"{folder}/base.pt")
+        back = attnsurgeon.load(
+            Path(folder) / "adapter", checkpoint=f"{folder}/base.pt", trust=True
+        )
         state = whole.state_dict()
         same = [torch.equal(value, state[name]) for name, value in back.state_dict().items()]
         yield {"moved": moved, "same": all(same), "keys": len(same)}
