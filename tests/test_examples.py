@@ -12,6 +12,7 @@ FAST = ("several_rules", "where_to_put_it")
 NEEDED = {  # example -> the extras it shows
     "heat_map_beside_grad_cam": ["matplotlib", "pytorch_grad_cam"],
     "adapters_beside_attention": ["peft"],
+    "sweep_variants": ["ray.tune"],
     "train_a_yolo": ["ultralytics"],
     "train_with_accelerate": ["accelerate"],
     "train_with_lightning": ["lightning"],
