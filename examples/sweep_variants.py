@@ -1,7 +1,8 @@
 """Which attention helps *here*: save every variant, train each on Ray Tune, read one table.
 
-`run` is all that is yours. It can be called without Ray, as the first lines of `main` do; the same
-file runs on a cluster: attnsurgeon sweep FOLDER --train examples/sweep_variants.py:run ... --address
+`run` is all that is yours. The same file runs on a cluster, by its address alone:
+
+    attnsurgeon sweep FOLDER --train examples/sweep_variants.py:run ... --address auto
 """
 
 import tempfile

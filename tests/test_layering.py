@@ -18,8 +18,8 @@ WINGS: dict[str, str] = {
     "shown": "",
     "sizes": "",
     "attention": "",
-    "recording": "calls randomness garbage caches hooks sharding twin record inputs examples input_records"
-    " global_hooks ambient shape_only memory trace handed_on",
+    "recording": "calls randomness garbage caches hooks sharding twin record inputs examples"
+    " input_records global_hooks ambient shape_only memory trace handed_on",
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
     " survey parts analysis",

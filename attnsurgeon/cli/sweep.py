@@ -58,7 +58,9 @@ _HTML = "--html FILE"
     multiple=True,
     help="End a trial at a value: accuracy=0.9, training_iteration=10. Repeatable.",
 )
-@click.option("--cpus", type=click.FloatRange(min=0), default=1, help="CPUs of a trial.  [default: 1]")
+@click.option(
+    "--cpus", type=click.FloatRange(min=0), default=1, help="CPUs of a trial.  [default: 1]"
+)
 @click.option("--gpus", type=click.FloatRange(min=0), default=0, help="GPUs of a trial, 0.5 too.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Trials at a time.  [default: what has room]"

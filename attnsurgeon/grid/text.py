@@ -104,7 +104,16 @@ def as_markdown(grid: Grid) -> str:
     heads += ["parameters", "", "MACs", "", "activations", ""]
     heads += ["latency"] * ("forward" in measured) + ["step memory"] * ("memory" in measured)
     heads += ["folder"] * saved
-    right = {escaped(metric), "sites", "parameters", "MACs", "activations", "", "latency", "step memory"}
+    right = {
+        escaped(metric),
+        "sites",
+        "parameters",
+        "MACs",
+        "activations",
+        "",
+        "latency",
+        "step memory",
+    }
     lines = [_line(heads), _line("---:" if head in right else "---" for head in heads)]
     for row in grid.done:
         cells = [escaped(row.model)] * several

@@ -1,4 +1,4 @@
-"""`my_train.py:run` or a function -> one that can be called with a folder, a report and settings."""
+"""`my_train.py:run`, or a function -> one that takes a folder, a report and the settings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def _is_of_a_file(module: str) -> bool:
 
 def _refuse_unfitting(train: Train, name: str, config: list[str]) -> None:
     if clash := [key for key in config if key in OWN]:
-        raise UsageError(f"config: {clash[0]!r} is what every variant is told", "rename the setting")
+        raise UsageError(
+            f"config: {clash[0]!r} is what every variant is told", "rename the setting"
+        )
     try:
         inspect.signature(train).bind("folder", print, **dict.fromkeys(config))
     except TypeError as error:

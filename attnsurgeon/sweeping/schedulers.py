@@ -28,7 +28,9 @@ def scheduler_of(text: str) -> Any:
     try:
         spelled = read_attn(text)
     except UsageError as error:
-        raise UsageError(error.what, "write a scheduler as asha(max_t=20, grace_period=2)") from error
+        raise UsageError(
+            error.what, "write a scheduler as asha(max_t=20, grace_period=2)"
+        ) from error
     if spelled.name not in NAMES:
         raise UsageError(
             f"{spelled.name!r} is no scheduler here",

@@ -1,4 +1,4 @@
-"""`attnsurgeon.sweep`: a folder of variants and the user's function -> Grid with what they learn."""
+"""`attnsurgeon.sweep`: variants and the user's function -> Grid with what they learnt."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def _saved(grid: Grid, folder: Path) -> list[Row]:
             f"{folder / str(changed[0])} is gone, or is not what was saved",
             "give the same `attnsurgeon compare` again: it makes that variant anew",
         )
-    return rows
+    # In one order, however the table is sorted: it is by what an earlier sweep found.
+    return sorted(rows, key=lambda row: str(row.folder))
 
 
 @contextlib.contextmanager

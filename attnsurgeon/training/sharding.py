@@ -1,10 +1,10 @@
 """Operated network <-> the same spread over processes by torch's `fully_shard`, and whole again.
 
-    model = attnsurgeon.shard(model, model.blocks)     # in every process
-    ...                                                # training, as of any sharded network
-    whole = attnsurgeon.gathered(model)                # in every process; None but in the first
-    if whole is not None:
-        attnsurgeon.save(whole, "net-eca")
+model = attnsurgeon.shard(model, model.blocks)     # in every process
+...                                                # training, as of any sharded network
+whole = attnsurgeon.gathered(model)                # in every process; None but in the first
+if whole is not None:
+    attnsurgeon.save(whole, "net-eca")
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sweeps on Ray's own engine: killed workers, a killed sweep, failures, a cluster by its address."""
+"""Sweeps on Ray's own engine: killed workers, a killed sweep, failures, a cluster."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_a_sweep_that_is_killed_goes_on(variants, tmp_path):
 
 def test_what_fails_is_said_of_each_variant(variants):
     options = ["--metric", "accuracy", "--mode", "max", "--max-failures", "0"]
-    code, out, err = swept(variants, "failing", *options)
+    code, _, err = swept(variants, "failing", *options)
     assert code == 1
     assert "all 3 trials failed" in err
     errors = {attn: found["error"] for attn, found in trained(variants).items()}

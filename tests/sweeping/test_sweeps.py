@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import attnsurgeon as surgeon
-from attnsurgeon.errors import UsageError
+from attnsurgeon.errors import CheckFailed, UsageError
 from attnsurgeon.grid.limits import in_order
 from attnsurgeon.grid.saving import read_index
 from attnsurgeon.grid.text import as_csv, as_markdown
@@ -35,7 +35,8 @@ def variants(tmp_path_factory):
 
 @pytest.fixture
 def grid(variants):
-    return read_index(variants)
+    made = read_index(variants)
+    return replace(made, rows=tuple(replace(row, trained=None) for row in made.rows))
 
 
 def trials(grid, *values, **more):
@@ -70,6 +71,7 @@ def test_of_several_trials_of_a_variant_the_best_counts(grid):
         Trial(folder, {"lr": 0.4}, True, 2, 1.0, float("nan")),
     ]
     found = merged(grid, several, "accuracy", "max").rows[0].trained
+    assert found is not None
     assert (found["value"], found["config"]) == (0.6, {"lr": 0.2})
     assert (found["trials"], found["failed"], found["error"]) == (4, 1, "it raised")
 
@@ -127,6 +129,51 @@ def test_the_same_sweep_has_the_same_name_and_another_one_another():
         named(JOB, "my.py:run", ["s", "u"]),
     ]
     assert len({first, *(one.name for one in others)}) == 6
+
+
+def test_what_came_out_stands_in_the_folder_and_the_same_sweep_is_known_again(
+    variants, tmp_path, monkeypatch
+):
+    jobs = []
+
+    def ran(job, progress):
+        jobs.append(job)
+        values = {name: 0.1 + 0.3 * at for at, name in enumerate(job.variants)}
+        return [Trial(n, dict(job.config), True, 3, 1.0, v) for n, v in values.items()], False
+
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.run_job", ran)
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.require_ray", lambda: None)
+    made = [sweep(variants, f"{TRAIN}:run", tmp_path / "runs", **ASKED) for _ in range(2)]
+    assert jobs[0] == jobs[1]  # though the rows stand in another order now
+    assert [row.attn for row in made[0].rows] == ["srm", "se(reduction=8)", "eca", "csra"]
+    assert read_index(variants) == made[0] == made[1]
+    assert "0.7" in (variants / "README.md").read_text()
+
+
+def test_a_sweep_of_which_nothing_came_out_says_the_first_reason(variants, tmp_path, monkeypatch):
+    def ran(job, progress):
+        return [Trial(name, {}, False, error="it raised") for name in job.variants], False
+
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.run_job", ran)
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.require_ray", lambda: None)
+    with pytest.raises(CheckFailed, match="all 3 trials failed, the first because it raised"):
+        sweep(variants, f"{TRAIN}:run", tmp_path / "runs", **ASKED)
+    assert all(row.trained["failed"] == 1 for row in read_index(variants).rows if row.folder)
+
+
+def test_an_interrupted_sweep_keeps_what_has_ended(variants, tmp_path, monkeypatch):
+    def ran(job, progress):
+        first, *others = job.variants
+        ended = Trial(first, {}, True, 3, 1.0, 0.5)
+        return [ended, *(Trial(name, {}, False) for name in others)], True
+
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.run_job", ran)
+    monkeypatch.setattr("attnsurgeon.sweeping.sweeps.require_ray", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(variants, f"{TRAIN}:run", tmp_path / "runs", **ASKED)
+    rows = read_index(variants).rows
+    assert [row.trained and row.trained["value"] for row in rows] == [0.5, None, None, None]
+    assert rows[1].trained["error"] == "it has not ended"
 
 
 def test_what_is_no_folder_of_variants_is_refused(tmp_path, variants):

@@ -19,9 +19,7 @@ def sent(monkeypatch):
 
 
 def ran(train, tmp_path, **config):
-    run_variant(
-        {"variant": "one", **config}, train=train, folder=str(tmp_path), metric="accuracy"
-    )
+    run_variant({"variant": "one", **config}, train=train, folder=str(tmp_path), metric="accuracy")
 
 
 def test_a_function_gets_its_folder_and_its_settings(sent, tmp_path):
@@ -65,7 +63,9 @@ def test_an_error_of_the_function_says_where(sent, tmp_path):
     def run(folder, report):
         raise ValueError("the images are gone")
 
-    with pytest.raises(TrainFailed, match=r"ValueError: the images are gone, .*test_trials.py") as e:
+    with pytest.raises(
+        TrainFailed, match=r"ValueError: the images are gone, .*test_trials.py"
+    ) as e:
         ran(run, tmp_path)
     assert isinstance(e.value.__cause__, ValueError)
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -59,9 +60,7 @@ def base_of(kind: str) -> nn.Module:
     return {"resnet": resnet, "vit": vit}[kind]()
 
 
-def operated(
-    kind: str, attn: str, init: str, where: str | None = None, seed: int = 3
-) -> nn.Module:
+def operated(kind: str, attn: str, init: str, where: str | None = None, seed: int = 3) -> nn.Module:
     """The network with attention that does something: nothing of it stands at the identity."""
     torch.manual_seed(seed)
     net = base_of(kind)
@@ -174,7 +173,7 @@ def write(folder: str) -> Iterator[dict[str, Any]]:
         for step in range(2):
             step_on_all(net, optimizer, step)
         state, optim = get_state_dict(net, optimizer)
-        dcp.save({"model": state, "optim": optim}, checkpoint_id=place / f"{kind}-middle")
+        save_checkpoint({"model": state, "optim": optim}, checkpoint_id=place / f"{kind}-middle")
         whole = attnsurgeon.gathered(net)
         if whole is not None:
             attnsurgeon.save(whole, place / f"{kind}-whole")
@@ -190,7 +189,7 @@ def read(folder: str) -> Iterator[dict[str, Any]]:
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
         state, optim = get_state_dict(net, optimizer)
         held = {"model": state, "optim": optim}
-        dcp.load(held, checkpoint_id=place / f"{kind}-middle")
+        load_checkpoint(held, checkpoint_id=place / f"{kind}-middle")
         set_state_dict(
             net, optimizer, model_state_dict=held["model"], optim_state_dict=held["optim"]
         )
@@ -213,7 +212,9 @@ def adapter(folder: str) -> Iterator[dict[str, Any]]:
         optimizer.zero_grad()
         net(x).square().sum().backward()
         optimizer.step()
-    moved = sum(not torch.equal(a, b.detach().full_tensor()) for a, b in zip(before, learning, strict=True))
+    moved = sum(
+        not torch.equal(a, b.detach().full_tensor()) for a, b in zip(before, learning, strict=True)
+    )
     whole = attnsurgeon.gathered(net)
     if whole is not None:
         attnsurgeon.save(whole, Path(folder) / "adapter", mode="adapter")

@@ -1,4 +1,4 @@
-"""Training in several processes, under torchrun, is training in one; checkpoints go to any number."""
+"""Training in several processes, under torchrun, is training in one; checkpoints go anywhere."""
 
 import json
 import os
