@@ -9,6 +9,7 @@ from attnsurgeon.errors import MechanismError, SurgeonError
 # Keyword of the library -> the option that says it.
 OPTIONS = {
     "accept": "--accept",
+    "address": "--address",
     "at": "--at",
     "attn": "--attn",
     "attn_args": "--arg",
@@ -17,9 +18,12 @@ OPTIONS = {
     "channels": "--channels",
     "checkpoint": "--checkpoint",
     "checkpoint_key": "--checkpoint-key",
+    "config": "--config",
+    "cpus": "--cpus",
     "data": "--data",
     "every": "--every",
     "example": "--input FILE",  # which holds it, whatever it is
+    "gpus": "--gpus",
     "image_size": "--image-size",
     "init": "--init",
     "input_size": "--input-size",
@@ -32,6 +36,7 @@ OPTIONS = {
     "max_networks": "--max-networks",
     "max_params": "--max-params",
     "mean": "--mean",
+    "metric": "--metric",
     "mode": "--save",
     "model": "--base",
     "new_head": "--new-head",
@@ -41,6 +46,7 @@ OPTIONS = {
     "pretrained": "--pretrained",
     "rate": "--rate",
     "rules": "--rules",
+    "scheduler": "--scheduler",
     "seconds": "--seconds",
     "seeds": "--seeds",
     "skip_bad": "--skip-bad",

@@ -255,8 +255,7 @@ def _connected(job: Job) -> Iterator[None]:
         where = f"at {job.address}" if job.address else "here"
         raise UsageError(
             f"Ray cannot be reached {where}: {str(error).splitlines()[0]}",
-            "start a cluster with `ray start --head`; address= is HOST:PORT, ray://HOST:PORT or"
-            " auto",
+            "is the cluster up? address= is HOST:PORT, ray://HOST:PORT or auto",
         ) from error
     try:
         if job.address is None:  # a cluster may grow

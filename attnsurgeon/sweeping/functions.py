@@ -33,7 +33,8 @@ def find_train(train: str | Train, config: Iterable[str]) -> Train:
             raise UsageError(error.what, error.hint) from error
     if not callable(found) or inspect.isclass(found):
         raise UsageError(
-            f"train={name_of(train)} is of type {type(found).__name__}, not a function",
+            f"{train if isinstance(train, str) else repr(train)} is of type"
+            f" {type(found).__name__}, not a function",
             f"name a function: {FORM}",
         )
     _refuse_unfitting(found, name_of(train), list(config))
@@ -62,7 +63,7 @@ def _is_of_a_file(module: str) -> bool:
 def _refuse_unfitting(train: Train, name: str, config: list[str]) -> None:
     if clash := [key for key in config if key in OWN]:
         raise UsageError(
-            f"config: {clash[0]!r} is what every variant is told", "rename the setting"
+            f"{clash[0]!r} is what every variant is told, no setting", "rename the setting"
         )
     try:
         inspect.signature(train).bind("folder", print, **dict.fromkeys(config))

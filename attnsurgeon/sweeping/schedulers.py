@@ -34,7 +34,7 @@ def scheduler_of(text: str) -> Any:
     if spelled.name not in NAMES:
         raise UsageError(
             f"{spelled.name!r} is no scheduler here",
-            f"{nearest(spelled.name, NAMES)}; in Python scheduler= takes any of Ray Tune's",
+            f"{nearest(spelled.name, NAMES)}; in Python any of Ray Tune's will do",
         )
     kind = type(tune.create_scheduler(NAMES[spelled.name]))
     known = set(inspect.signature(kind).parameters) - {"metric", "mode", "stop_last_trials"}
@@ -45,4 +45,4 @@ def scheduler_of(text: str) -> Any:
     try:
         return tune.create_scheduler(NAMES[spelled.name], **spelled.args)
     except (AssertionError, ValueError, TypeError) as error:
-        raise UsageError(f"scheduler={text}: {error}") from error
+        raise UsageError(f"the scheduler {text} cannot be made: {error}") from error

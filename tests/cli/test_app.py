@@ -66,7 +66,7 @@ def test_that_check_can_fail():
 
 def test_every_command_is_in_the_help_with_a_sentence():
     text = attnsurgeon("--help").out
-    assert len(COMMANDS) == 18
+    assert len(COMMANDS) == 19
     for name in COMMANDS:
         line = next(line for line in text.splitlines() if line.split()[:1] == [name])
         assert len(line.split()) > 3

@@ -182,6 +182,7 @@ def test_every_option_that_a_keyword_becomes_is_one():
     known = [attnsurgeon.load, attnsurgeon.load_model, attnsurgeon.plan, attnsurgeon.insert]
     known += [attnsurgeon.Operation.save, attnsurgeon.measure, attnsurgeon.compare]
     known += [attnsurgeon.prune, attnsurgeon.heatmap, attnsurgeon.suggest]
+    known += [attnsurgeon.sweep]
     taken = {name for function in known for name in inspect.signature(function).parameters}
     assert set(OPTIONS) - taken == set()
 

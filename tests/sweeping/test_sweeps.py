@@ -201,7 +201,7 @@ def test_a_variant_that_is_gone_is_named(tmp_path, variants):
     ("more", "said"),
     [
         ({"mode": "maximum"}, "mode='maximum' is no end of a metric"),
-        ({"metric": ""}, "metric= is empty"),
+        ({"metric": ""}, "the metric has no name"),
         ({"samples": 0}, "count from 1"),
         ({"config": {"momentum": 0.9}}, "momentum"),
     ],
