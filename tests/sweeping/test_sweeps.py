@@ -158,7 +158,8 @@ def test_a_sweep_of_which_nothing_came_out_says_the_first_reason(variants, tmp_p
     monkeypatch.setattr("attnsurgeon.sweeping.sweeps.require_ray", lambda: None)
     with pytest.raises(CheckFailed, match="all 3 trials failed, the first because it raised"):
         sweep(variants, f"{TRAIN}:run", tmp_path / "runs", **ASKED)
-    assert all(row.trained["failed"] == 1 for row in read_index(variants).rows if row.folder)
+    found = [row.trained for row in read_index(variants).rows if row.folder]
+    assert [one and one["failed"] for one in found] == [1, 1, 1]
 
 
 def test_an_interrupted_sweep_keeps_what_has_ended(variants, tmp_path, monkeypatch):
@@ -173,6 +174,7 @@ def test_an_interrupted_sweep_keeps_what_has_ended(variants, tmp_path, monkeypat
         sweep(variants, f"{TRAIN}:run", tmp_path / "runs", **ASKED)
     rows = read_index(variants).rows
     assert [row.trained and row.trained["value"] for row in rows] == [0.5, None, None, None]
+    assert rows[1].trained
     assert rows[1].trained["error"] == "it has not ended"
 
 
