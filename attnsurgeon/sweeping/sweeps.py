@@ -79,7 +79,7 @@ def sweep(
     if mode not in MODES:
         raise UsageError(f"mode={mode!r} is no end of a metric", nearest(str(mode), MODES))
     if not metric:
-        raise UsageError("the metric has no name", "metric= names one of the numbers that `report` is given")
+        raise UsageError("the metric has no name", "metric= names a number that `report` is given")
     config = dict(config or {})
     folder = Path(variants)
     grid = read_index(folder)
