@@ -49,7 +49,7 @@ def started(variants, train, *options, **popen):
 
 def swept(variants, train, *options):
     process = started(variants, train, *options)
-    out, err = process.communicate(timeout=500)
+    out, err = process.communicate(timeout=900)
     assert "Traceback" not in err
     return process.returncode, out, err
 
