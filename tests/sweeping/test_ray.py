@@ -80,7 +80,6 @@ def test_workers_that_are_killed_are_taken_up_where_they_were(variants, tmp_path
     assert {row["attn"]: row["trained"]["value"] for row in rows} == counted
     assert [row["attn"] for row in rows] == sorted(counted, key=lambda a: -counted[a])
 
-    begun = time.monotonic()
     code, again, err = swept(variants, "run", *options)  # nothing is left to do
     assert code == 0, err
     assert json.loads(again) == json.loads(out)
