@@ -84,7 +84,6 @@ def test_workers_that_are_killed_are_taken_up_where_they_were(variants, tmp_path
     assert code == 0, err
     assert json.loads(again) == json.loads(out)
     assert reported(variants, "begin") == [[0, 1, 1]] * 3
-    assert time.monotonic() - begun < 300
 
 
 def test_a_sweep_that_is_killed_goes_on(variants, tmp_path):
