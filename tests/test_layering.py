@@ -44,7 +44,6 @@ WINGS: dict[str, str] = {
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
     "drawing suggestion suggesting",
-    "drawing suggesting",
     "sweeping": "functions trials schedulers watching engine merging sweeps",
     "integrations": "",
     "checkup": "",
