@@ -45,3 +45,13 @@ import attnsurgeon.attention.gates.gam
 import attnsurgeon.attention.gates.ese
 import attnsurgeon.attention.gates.gct
 import attnsurgeon.attention.gates.gc
+import attnsurgeon.attention.gates.nl
+import attnsurgeon.attention.gates.a2
+import attnsurgeon.attention.gates.danet
+import attnsurgeon.attention.gates.external
+import attnsurgeon.attention.gates.lka
+import attnsurgeon.attention.gates.ela
+import attnsurgeon.attention.gates.mlca
+import attnsurgeon.attention.gates.mca
+import attnsurgeon.attention.gates.ema
+import attnsurgeon.attention.gates.polarized

@@ -130,6 +130,8 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     A result that is small may come out transposed; a large one keeps the layout of `x`, for it
     will meet others of that layout.
     """
+    if not eager():
+        return x @ matrix.transpose(-2, -1)
     if matrix.shape[-1] == 1:
         return x * matrix.mT
     if matrix.shape[-2] < matrix.shape[-1]:

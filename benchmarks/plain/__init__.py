@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from benchmarks.plain import channels, mixers, positions
+from benchmarks.plain import channels, mixers, pairs, positions
 
-PLAIN: dict[str, type[nn.Module]] = {**channels.PLAIN, **positions.PLAIN, **mixers.PLAIN}
+PLAIN: dict[str, type[nn.Module]] = {
+    **channels.PLAIN,
+    **positions.PLAIN,
+    **mixers.PLAIN,
+    **pairs.PLAIN,
+}

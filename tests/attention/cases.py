@@ -15,11 +15,12 @@ SIZES = {1: (11,), 2: (7, 5), 3: (3, 7, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 # Mechanisms that their authors too start as the identity.
-IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc")
+IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc", "nl", "danet")
 # Mechanisms that do something while training only, so that evaluation depends on no batch.
 IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism has to hold in half precision, if not 1000.
-LARGE = {"gam": 100.0}  # its output grows with the square of its input: 1000 would itself overflow
+# The output of these grows with the square of the input: 1000 would itself overflow.
+LARGE = {"gam": 100.0, "lka": 100.0, "nl": 100.0}
 
 
 def channels_last(x: Tensor) -> Tensor:

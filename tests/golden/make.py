@@ -12,7 +12,9 @@ import json
 import sys
 import types
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +45,8 @@ class Absent(types.ModuleType):
     __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python itself asks, as for the file
+            raise AttributeError(name)
         return Nothing
 
 
@@ -57,6 +61,8 @@ class Origin:
         args: it is built with.
         config: our name and arguments.
         absent: modules that the file imports and that need not be there.
+        given: module -> names of it that are there, as what they stand for.
+        around: what the authors' networks have around their module.
     """
 
     source: str
@@ -66,6 +72,8 @@ class Origin:
     args: dict[str, Any]
     config: dict[str, Any]
     absent: tuple[str, ...] = ()
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    around: Callable[[nn.Module], nn.Module] | None = None
     note: str = ""
     shape: tuple[int, ...] = field(default=(2, 64, 14, 10))
 
@@ -103,6 +111,55 @@ def _gc(config: dict[str, Any], **args: Any) -> Origin:
     return Origin(**_GC, args=args, config={"attn": "gc", "channels": 64, **config})
 
 
+_NL = {
+    "source": "AlexHex7/Non-local_pytorch",
+    "commit": "ec15789af4533448169f3dc36abe542badd34221",
+    "name": "NONLocalBlock2D",
+    "args": {"in_channels": 64, "sub_sample": False, "bn_layer": False},
+    "note": "a third party's, as the authors' code is for Caffe2",
+}
+_DANET = {
+    "source": "junfu1115/DANet",
+    "commit": "b0a0fa008148f102321cdaa7ca38fb0ddd0239d1",
+    "file": "encoding/nn/da_att.py",
+    "args": {"in_dim": 64},
+}
+_EANET = {
+    "source": "MenghaoGuo/EANet",
+    "commit": "59c03cb0a286d3a29a797f8ea07fb89d7af56b60",
+    "file": "model_torch.py",
+    "name": "External_attention",
+    "given": {
+        "bn_lib.nn.modules": {"SynchronizedBatchNorm2d": nn.BatchNorm2d},
+        "settings": {"BN_MOM": 0.1},
+    },
+    "absent": ("bn_lib", "bn_lib.nn"),
+}
+_POLARIZED = {
+    "source": "DeLightCMU/PSA",
+    "commit": "20e307ad708ae6a39239aa50ffa32e0c36c92894",
+    "file": "semantic-segmentation/network/PSA.py",
+    "args": {"inplanes": 64, "planes": 64},
+}
+
+
+def _nl(form: str, file: str) -> Origin:
+    config = {"attn": "nl", "channels": 64, "form": form, "scale": False}
+    return Origin(**_NL, file=f"lib/non_local_{file}.py", config=config)
+
+
+class Added(nn.Module):
+    """A block that a network adds to what it was made from."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` plus what the block makes of it."""
+        return x + self.inner(x)
+
+
 ORIGINS = {
     "ese": Origin(
         **_VOVNET, name="eSEModule", args={"channel": 64}, config={"attn": "ese", "channels": 64}
@@ -117,6 +174,85 @@ ORIGINS = {
     "gc_r4": _gc({"reduction": 4}, ratio=1 / 4),
     "gc_mean": _gc({"pool": "mean"}, pooling_type="avg"),
     "gc_scale": _gc({"fusion": "scale"}, fusion_types=("channel_mul",)),
+    "nl": _nl("embedded", "embedded_gaussian"),
+    "nl_gaussian": _nl("gaussian", "gaussian"),
+    "nl_dot": _nl("dot", "dot_product"),
+    "nl_concatenation": _nl("concatenation", "concatenation"),
+    "a2": Origin(
+        source="nguyenvo09/Double-Attention-Network",
+        commit="c378693ff6c0407e9e460570b168c22e642b3f54",
+        file="double_attention_layer.py",
+        name="DoubleAttentionLayer",
+        args={"in_channels": 64, "c_m": 32, "c_n": 32, "reconstruct": True},
+        config={"attn": "a2", "channels": 64},
+        around=Added,
+        note="a third party's, as the authors published no code",
+    ),
+    "danet_position": Origin(
+        **_DANET,
+        name="PAM_Module",
+        config={"attn": "danet", "channels": 64, "form": "position"},
+    ),
+    "danet_channel": Origin(
+        **_DANET,
+        name="CAM_Module",
+        config={"attn": "danet", "channels": 64, "form": "channel"},
+        shape=(2, 64, 5, 3),
+    ),
+    "external": Origin(
+        **_EANET,
+        args={"c": 48},
+        config={"attn": "external", "channels": 48, "relu": True},
+        shape=(2, 48, 14, 10),
+    ),
+    "lka": Origin(
+        source="Visual-Attention-Network/VAN-Classification",
+        commit="e19779b53a1b0828b51ecb4412d577541aee83a7",
+        file="models/van.py",
+        name="LKA",
+        args={"dim": 64},
+        config={"attn": "lka", "channels": 64},
+        absent=("timm.models.layers", "timm.models.registry"),
+    ),
+    "lka_projections": Origin(
+        source="Visual-Attention-Network/VAN-Classification",
+        commit="e19779b53a1b0828b51ecb4412d577541aee83a7",
+        file="models/van.py",
+        name="Attention",
+        args={"d_model": 64},
+        config={"attn": "lka", "channels": 64, "projections": True},
+        absent=("timm.models.layers", "timm.models.registry"),
+    ),
+    "mlca": Origin(
+        source="wandahangFY/MLCA",
+        commit="afbeb47a0f140b7ac446405218ac5d993931db28",
+        file="MLCA.py",
+        name="MLCA",
+        args={"in_size": 64},
+        config={"attn": "mlca", "channels": 64},
+    ),
+    "mca": Origin(
+        source="ndsclark/MCANet",
+        commit="9766391107871a79f70e9f22932ec74ba871af91",
+        file="ImageNet/mca_module.py",
+        name="MCALayer",
+        args={"inp": 64},
+        config={"attn": "mca", "channels": 64},
+    ),
+    "ema": Origin(
+        source="YOLOonMe/EMA-attention-module",
+        commit="afc37ecf52454c03421a86105fc5c16eb4ea1ad3",
+        file="EMA_attention_module",
+        name="EMA",
+        args={"channels": 64, "factor": 8},
+        config={"attn": "ema", "channels": 64, "groups": 8},
+    ),
+    "polarized": Origin(**_POLARIZED, name="PSA_p", config={"attn": "polarized", "channels": 64}),
+    "polarized_sequential": Origin(
+        **_POLARIZED,
+        name="PSA_s",
+        config={"attn": "polarized", "channels": 64, "form": "sequential"},
+    ),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
 }
 
@@ -126,12 +262,18 @@ def theirs(origin: Origin, folder: Path) -> nn.Module:
     file = folder / origin.source.replace("/", "+") / origin.file
     for name in origin.absent:
         sys.modules.setdefault(name, Absent(name))
-    spec = importlib.util.spec_from_file_location("theirs", file)
+    for name, values in origin.given.items():
+        sys.modules[name] = Absent(name)
+        vars(sys.modules[name]).update(values)
+    loader = SourceFileLoader("theirs", str(file))  # some files have no ending
+    spec = importlib.util.spec_from_loader("theirs", loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, origin.name)(**origin.args)
+    loader.exec_module(module)
+    made = getattr(module, origin.name)(**origin.args)
+    for parameter in made.parameters():  # none is a view of another
+        parameter.data = parameter.data.clone()
+    return made if origin.around is None else origin.around(made)
 
 
 def drawn(key: str, shape: tuple[int, ...]) -> Tensor:

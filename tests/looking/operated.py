@@ -23,6 +23,8 @@ from attnsurgeon.splicing.splice import splice
 from tests.nets.stages import Stages
 
 SIZE = (3, 26, 22)
+# Of those whose own place is in MobileNets, or in the middle of more than two stages.
+ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
 Handed = dict[str, tuple[tuple[Tensor, ...], Any]]
 
 
@@ -40,7 +42,7 @@ def _net() -> nn.Module:
 
 def fresh(name: str, init: str = "identity", where: Any = None, **args: Any) -> nn.Module:
     """A small network in double precision with a mechanism at its own place."""
-    where = "residual-branch" if name == "coord" else where  # its place is in MobileNets
+    where = ELSEWHERE.get(name, where)
     rules = rules_for(name, where, None, args, init, Narrowing())
     net = _net()
     splice(net, plan_rules(_surveyed(), rules, init=init, where=""))

@@ -56,8 +56,19 @@ MAIN = {
     "ese": "channel",
     "gct": "channel",
     "gc": "attention",
+    "nl": "attention",
+    "a2": "attention",
+    "danet": "attention",
+    "external": "attention",
+    "lka": "both",
+    "ela": "both",
+    "mlca": "both",
+    "mca": "both",
+    "ema": "both",
+    "polarized": "both",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
+BLENDED += ["polarized"]
 # Of what is replaced for good, nothing is left to compare with.
 GONE = ["sk", "psa", "sc", "atac", "csra"]
 # One of each kind while working; all of them in the slow suite.
@@ -475,6 +486,125 @@ def by_gc(m, x):
     return {"attention": weights / weights.sum((1, 2), keepdim=True)}
 
 
+def softly(z, axis=-1):
+    return torch.exp(z) / torch.exp(z).sum(axis, keepdim=True)
+
+
+def from_the_middle(q, k, x):
+    """Where the position in the middle looks, by the products of (N, m, H, W)."""
+    middle = q[:, :, x.shape[2] // 2, x.shape[3] // 2]
+    scores = torch.einsum("nc,nchw->nhw", middle, k)
+    return softly(scores.flatten(1)).reshape(scores.shape)
+
+
+def pointwise(layer, x):
+    weight = layer.weight.flatten(1)
+    bias = 0 if layer.bias is None else layer.bias[:, None, None]
+    return torch.einsum("oc,nchw->nohw", weight, x) + bias
+
+
+def by_nl(m, x):
+    q, k = pointwise(m.query, x), pointwise(m.key, x)
+    return {"attention": from_the_middle(q / math.sqrt(q.shape[1]), k, x)}
+
+
+def by_danet(m, x):
+    q, k = pointwise(m.positions.query, x), pointwise(m.positions.key, x)
+    return {"attention": from_the_middle(q, k, x)}
+
+
+def by_a2(m, x):
+    maps = pointwise(m.gather, x).flatten(2)
+    return {"attention": softly(maps).mean(1).reshape(x[:, 0].shape)}
+
+
+def by_external(m, x):
+    maps = torch.einsum("sc,ncp->nsp", m.keys, pointwise(m.query, x).flatten(2))
+    return {"attention": softly(maps).mean(1).reshape(x[:, 0].shape)}
+
+
+def by_lka(m, x):
+    near, far, mix = m.gate.near, m.gate.far, m.gate.mix
+    z = F.conv2d(x, near.weight, near.bias, padding=2, groups=x.shape[1])
+    z = F.conv2d(z, far.weight, far.bias, padding=9, dilation=3, groups=x.shape[1])
+    return {"both": pointwise(mix, z)}
+
+
+def by_ela(m, x):
+    def gate(pooled):
+        k = m.conv.weight  # (C, 1, 7)
+        wide = F.pad(pooled, (3, 3))
+        z = sum(k[:, 0, i : i + 1] * wide[:, :, i : i + pooled.shape[2]] for i in range(7))
+        groups = z.unflatten(1, (m.norm.num_groups, -1))
+        center = groups.mean((2, 3), keepdim=True)
+        spread = groups.var((2, 3), correction=0, keepdim=True)
+        z = ((groups - center) / torch.sqrt(spread + 1e-5)).flatten(1, 2)
+        return sigmoid(z * m.norm.weight[:, None] + m.norm.bias[:, None])
+
+    return {"both": gate(x.mean(3))[:, :, :, None] * gate(x.mean(2))[:, :, None, :]}
+
+
+def by_mlca(m, x):
+    n, c = x.shape[:2]
+    local = F.adaptive_avg_pool2d(x, 5)
+
+    def over_channels(rows, conv):
+        k = conv.weight.flatten()
+        wide = F.pad(rows, (len(k) // 2, len(k) // 2))
+        return sigmoid(sum(k[i] * wide[..., i : i + rows.shape[-1]] for i in range(len(k))))
+
+    whole = over_channels(local.mean((2, 3)), m.conv)[:, :, None, None]
+    rows = over_channels(local.permute(0, 2, 3, 1).reshape(n, -1), m.local)
+    mixed = (whole + rows.reshape(n, 5, 5, c).permute(0, 3, 1, 2)) / 2
+    return {"both": F.adaptive_avg_pool2d(mixed, x.shape[2:])}
+
+
+def by_mca(m, x):
+    def gate(along, axis):
+        others = [a for a in (1, 2, 3) if a != axis]
+        a, b = 0.5 + sigmoid(along.weight)
+        z = a * x.mean(others, keepdim=True) + b * x.std(others, keepdim=True)
+        k = along.conv.weight.flatten()
+        z = z.flatten(1)
+        wide = F.pad(z, (len(k) // 2, len(k) // 2))
+        z = sigmoid(sum(k[i] * wide[:, i : i + z.shape[1]] for i in range(len(k))))
+        return z.reshape([-1, *(x.shape[a] if a == axis else 1 for a in (1, 2, 3))])
+
+    rows, columns = (gate(m.axes[a - 2], a) for a in (2, 3))
+    return {"both": (gate(m.channel, 1) + rows + columns) / 3}
+
+
+def by_ema(m, x):
+    n, c, h, w = x.shape
+    z = x.reshape(n * m.groups, -1, h, w)
+
+    def line(pooled):
+        return sigmoid(torch.einsum("oc,ncl->nol", m.conv1x1.weight[:, :, 0], pooled)
+                       + m.conv1x1.bias[:, None])  # fmt: skip
+
+    u = z * line(z.mean(3))[:, :, :, None] * line(z.mean(2))[:, :, None, :]
+    u = (u - u.mean((2, 3), True)) / torch.sqrt(u.var((2, 3), correction=0, keepdim=True) + 1e-5)
+    u = u * m.norm.weight[:, None, None] + m.norm.bias[:, None, None]
+    v = F.conv2d(z, m.conv3x3.weight, m.conv3x3.bias, padding=1)
+    scores = sum(
+        torch.einsum("nc,nchw->nhw", softly(one.mean((2, 3))), other)
+        for one, other in ((u, v), (v, u))
+    )
+    gate = sigmoid(scores).reshape(n, m.groups, 1, h, w)
+    return {"both": gate.expand(-1, -1, c // m.groups, -1, -1).reshape(x.shape)}
+
+
+def by_polarized(m, x):
+    flat = x.flatten(2)
+    shares = softly(torch.einsum("c,ncp->np", m.query[0], flat))
+    values = torch.einsum("mc,ncp->nmp", m.value.weight, flat)
+    channel = sigmoid(torch.einsum("nmp,np->nm", values, shares) @ m.up.weight.T)
+    queries = torch.einsum("mc,ncp->nmp", m.spatial_query.weight, flat).mean(2)
+    keys = torch.einsum("mc,ncp->nmp", m.spatial_value.weight, flat)
+    spatial = sigmoid(softly(torch.einsum("nm,nmp->np", queries, keys)))
+    return {"both": (channel[:, :, None] + spatial[:, None]).reshape(x.shape)}
+
+
 def by_interflow(m, *values):
     return {"stages": m.weights.detach()}
 
@@ -513,6 +643,9 @@ FORMS = {
     "interflow": ({"mode": "hard"}, "stages"),
     "gct": ({"norm": "l1"}, "channel"),
     "gc": ({"fusion": "scale"}, "channel attention"),
+    "nl": ({"form": "dot"}, "attention"),
+    "danet": ({"form": "position"}, "attention"),
+    "polarized": ({"form": "sequential"}, "channel spatial"),
 }
 
 

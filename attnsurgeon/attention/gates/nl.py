@@ -1,0 +1,166 @@
+"""Non-local block: what each position finds at all positions is added to it.
+
+    w_ij = softmax over j of theta(x_i) . phi(x_j) / sqrt(m)        embedded
+           softmax over j of x_i . x_j                              gaussian
+           theta(x_i) . phi(x_j) / P                                dot
+           relu(a . [theta(x_i), phi(x_j)]) / P                     concatenation
+    y_i = x_i + W sum over j of w_ij g(x_j)
+
+Wang et al., "Non-local Neural Networks", CVPR 2018, https://arxiv.org/abs/1711.07971
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.identity import native
+from attnsurgeon.attention.pictures import Picture, Seen, index_of
+from attnsurgeon.attention.precision import wide, without_autocast
+from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import CONV
+
+Form = Literal["embedded", "gaussian", "dot", "concatenation"]
+STD = 0.01  # of the authors' weights
+
+
+@torch.fx.wrap
+def products(q: Tensor, k: Tensor) -> Tensor:
+    """Returns q_i . k_j of (N, m, ...), for all pairs of positions, (N, P, P), in float32 at least.
+
+    Half precision would not hold the squares of large values.
+    """
+    with without_autocast(q):
+        return q.to(wide(q)).flatten(2).transpose(1, 2) @ k.to(wide(k)).flatten(2)
+
+
+@torch.fx.wrap
+def mean_products(q: Tensor, k: Tensor) -> Tensor:
+    """Returns q_i . k_j / P, scaled before the pairs are made."""
+    return products(q * (1 / k[0, 0].numel()), k)
+
+
+@torch.fx.wrap
+def rectified_sums(q: Tensor, k: Tensor) -> Tensor:
+    """Returns relu(q_i + k_j) / P of two scores a position, (N, 1, P): (N, P, P)."""
+    return F.relu(q.transpose(1, 2) + k) * (1 / k.shape[2])
+
+
+@torch.fx.wrap
+def gathered(weights: Tensor, v: Tensor) -> Tensor:
+    """Returns for each position the sum of `v` (N, m, ...) by its row of weights (N, P, P)."""
+    with without_autocast(v):
+        found = v.to(weights.dtype).flatten(2) @ weights.transpose(1, 2)
+    return found.to(v.dtype).unflatten(2, v.shape[2:])
+
+
+def looks(seen: Seen) -> dict[str, Tensor]:
+    """Returns with which weights one position looks at the others, (N, ...)."""
+    x = seen.values[0]
+    at, sides = 0, x.shape[2:]
+    for index, side in zip(index_of(seen.position, sides), sides, strict=True):
+        at = at * side + index
+    return {"attention": seen.module.weights(x)[:, at].unflatten(1, sides).to(x.dtype)}
+
+
+def count(channels: int, form: Form, reduction: int) -> int:
+    """Returns the number of parameters."""
+    m = hidden_width(channels, reduction)
+    layers = 1 if form == "gaussian" else 3
+    pairs = 2 * m if form == "concatenation" else 0
+    return layers * (channels * m + m) + pairs + m * channels + channels
+
+
+@mechanism(
+    "nl",
+    kind="gate",
+    ranks=(1, 2, 3),
+    placement="middle-block",
+    picture=Picture(("attention",), "w_i, of the position that was asked for", looks),
+    formula="4Cm + 3m + C, m = C//r; 2Cm + m + C with form=gaussian, 2m more with concatenation",
+    count=count,
+    identity=native("out", how="W starts at zero, as in the paper"),
+    constraints=("C >= reduction",),
+    deviations=(
+        "scores are divided by sqrt(m), as in the configurations of the authors' code; the "
+        "paper's equation does not divide (scale=False)",
+        "W has no batch norm behind it, as in mmcv; the authors' code starts such a norm at zero "
+        "instead of W",
+        "keys and values are not pooled, which the authors do to save work",
+        "the authors put it behind every second block of the two middle stages, five of a "
+        "ResNet-50; the placement takes every block there, and rules take fewer",
+        "the bias of the keys is kept to have the authors' parameters; it adds the same to all "
+        "scores of a softmax, so it cannot learn; with dot and concatenation it can",
+        "scores and softmax are computed in float32 also for half-precision values",
+    ),
+    inert=("key.bias",),
+    spatial=False,
+)
+class NonLocal(nn.Module):
+    """Adds to each position a sum over all positions, weighed by how they go with it.
+
+    Args:
+        channels: C.
+        rank: 1, 2 or 3.
+        form: embedded, gaussian, dot or concatenation: how two positions are compared.
+        reduction: r, by which queries, keys and values are narrower.
+        scale: of embedded, whether scores are divided by sqrt(m).
+
+    Shape:
+        x (N, C, ...) -> (N, C, ...)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rank: int = 2,
+        form: Form = "embedded",
+        reduction: int = 2,
+        scale: bool = True,
+    ) -> None:
+        super().__init__()
+        m = hidden_width(channels, reduction)
+        embeds = form != "gaussian"
+        self.form = form
+        self.scale = m**-0.5 if form == "embedded" and scale else 1.0
+        self.value = CONV[rank](channels, m, 1)
+        self.query = CONV[rank](channels, m, 1) if embeds else None
+        self.key = CONV[rank](channels, m, 1) if embeds else None
+        if form == "concatenation":
+            self.pair = nn.Parameter(torch.empty(2 * m))
+        self.out = CONV[rank](m, channels, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts as the authors' networks do."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias") or name.startswith("out"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=STD)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Returns w, (N, P, P)."""
+        if self.query is None or self.key is None:
+            return products(x, x).softmax(-1)
+        q, k = self.query(x), self.key(x)
+        if self.form == "embedded":
+            return products(q * self.scale, k).softmax(-1)
+        if self.form == "dot":
+            return mean_products(q, k)
+        first, second = self.pair.unsqueeze(0).chunk(2, dim=1)  # (1, m)
+        return rectified_sums(first @ q.flatten(2), second @ k.flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` plus what each position finds."""
+        return x + self.out(gathered(self.weights(x), self.value(x))).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Returns the form, of which two have the same parameters."""
+        return f"form={self.form}"

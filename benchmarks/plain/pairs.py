@@ -1,0 +1,221 @@
+"""Gates that look from position to position, or from channel to channel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NonLocal(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.inter = channels // 2
+        self.g = nn.Conv2d(channels, self.inter, 1)
+        self.theta = nn.Conv2d(channels, self.inter, 1)
+        self.phi = nn.Conv2d(channels, self.inter, 1)
+        self.out = nn.Conv2d(self.inter, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        g = self.g(x).view(n, self.inter, -1).permute(0, 2, 1)
+        theta = self.theta(x).view(n, self.inter, -1).permute(0, 2, 1)
+        phi = self.phi(x).view(n, self.inter, -1)
+        weights = torch.matmul(theta, phi) / theta.shape[-1] ** 0.5
+        y = torch.matmul(weights.softmax(dim=-1), g)
+        y = y.permute(0, 2, 1).contiguous().reshape(n, self.inter, *x.shape[2:])
+        return x + self.out(y)
+
+
+class A2(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m = channels // 2
+        self.a = nn.Conv2d(channels, m, 1)
+        self.b = nn.Conv2d(channels, m, 1)
+        self.v = nn.Conv2d(channels, m, 1)
+        self.expand = nn.Conv2d(m, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, v = (layer(x).flatten(2) for layer in (self.a, self.b, self.v))
+        descriptors = torch.bmm(a, F.softmax(b, dim=-1).permute(0, 2, 1))
+        z = descriptors.matmul(F.softmax(v, dim=1))
+        return x + self.expand(z.view(x.shape[0], -1, *x.shape[2:]))
+
+
+class DANet(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.gamma_p = nn.Parameter(torch.zeros(1))
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma_c = nn.Parameter(torch.zeros(1))
+
+    def in_our_order(self) -> list[Tensor]:
+        layers = (self.query, self.key, self.value)
+        inner = [p for layer in layers for p in layer.parameters()]
+        return [self.gamma_p, *inner, self.gamma_c]
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        query = self.query(x).view(n, -1, w * h).permute(0, 2, 1)
+        energy = torch.bmm(query, self.key(x).view(n, -1, w * h))
+        attention = energy.softmax(-1)
+        found = torch.bmm(self.value(x).view(n, -1, w * h), attention.permute(0, 2, 1))
+        flat = x.view(n, c, -1)
+        energy = torch.bmm(flat, flat.permute(0, 2, 1))
+        energy = torch.max(energy, -1, keepdim=True)[0].expand_as(energy) - energy
+        among = torch.bmm(energy.softmax(-1), flat)
+        return self.gamma_p * found.view(n, c, h, w) + x + self.gamma_c * among.view(n, c, h, w)
+
+
+class External(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.linear_0 = nn.Conv1d(channels, 64, 1, bias=False)
+        self.linear_1 = nn.Conv1d(64, channels, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        z = self.conv1(x).view(n, c, h * w)
+        attention = F.softmax(self.linear_0(z), dim=-1)
+        attention = attention / (1e-9 + attention.sum(dim=1, keepdim=True))
+        return self.conv2(self.linear_1(attention).view(n, c, h, w)) + x
+
+
+class Polarized(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m = channels // 2
+        self.q_right = nn.Conv2d(channels, 1, 1, bias=False)
+        self.v_right = nn.Conv2d(channels, m, 1, bias=False)
+        self.up = nn.Conv2d(m, channels, 1, bias=False)
+        self.q_left = nn.Conv2d(channels, m, 1, bias=False)
+        self.v_left = nn.Conv2d(channels, m, 1, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        mask = self.q_right(x).view(n, 1, h * w).softmax(2)
+        context = torch.matmul(self.v_right(x).view(n, -1, h * w), mask.transpose(1, 2))
+        channel = x * torch.sigmoid(self.up(context.unsqueeze(-1)))
+        query = self.pool(self.q_left(x)).flatten(2).permute(0, 2, 1)
+        scores = torch.matmul(query, self.v_left(x).view(n, -1, h * w)).softmax(2)
+        return x * torch.sigmoid(scores.view(n, 1, h, w)) + channel
+
+
+class LKA(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.spatial = nn.Conv2d(channels, channels, 7, 1, 9, 3, groups=channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = x.clone()
+        return u * self.conv1(self.spatial(self.conv0(x)))
+
+
+class ELA(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 7, padding=3, groups=channels, bias=False)
+        self.norm = nn.GroupNorm(16, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x_h = torch.mean(x, dim=3, keepdim=True).view(n, c, h)
+        x_w = torch.mean(x, dim=2, keepdim=True).view(n, c, w)
+        x_h = torch.sigmoid(self.norm(self.conv(x_h))).view(n, c, h, 1)
+        x_w = torch.sigmoid(self.norm(self.conv(x_w))).view(n, c, 1, w)
+        return x * x_h * x_w
+
+
+class MLCA(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        t = int(abs(math.log2(channels) + 1) / 2)
+        k = t if t % 2 else t + 1
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+        self.local = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        local = F.adaptive_avg_pool2d(x, 5)
+        whole = F.adaptive_avg_pool2d(local, 1)
+        y_local = self.local(local.view(n, c, -1).transpose(-1, -2).reshape(n, 1, -1))
+        y_whole = self.conv(whole.view(n, c, -1).transpose(-1, -2)).view(n, c, 1, 1)
+        y_local = y_local.reshape(n, 25, c).transpose(-1, -2).reshape(n, c, 5, 5)
+        gate = F.adaptive_avg_pool2d(y_whole.sigmoid(), 5) * 0.5 + y_local.sigmoid() * 0.5
+        return x * F.adaptive_avg_pool2d(gate, (h, w))
+
+
+class MCAGate(nn.Module):
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(2))
+        self.conv = nn.Conv2d(1, 1, (1, kernel), padding=(0, kernel // 2), bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        means, spread = self.pool(x), x.view(n, c, -1).std(dim=2).reshape(n, c, 1, 1)
+        weight = torch.sigmoid(self.weight)
+        out = 0.5 * (means + spread) + weight[0] * means + weight[1] * spread
+        out = self.conv(out.permute(0, 3, 2, 1).contiguous()).permute(0, 3, 2, 1).contiguous()
+        return x * torch.sigmoid(out).expand_as(x)
+
+
+class MCA(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        t = round(abs(math.log2(channels) - 1) / 1.5)
+        self.h, self.w, self.c = MCAGate(3), MCAGate(3), MCAGate(t if t % 2 else t - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_h = self.h(x.permute(0, 2, 1, 3).contiguous()).permute(0, 2, 1, 3).contiguous()
+        x_w = self.w(x.permute(0, 3, 2, 1).contiguous()).permute(0, 3, 2, 1).contiguous()
+        return 1 / 3 * (self.c(x) + x_h + x_w)
+
+
+class EMA(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        c = channels // 32
+        self.gn = nn.GroupNorm(c, c)
+        self.conv1x1, self.conv3x3 = nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 3, padding=1)
+        self.pool_h, self.pool_w = nn.AdaptiveAvgPool2d((None, 1)), nn.AdaptiveAvgPool2d((1, None))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        z = x.reshape(n * 32, -1, h, w)
+        lines = self.conv1x1(torch.cat([self.pool_h(z), self.pool_w(z).permute(0, 1, 3, 2)], 2))
+        x_h, x_w = torch.split(lines, [h, w], dim=2)
+        x1 = self.gn(z * x_h.sigmoid() * x_w.permute(0, 1, 3, 2).sigmoid())
+        x2 = self.conv3x3(z)
+        from1 = self.pool(x1).reshape(n * 32, -1, 1).permute(0, 2, 1).softmax(-1)
+        from2 = self.pool(x2).reshape(n * 32, -1, 1).permute(0, 2, 1).softmax(-1)
+        scores = torch.matmul(from1, x2.flatten(2)) + torch.matmul(from2, x1.flatten(2))
+        return (z * scores.reshape(n * 32, 1, h, w).sigmoid()).reshape(n, c, h, w)
+
+
+PLAIN: dict[str, type[nn.Module]] = {
+    "nl": NonLocal,
+    "a2": A2,
+    "danet": DANet,
+    "external": External,
+    "polarized": Polarized,
+    "lka": LKA,
+    "ela": ELA,
+    "mlca": MLCA,
+    "mca": MCA,
+    "ema": EMA,
+}
