@@ -55,3 +55,6 @@ import attnsurgeon.attention.gates.mlca
 import attnsurgeon.attention.gates.mca
 import attnsurgeon.attention.gates.ema
 import attnsurgeon.attention.gates.polarized
+import attnsurgeon.attention.activations.dyrelu
+import attnsurgeon.attention.activations.frelu
+import attnsurgeon.attention.activations.acon

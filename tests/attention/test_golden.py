@@ -34,6 +34,7 @@ GATES = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "gat
 CONVS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "conv"]
 FUSIONS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "fusion"]
 LINKED = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "linked"]
+ACTIVATIONS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "activation"]
 HEADS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "head"]
 
 
@@ -64,7 +65,7 @@ def test_every_vector_is_compared_or_named_as_waiting():
     assert set(INDEX) - set(KNOWN) == WAITING
 
 
-@pytest.mark.parametrize("name", GATES + HEADS)
+@pytest.mark.parametrize("name", GATES + HEADS + ACTIVATIONS)
 def test_outputs_and_gradients_are_the_authors(name):
     attn, args = arguments(name)
     module = FILL.get(attn, fill)(make(attn, **args))
@@ -111,7 +112,7 @@ def test_places_of_a_chain_are_the_authors_one_after_the_other(name):
         torch.testing.assert_close(module(inputs[1]), vectors["output1"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", GATES + FUSIONS + LINKED + HEADS)
+@pytest.mark.parametrize("name", GATES + FUSIONS + LINKED + HEADS + ACTIVATIONS)
 def test_the_parameters_are_as_many_as_the_authors(name):
     attn, args = arguments(name)
     assert params(make(attn, **args)) == INDEX[name]["params"]

@@ -148,6 +148,29 @@ def _nl(form: str, file: str) -> Origin:
     return Origin(**_NL, file=f"lib/non_local_{file}.py", config=config)
 
 
+def _acon(name: str, config: dict[str, Any]) -> Origin:
+    return Origin(
+        source="nmaac/acon",
+        commit="99fd67928a6ffb0543b54614303caada96c756f5",
+        file="acon.py",
+        name=name,
+        args={"width": 64},
+        config={"attn": "acon", "channels": 64, **config},
+    )
+
+
+def _dyrelu(form: str) -> Origin:
+    return Origin(
+        source="Islanna/DynamicReLU",
+        commit="0ba5a33821024d5e7d098f2343e3bb10a4fe4bb9",
+        file="dyrelu.py",
+        name=f"DyReLU{form}",
+        args={"channels": 64, "reduction": 4},
+        config={"attn": "dyrelu", "channels": 64, "form": form, "reduction": 4},
+        note="a third party's, as the authors published no code of it alone",
+    )
+
+
 class Added(nn.Module):
     """A block that a network adds to what it was made from."""
 
@@ -253,6 +276,19 @@ ORIGINS = {
         name="PSA_s",
         config={"attn": "polarized", "channels": 64, "form": "sequential"},
     ),
+    "acon": _acon("MetaAconC", {}),
+    "acon_c": _acon("AconC", {"form": "c"}),
+    "frelu": Origin(
+        source="wandahangFY/MLCA",
+        commit="afbeb47a0f140b7ac446405218ac5d993931db28",
+        file="utils/activations.py",
+        name="FReLU",
+        args={"c1": 64},
+        config={"attn": "frelu", "channels": 64},
+        note="a third party's, as the authors' code is for MegEngine",
+    ),
+    "dyrelu_a": _dyrelu("A"),
+    "dyrelu_b": _dyrelu("B"),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
 }
 

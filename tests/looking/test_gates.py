@@ -66,11 +66,14 @@ MAIN = {
     "mca": "both",
     "ema": "both",
     "polarized": "both",
+    "dyrelu": "branches",
+    "frelu": "branches",
+    "acon": "both",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
-BLENDED += ["polarized"]
+BLENDED += ["polarized", "dyrelu", "frelu", "acon"]
 # Of what is replaced for good, nothing is left to compare with.
-GONE = ["sk", "psa", "sc", "atac", "csra"]
+GONE = ["sk", "psa", "sc", "atac", "csra", "dyrelu", "frelu", "acon"]
 # One of each kind while working; all of them in the slow suite.
 FAST = ["se", "cbam", "sa", "sk", "aff", "csra"]
 # Whose code multiplies once, so that the same product gives the same last digit.
@@ -159,7 +162,7 @@ def product(site, x: Tensor) -> Tensor:
     return x * site["both"] if "both" in site else x
 
 
-@of([n for n in GATES if n not in ("sc", "atac")])
+@of([n for n in GATES if n not in ("sc", "atac", "acon")])
 @starts
 def test_what_a_site_hands_on_is_what_it_was_given_times_its_gates(name, init):
     _, found, given = looked(name, init)
@@ -603,6 +606,31 @@ def by_polarized(m, x):
     keys = torch.einsum("mc,ncp->nmp", m.spatial_value.weight, flat)
     spatial = sigmoid(softly(torch.einsum("nm,nmp->np", queries, keys)))
     return {"both": (channel[:, :, None] + spatial[:, None]).reshape(x.shape)}
+
+
+def where_each_is_largest(lines):
+    """At how many positions of each channel each of the values (N, C, H, W) is the largest."""
+    top = torch.stack(lines).amax(0)
+    return torch.stack([(line == top).double().mean((2, 3)) for line in lines], dim=1)
+
+
+def by_dyrelu(m, x):
+    hidden = torch.relu(x.mean((2, 3)) @ m.fc1.weight.T + m.fc1.bias)
+    t = 2 * sigmoid(hidden @ m.fc2.weight.T + m.fc2.bias) - 1
+    a1, a2, b1, b2 = t.reshape(*x.shape[:2], 4, 1, 1).unbind(2)
+    return {"branches": where_each_is_largest([(1 + a1) * x + b1 / 2, a2 * x + b2 / 2])}
+
+
+def by_frelu(m, x):
+    around = normed(m.norm, F.conv2d(x, m.conv.weight, padding=1, groups=x.shape[1]))
+    return {"branches": where_each_is_largest([x, around])}
+
+
+def by_acon(m, x):
+    z = normed(m.norm1, x.mean((2, 3)) @ m.fc1.weight.T + m.fc1.bias)
+    beta = sigmoid(normed(m.norm2, z @ m.fc2.weight.T + m.fc2.bias))[:, :, None, None]
+    p1, p2 = (p[:, None, None] for p in (m.p1, m.p2))
+    return {"both": (p1 - p2) * sigmoid(beta * (p1 - p2) * x) + p2}
 
 
 def by_interflow(m, *values):

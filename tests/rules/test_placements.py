@@ -22,7 +22,7 @@ NAMES = {
     *("stem", "head", "conv3x3", "depthwise", "activation", "stage-branch", "depthwise-act"),
     *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
     *("decoder", "skip", "neck", "block-branch", "block", "block-conv", "block-conv3x3"),
-    *("early-stage-block", "before-conv", "later-block-branch", "middle-block"),
+    *("early-stage-block", "before-conv", "later-block-branch", "middle-block", "conv3x3-act"),
     *("norm", "act", "pool", "concat", "linear"),
 }
 

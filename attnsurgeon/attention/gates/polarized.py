@@ -88,7 +88,7 @@ def count(channels: int, form: Form) -> int:
     "polarized",
     kind="gate",
     ranks=(1, 2, 3),
-    placement="block-branch",
+    placement="conv3x3-act",
     picture=Picture(
         ("both",),
         "the sum of the channel's and the position's gate; of the sequential form channel and "
