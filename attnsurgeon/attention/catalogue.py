@@ -58,3 +58,6 @@ import attnsurgeon.attention.gates.polarized
 import attnsurgeon.attention.activations.dyrelu
 import attnsurgeon.attention.activations.frelu
 import attnsurgeon.attention.activations.acon
+import attnsurgeon.attention.convs.cot
+import attnsurgeon.attention.convs.splat
+import attnsurgeon.attention.convs.involution

@@ -29,7 +29,7 @@ ORDER = (
     "se cmpe-se ge gsop srm sk dia eca spa fca psa tse nam ran sge ulsam scse bam sa triplet cbam "
     "sc coord simam dca we atac aff iaff aw ba2m interflow csra crisscross s2 soca gam "
     "ese gct gc nl a2 danet external lka ela mlca mca ema polarized "
-    "dyrelu frelu acon"
+    "dyrelu frelu acon cot splat involution"
 )
 
 
@@ -68,7 +68,11 @@ def test_the_placement_of_every_card_is_shipped(card):
 def test_every_parameter_the_card_calls_unmoved_exists_and_is_explained(card):
     if card.unmoved:
         form = FULLEST.get(card.name, {})
-        names = dict(create_attention(card.name, 64, **form).named_parameters())
+        place: dict[str, Any] = {"channels": 64}
+        if card.kind in REPLACES_A_CONV:
+            place = {"conv": nn.Conv2d(64, 64, 3, padding=1)}
+        module = create_attention(card.name, **place, **form)
+        names = dict(getattr(module, "excitation", module).named_parameters())
         assert set(card.unmoved) <= set(names)
         assert any("cannot learn" in text for text in card.deviations)
 

@@ -60,6 +60,7 @@ class Origin:
         file, name: of the class.
         args: it is built with.
         config: our name and arguments.
+        package: that the file belongs to, where it imports from its own.
         absent: modules that the file imports and that need not be there.
         given: module -> names of it that are there, as what they stand for.
         around: what the authors' networks have around their module.
@@ -71,6 +72,7 @@ class Origin:
     name: str
     args: dict[str, Any]
     config: dict[str, Any]
+    package: str = ""
     absent: tuple[str, ...] = ()
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     around: Callable[[nn.Module], nn.Module] | None = None
@@ -169,6 +171,35 @@ def _dyrelu(form: str) -> Origin:
         config={"attn": "dyrelu", "channels": 64, "form": form, "reduction": 4},
         note="a third party's, as the authors published no code of it alone",
     )
+
+
+class ConvModule(nn.Sequential):
+    """What mmcv calls so: a convolution, with a norm and a ReLU where these are asked for."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm_cfg: Any, act_cfg: Any, **more: Any
+    ) -> None:
+        kernel = more["kernel_size"]
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, out_channels, kernel, bias=norm_cfg is None)
+        ]
+        layers += [nn.BatchNorm2d(out_channels)] if norm_cfg else []
+        layers += [nn.ReLU()] if act_cfg else []
+        super().__init__(*layers)
+
+
+class Windows(nn.Module):
+    """What is written for a GPU alone: windows by weights (N, 1, shared, k k, H, W)."""
+
+    def __init__(self, *channels: int, kernel_size: int, padding: int, **more: Any) -> None:
+        super().__init__()
+        self.unfold = nn.Unfold(kernel_size, padding=padding)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Returns the sums."""
+        n, _, shared, taps, height, width = weight.shape
+        windows = self.unfold(x).view(n, -1, shared, taps, height, width)
+        return (windows * weight).sum(3).view(x.shape)
 
 
 class Added(nn.Module):
@@ -289,6 +320,55 @@ ORIGINS = {
     ),
     "dyrelu_a": _dyrelu("A"),
     "dyrelu_b": _dyrelu("B"),
+    "involution": Origin(
+        source="d-li14/involution",
+        commit="21c3158fcbb4ecda8ed4626fcae8b01be511a598",
+        file="cls/mmcls/models/utils/involution_naive.py",
+        name="involution",
+        args={"channels": 64, "kernel_size": 7, "stride": 1},
+        config={"attn": "involution", "channels": 64},
+        absent=("mmcv",),
+        given={"mmcv.cnn": {"ConvModule": ConvModule}},
+    ),
+    "cot": Origin(
+        source="JDAI-CV/CoTNet",
+        commit="895e02467d5691c5227f501732dc84390706a25f",
+        file="models/cotnet.py",
+        name="CotLayer",
+        package="models",
+        args={"dim": 64, "kernel_size": 3},
+        config={"attn": "cot", "channels": 64},
+        absent=(
+            "config",
+            "models",
+            "models.helpers",
+            "models.registry",
+            "models.resnet",
+            "models.layers.activations",
+            "models.layers.tbconv",
+            "models.layers.kerv2d",
+            "cupy_layers",
+        ),
+        given={
+            "models.layers": {"get_act_layer": lambda name: nn.SiLU},
+            "cupy_layers.aggregation_zeropad": {"LocalConvolution": Windows},
+        },
+    ),
+    "splat": Origin(
+        source="zhanghang1989/ResNeSt",
+        commit="1dfb3e8867e2ece1c28a65c9db1cded2818a2031",
+        file="resnest/torch/models/splat.py",
+        name="SplAtConv2d",
+        args={
+            "in_channels": 64,
+            "channels": 64,
+            "kernel_size": 3,
+            "padding": 1,
+            "bias": False,
+            "norm_layer": nn.BatchNorm2d,
+        },
+        config={"attn": "splat", "channels": 64},
+    ),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
 }
 
@@ -301,8 +381,9 @@ def theirs(origin: Origin, folder: Path) -> nn.Module:
     for name, values in origin.given.items():
         sys.modules[name] = Absent(name)
         vars(sys.modules[name]).update(values)
-    loader = SourceFileLoader("theirs", str(file))  # some files have no ending
-    spec = importlib.util.spec_from_loader("theirs", loader)
+    full = f"{origin.package}.theirs".removeprefix(".")
+    loader = SourceFileLoader(full, str(file))  # some files have no ending
+    spec = importlib.util.spec_from_loader(full, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)

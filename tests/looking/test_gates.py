@@ -69,11 +69,15 @@ MAIN = {
     "dyrelu": "branches",
     "frelu": "branches",
     "acon": "both",
+    "cot": "branches attention",
+    "splat": "branches",
+    "involution": "attention",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
-BLENDED += ["polarized", "dyrelu", "frelu", "acon"]
+BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
 # Of what is replaced for good, nothing is left to compare with.
-GONE = ["sk", "psa", "sc", "atac", "csra", "dyrelu", "frelu", "acon"]
+GONE = ["sk", "psa", "sc", "atac", "csra"]
+GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution"]
 # One of each kind while working; all of them in the slow suite.
 FAST = ["se", "cbam", "sa", "sk", "aff", "csra"]
 # Whose code multiplies once, so that the same product gives the same last digit.
@@ -631,6 +635,28 @@ def by_acon(m, x):
     beta = sigmoid(normed(m.norm2, z @ m.fc2.weight.T + m.fc2.bias))[:, :, None, None]
     p1, p2 = (p[:, None, None] for p in (m.p1, m.p2))
     return {"both": (p1 - p2) * sigmoid(beta * (p1 - p2) * x) + p2}
+
+
+def by_splat(m, x):
+    conv = m.conv
+    u = F.conv2d(x, conv.weight, stride=conv.stride, padding=conv.padding, groups=conv.groups)
+    u = normed(m.norm, u).clamp(min=0)
+    total = u.unflatten(1, (m.radix, -1)).sum(1).mean((2, 3))
+    hidden = torch.relu(normed(m.norm1, total @ m.fc1.weight[:, :, 0].T + m.fc1.bias))
+    z = (hidden @ m.fc2.weight[:, :, 0].T + m.fc2.bias).unflatten(1, (m.radix, -1))
+    return {"branches": softly(z, 1)}
+
+
+def by_involution(m, x):
+    (step, _), (k, _) = m.stride, m.kernel
+    pooled = F.avg_pool2d(x, step, ceil_mode=True, count_include_pad=False)
+    hidden = torch.relu(normed(m.norm, pointwise(m.reduce, pooled)))
+    w = pointwise(m.span, hidden).unflatten(1, (m.groups, k, k)).mean(1)  # (N, k, k, H, W)
+    h, v = (side // 2 for side in w.shape[3:])
+    own = w[..., h, v]
+    wide = F.pad(torch.zeros_like(x[:, 0]), [k // 2] * 4)
+    wide[:, step * h : step * h + k, step * v : step * v + k] = own
+    return {"attention": wide[:, k // 2 : -(k // 2), k // 2 : -(k // 2)]}
 
 
 def by_interflow(m, *values):

@@ -15,6 +15,8 @@ from attnsurgeon.attention.shapes import CONV
 from tests.attention.cases import SIZES, Case, is_channels_last, of_kind, params, stir
 
 PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
+# What is made at each position of its input, and is no convolution itself.
+IN_PLACE = ("cot", "involution")
 # What a convolution may be like otherwise than a 3x3 one that keeps channels and size.
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -105,7 +107,11 @@ class Alone(InConv):
 
     def refusals(self) -> dict[str, str]:
         groups = {"groups": "4 groups"} if self.card.name == "psa" else {}
-        return {"reflect": "pads with 'reflect'", **groups}
+        in_place = {}
+        if self.card.name in IN_PLACE:
+            channels = dict.fromkeys(("wider", "narrower"), "it keeps the number of channels")
+            in_place = {"valid": "leaves some out", **channels}
+        return {"reflect": "pads with 'reflect'", **groups, **in_place}
 
     def params(self, channels: int | None = None) -> int:
         return self.count(self.conv(channels))

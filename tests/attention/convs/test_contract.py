@@ -13,6 +13,7 @@ SMALL = {
     "sk": {"": {"groups": 8, "reduction": 4}},
     "psa": {"": {"kernels": (3, 5), "groups": (1, 4), "reduction": 2}},
     "sc": {"": {}, "split": {"split": True}},
+    "involution": {"": {"kernel_size": 5, "share": 4, "reduction": 2}},
 }
 CASES = [
     case(card, rank, args, form)
