@@ -39,5 +39,22 @@ def csra(module: Any) -> Any:
     return module.eval()
 
 
+def dynamic(module: Any) -> Any:
+    """Returns `module` filled as the authors' code is, which has all kernels in one parameter."""
+    fill(module)
+    own, others = module.conv.weight, module.excitation.experts.weight
+    theirs = nn.ParameterDict({"weight": torch.empty(len(others) + 1, *own.shape)})
+    first, *rest = fill(theirs).get_parameter("weight").detach()
+    with torch.no_grad():
+        own.copy_(first)
+        others.copy_(torch.stack(rest))
+    return module.eval()
+
+
 # Every other mechanism's parameters have the shapes of its authors', and are filled as they are.
-FILL: dict[str, Callable[[Any], Any]] = {"ulsam": ulsam, "csra": csra}
+FILL: dict[str, Callable[[Any], Any]] = {
+    "ulsam": ulsam,
+    "csra": csra,
+    "odconv": dynamic,
+    "dyconv": dynamic,
+}

@@ -32,6 +32,7 @@ WAITING: set[str] = set()
 KNOWN = [name for name in INDEX if mechanism_of(name) in mechanisms()]
 GATES = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "gate"]
 CONVS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "conv"]
+WEIGHTS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "weight"]
 FUSIONS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "fusion"]
 LINKED = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "linked"]
 ACTIVATIONS = [name for name in KNOWN if mechanisms()[mechanism_of(name)].kind == "activation"]
@@ -81,6 +82,17 @@ def test_replaced_convolutions_are_the_authors(name):
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     module = fill(create_attention(attn, conv=conv, **args))
     assert params(module) == mechanisms()[attn].params(conv, **args) == INDEX[name]["params"]
+    compare(module, load_file(FOLDER / f"{name}.safetensors"))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_convolutions_with_a_weight_an_image_are_the_authors(name):
+    attn, args = arguments(name)
+    channels = args.pop("channels")
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    module = FILL[attn](create_attention(attn, conv=conv, **args))
+    added = mechanisms()[attn].params(conv, **args)
+    assert params(module) == params(conv) + added == INDEX[name]["params"]
     compare(module, load_file(FOLDER / f"{name}.safetensors"))
 
 

@@ -12,6 +12,7 @@ from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.pictures import AS_SEEN
 from attnsurgeon.attention.registry import (
     KINDS,
+    REPLACES_A_CONV,
     create_attention,
     lookup,
     mechanism,
@@ -29,7 +30,8 @@ ORDER = (
     "se cmpe-se ge gsop srm sk dia eca spa fca psa tse nam ran sge ulsam scse bam sa triplet cbam "
     "sc coord simam dca we atac aff iaff aw ba2m interflow csra crisscross s2 soca gam "
     "ese gct gc nl a2 danet external lka ela mlca mca ema polarized "
-    "dyrelu frelu acon cot splat involution"
+    "dyrelu frelu acon cot splat involution "
+    "odconv dyconv condconv"
 )
 
 

@@ -369,6 +369,23 @@ ORIGINS = {
         },
         config={"attn": "splat", "channels": 64},
     ),
+    "odconv": Origin(
+        source="OSVAI/ODConv",
+        commit="0901cc1ccd75757b40420447db20603d30bd2f74",
+        file="modules/odconv.py",
+        name="ODConv2d",
+        args={"in_planes": 64, "out_planes": 64, "kernel_size": 3, "padding": 1},
+        config={"attn": "odconv", "channels": 64},
+    ),
+    "dyconv": Origin(
+        source="kaijieshi7/Dynamic-convolution-Pytorch",
+        commit="4befa50c97de72cd093316edb29522e8ebd8fc5e",
+        file="dynamic_conv.py",
+        name="Dynamic_conv2d",
+        args={"in_planes": 64, "out_planes": 64, "kernel_size": 3, "padding": 1, "bias": False},
+        config={"attn": "dyconv", "channels": 64, "temperature": 34.0},
+        note="a third party's, as the authors published no code",
+    ),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
 }
 

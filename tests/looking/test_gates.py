@@ -72,6 +72,9 @@ MAIN = {
     "cot": "branches attention",
     "splat": "branches",
     "involution": "attention",
+    "odconv": "branches",
+    "dyconv": "branches",
+    "condconv": "branches",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
@@ -80,6 +83,8 @@ GONE = ["sk", "psa", "sc", "atac", "csra"]
 GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution"]
 # One of each kind while working; all of them in the slow suite.
 FAST = ["se", "cbam", "sa", "sk", "aff", "csra"]
+# Of what is asked of no map.
+FLAT = ["we", "aw", "interflow", "odconv", "dyconv", "condconv"]
 # Whose code multiplies once, so that the same product gives the same last digit.
 ONE_PRODUCT = [
     "se",
@@ -151,7 +156,7 @@ def test_a_mechanism_has_the_pictures_that_its_card_names(name, init):
             assert site["channel"].shape == values[0].shape[:2]
         if "both" in site and name != "sc":
             assert site["both"].shape == values[0].shape
-        assert site.resolution == (() if name in ("we", "aw", "interflow") else values[0].shape[2:])
+        assert site.resolution == (() if name in FLAT else values[0].shape[2:])
 
 
 GATES = [n for n, names in MAIN.items() if {"channel", "spatial", "both"} & {*names.split()}]

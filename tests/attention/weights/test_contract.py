@@ -25,6 +25,9 @@ FORMS = {
 }
 
 
+OTHERS = ("odconv", "dyconv", "condconv")  # these bring kernels of their own
+
+
 @dataclass(frozen=True)
 class Excitation(InConv):
     """An attention on the weight of a convolution, whose parameters are there beside its own."""
@@ -98,7 +101,7 @@ def test_a_weight_of_zeros_stays_finite(case, init):
     conv = case.conv()
     nn.init.zeros_(conv.weight)
     y, grads = gradients(case.build(init, conv=conv), case.input())
-    assert not y.any()
+    assert not y.any() or (init == "paper" and case.card.name in OTHERS)
     assert all(g.isfinite().all() for g in grads)
 
 
