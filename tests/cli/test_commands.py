@@ -244,8 +244,8 @@ def listed(*argv: str) -> list[str]:
 
 
 def test_mechanisms_are_listed_by_name_kind_start_and_placement():
-    assert listed("attn", "list", "e?a") == ["eca"]
-    assert listed("attn", "list", "*ca", "se") == ["se", "eca", "fca", "dca", "soca"]
+    assert listed("attn", "list", "e?a") == ["eca", "ela", "ema"]
+    assert listed("attn", "list", "*ca", "se") == ["se", "eca", "fca", "dca", "soca", "mlca", "mca"]
     assert listed("attn", "list", "--kind", "linked") == ["dia", "dca"]
     natives = listed("attn", "list", "--kind", "gate", "--identity", "native")
     assert "eca" in natives

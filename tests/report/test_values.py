@@ -139,7 +139,7 @@ def test_what_a_value_leads_to_is_found():
         ("audit", ["3 inserted modules", "every inserted module runs"]),
         ("status", ["+ se", "162", "339", "1.000", "yes", "trainable params: "]),
         ("gates", ["late.attn", "late.norm", "se", "channel", "1.000", "0.000"]),
-        ("mechanisms", ["eca", "cbam", "gam", "Squeeze-and-excitation"]),
+        ("mechanisms", ["eca", "cbam", "sa", "Squeeze-and-excitation"]),
         ("verify", ["bit-equal", "every original key kept", "every inserted module runs"]),
         ("source_of", ["tiny.py:net()", "weights: as built"]),
     ],

@@ -110,14 +110,6 @@ class DoubleAttention(nn.Module):
         self.gather = CONV[rank](channels, m, 1)
         self.distribute = CONV[rank](channels, m, 1)
         self.out = nn.Linear(m, channels)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Starts the layers as copies of the paper do."""
-        for layer in (self.feature, self.gather, self.distribute, self.out):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus what its positions take."""

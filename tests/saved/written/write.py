@@ -31,7 +31,8 @@ ARGS: dict[str, dict[str, Any]] = {
     "sk": {"groups": 8},
     "spa": {"variant": "B"},
 }
-ELSEWHERE = {"coord": "residual-branch"}  # whose own place this network does not have
+# Whose own place this network does not have.
+ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
 # Name of the case -> where; one for each technique by which a network is cut.
 WHERE = {
     "retype": {"site": "residual-branch", "stage": 2},
