@@ -34,13 +34,13 @@ def shares(scores: Tensor, axis: int) -> Tensor:
 
 @torch.fx.wrap
 def gathered(x: Tensor, weights: Tensor) -> Tensor:
-    """Returns (N, C, n): sums of `x` over positions by each of n maps of weights (N, n, P)."""
+    """Returns (N, m, n): sums of `x` over positions by each of n maps of weights (N, n, P)."""
     return x.flatten(2) @ weights.transpose(1, 2).to(x.dtype)
 
 
 @torch.fx.wrap
 def handed_out(vectors: Tensor, weights: Tensor, like: Tensor) -> Tensor:
-    """Returns (N, C, ...): of n vectors (N, C, n) those that each position takes."""
+    """Returns (N, m, ...): of n vectors (N, m, n) those that each position takes."""
     return (vectors @ weights.to(vectors.dtype)).unflatten(2, like.shape[2:])
 
 
@@ -76,7 +76,6 @@ def count(channels: int, reduction: int) -> int:
         "every block there, and rules take fewer",
         "the bias of B adds the same to all scores of a softmax, so it cannot learn; with "
         "over=positions that of V neither",
-        "A and W, which are linear, are taken before the positions where that is less work",
     ),
     inert=("gather.bias",),
     spatial=False,
@@ -104,19 +103,14 @@ class DoubleAttention(nn.Module):
     ) -> None:
         super().__init__()
         m = hidden_width(channels, reduction)
-        self.rank = rank
         self.axis = AXES[over]
-        self.feature = nn.Linear(channels, m)
+        self.feature = CONV[rank](channels, m, 1)
         self.gather = CONV[rank](channels, m, 1)
         self.distribute = CONV[rank](channels, m, 1)
-        self.out = nn.Linear(m, channels)
+        self.out = CONV[rank](m, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus what its positions take."""
-        sums = gathered(x, shares(self.gather(x), 2))  # (N, C, n)
-        vectors = self.feature(sums.transpose(1, 2))  # (N, n, m)
+        vectors = gathered(self.feature(x), shares(self.gather(x), 2))  # (N, m, n)
         taken = shares(self.distribute(x), self.axis)  # (N, n, P)
-        vectors = torch.matmul(vectors, self.out.weight.transpose(0, 1).to(vectors.dtype))
-        z = handed_out(vectors.transpose(1, 2), taken, x)
-        bias = self.out.bias.reshape(-1, *[1] * self.rank)
-        return x + (z + bias).to(x.dtype)
+        return x + self.out(handed_out(vectors, taken, x)).to(x.dtype)

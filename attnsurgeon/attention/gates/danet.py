@@ -34,9 +34,9 @@ def among_channels(x: Tensor, gamma: Tensor) -> Tensor:
     """Returns gamma times the sums of channels, weighed by how little they go together."""
     flat = x.flatten(2).to(wide(x))  # (N, C, P)
     with without_autocast(x):
-        weights = (flat @ -flat.transpose(1, 2)).softmax(-1)  # (N, C, C)
-        found = (gamma.to(flat.dtype) * weights) @ flat
-    return found.to(x.dtype).unflatten(2, x.shape[2:])
+        weights = (flat @ flat.transpose(1, 2)).neg().softmax(-1)  # (N, C, C)
+        found = (weights @ flat).to(x.dtype)
+    return gamma.to(x.dtype) * found.unflatten(2, x.shape[2:])
 
 
 class Positions(nn.Module):
@@ -60,8 +60,8 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what is to be added."""
-        weights = self.weights(x)
-        return gathered(self.gamma.to(weights.dtype) * weights, self.value(x))
+        found = gathered(self.weights(x), self.value(x))
+        return self.gamma.to(found.dtype) * found
 
 
 class Channels(nn.Module):

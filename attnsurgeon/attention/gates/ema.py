@@ -102,9 +102,10 @@ class EMA(nn.Module):
         z = groups.flatten(0, 1)
         pooled = [pool(z) for pool in self.pools]  # (N G, c, H) and (N G, c, W)
         lines = self.conv1x1(torch.cat(pooled, dim=2)).sigmoid()
+        parts = lines.split([p.shape[2] for p in pooled], dim=2)
         u = z
-        for axis, line in enumerate(lines.split([p.shape[2] for p in pooled], dim=2)):
-            u = u * along(line, axis, self.rank).to(z.dtype)
+        for axis in range(self.rank):
+            u = u * along(parts[axis], axis, self.rank).to(z.dtype)
         u = self.norm(u)
         v = self.conv3x3(z)
         assert self.norm.bias is not None
