@@ -35,7 +35,7 @@ _DOES = {
 def linked(text: str) -> str:
     """Returns a page on which the first cell of a row that names a mechanism leads to its page."""
     names = "|".join(mechanisms())
-    return re.sub(rf"^\\| `({names})` \\|", r"| [`\1`](mechanisms/\1.md) |", text, flags=re.M)
+    return re.sub(rf"^\| `({names})` \|", r"| [`\1`](mechanisms/\1.md) |", text, flags=re.M)
 
 
 def page(card: Mechanism, docs: Path, drawn: str) -> str:
@@ -135,7 +135,7 @@ def _price(card: Mechanism) -> str:
         rows.append([name, f"{before:,}", f"{more:+,}", f"{more / before:+.2%}"])
     rows[0][0], rows[1][0] = "parameters", "MACs"
     head = [f"{PRICED}, {len(plan)} sites", "before", "change", ""]
-    return _table(head, rows) + "\n{ .numbers }"
+    return _table(head, rows)
 
 
 def _where(card: Mechanism, docs: Path) -> str:
