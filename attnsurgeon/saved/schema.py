@@ -30,6 +30,7 @@ from attnsurgeon.plain import from_plain
 from attnsurgeon.recording.input_records import form_of_record
 from attnsurgeon.sites.site import LAYOUTS
 from attnsurgeon.sizes import checked
+from attnsurgeon.version import __version__
 
 FORMAT = "attnsurgeon"
 FORMAT_VERSION = 1
@@ -101,8 +102,17 @@ def _refuse_newer(record: Any, file: Path) -> None:
         raise ModelError(
             f"{file} has format version {str(written)[:20]}; this attnsurgeon reads up to"
             f" {FORMAT_VERSION}",
-            "upgrade attnsurgeon",
+            f"upgrade attnsurgeon{_writer(record)}",
         )
+
+
+def _writer(record: dict[Any, Any]) -> str:
+    """Which version wrote a record and which reads it, where it says so in no more than numbers."""
+    versions = record.get("versions")
+    said = versions.get("attnsurgeon") if isinstance(versions, dict) else None
+    if not isinstance(said, str) or not re.fullmatch(r"[0-9a-z.+]{1,20}", said):
+        return ""
+    return f": {said} wrote it, and this is {__version__}"
 
 
 def _refuse_boundless(record: Any) -> None:
