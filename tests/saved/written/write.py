@@ -1,10 +1,11 @@
 """Writes, with the attnsurgeon of today, what `test_written.py` reads with a later one.
 
-    python -m tests.saved.written.write 0.1
+    python -m tests.saved.written.write 0.2
 
-makes `tests/saved/written/0.1.zip`: of every mechanism a folder, an adapter where it takes nothing
+makes `tests/saved/written/0.2.zip`: of every mechanism a folder, an adapter where it takes nothing
 away, and a pickled network, of both starts in turn; of every technique of cutting an exported
-file; and the outputs of all of them. What an earlier version wrote is not written again.
+file; and the outputs of all of them. Of a mechanism that an archive of an earlier version has,
+nothing is written again: what is read of it does not change with the mechanism.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.saved.written import network
 HERE = Path(__file__).parent
 SIZE = (3, 32, 24)
 ARGS: dict[str, dict[str, Any]] = {
+    "gc": {"reduction": 4},
     "gsop": {"hidden": 8},
     "psa": {"groups": (1, 2, 4, 4), "reduction": 2},
     "sk": {"groups": 8},
@@ -33,6 +36,12 @@ ARGS: dict[str, dict[str, Any]] = {
 }
 # Whose own place this network does not have.
 ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
+# Name of the case -> mechanism and arguments that change what it computes.
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "eca-circular": ("eca", {"padding": "circular"}),
+    "eca-hidden": ("eca", {"hidden": 4}),
+    "gc-scale": ("gc", {"fusion": "scale", "pool": "mean", "reduction": 4}),
+}
 # Name of the case -> where; one for each technique by which a network is cut.
 WHERE = {
     "retype": {"site": "residual-branch", "stage": 2},
@@ -41,12 +50,28 @@ WHERE = {
 }
 
 
-def operations() -> Iterator[tuple[str, attnsurgeon.Operation, bool]]:
-    """Yields name, operation, and whether nothing was taken away, so that it can be an adapter."""
+def written_before(version: str) -> set[str]:
+    """The cases that archives of other versions hold."""
+    archives = [file for file in HERE.glob("*.zip") if file.stem != version]
+    names = [name for file in archives for name in zipfile.ZipFile(file).namelist()]
+    return {name.split("/")[1] for name in names if name.startswith("folders/")} - {""}
+
+
+def operations(before: set[str]) -> Iterator[tuple[str, attnsurgeon.Operation, bool]]:
+    """Yields name, operation, and whether nothing was taken away, so that it can be an adapter.
+
+    Args:
+        before: cases of earlier versions, whose mechanisms are left out.
+    """
     for at, name in enumerate(attnsurgeon.mechanisms()):
         init = ("identity", "paper")[at % 2]
+        if {f"{name}-identity", f"{name}-paper"} & before:
+            continue
         operation = insert(name, ELSEWHERE.get(name), init, ARGS.get(name, {}))
         yield f"{name}-{init}", operation, not operation.removed
+    for name, (attn, args) in FORMS.items():
+        if name not in before:
+            yield name, insert(attn, "residual-branch", "identity", args), True
     for name, where in WHERE.items():
         yield f"se-{name}", insert("se", where, "identity", {"reduction": 4}), True
     both = insert("eca", "residual-branch", "identity", {}).model
@@ -68,13 +93,13 @@ def awake(model: nn.Module, generator: torch.Generator) -> None:
 
 def main(version: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
+        write(Path(folder), written_before(version))
         shutil.make_archive(str(HERE / version), "zip", folder)
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, before: set[str]) -> None:
     outputs = {}
-    for name, operation, adapts in operations():
+    for name, operation, adapts in operations(before):
         torch.manual_seed(0)
         model = operation.model.eval()
         awake(model, torch.Generator().manual_seed(1))
@@ -90,6 +115,8 @@ def write(folder: Path) -> None:
 
     (folder / "exports").mkdir()
     for name in ("se-output-hook", "dia-identity", "csra-identity"):
+        if name not in outputs:
+            continue
         model = torch.load(folder / "pickles" / f"{name}.pt", weights_only=False)
         export(model, SIZE, folder / "exports" / f"{name}.pt2", dynamic=True)
         export(model, SIZE, folder / "exports" / f"{name}.onnx", form="onnx", dynamic=True)
