@@ -179,7 +179,11 @@ def _arguments(card: Mechanism) -> str:
     if not rows:
         return ""
     example = next((name for name in card.args), None)
-    how = f"On the command line `--arg {example}=...`, in Python `attn_args={{...}}`." if example else ""
+    how = (
+        f"On the command line `--arg {example}=...`, in Python `attn_args={{...}}`."
+        if example
+        else ""
+    )
     return "\n\n".join(filter(None, [_table(["argument", "default", "meaning"], rows), how]))
 
 
@@ -192,7 +196,10 @@ def _start(card: Mechanism) -> str:
     lines = [
         f"`--init identity`, the default, is *{card.identity}*: {card.identity_how}.",
         "`--init paper` starts as its authors start it.",
-        *(f"`{name}` does not learn in training mode; see the deviations." for name in card.unmoved),
+        *(
+            f"`{name}` does not learn in training mode; see the deviations."
+            for name in card.unmoved
+        ),
         *(f"`{name}` cannot learn, and is kept for the authors' count." for name in card.inert),
     ]
     return _bullets(lines)

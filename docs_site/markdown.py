@@ -38,9 +38,7 @@ def page(text: str, folder: str = "docs") -> str:
 
 
 def _outside_code(text: str, change: Callable[[str], str]) -> str:
-    return "".join(
-        part if part.startswith("```") else change(part) for part in _FENCE.split(text)
-    )
+    return "".join(part if part.startswith("```") else change(part) for part in _FENCE.split(text))
 
 
 def _spaced(prose: str) -> str:

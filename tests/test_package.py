@@ -9,12 +9,18 @@ import pytest
 
 import attnsurgeon
 from attnsurgeon.rules.placements import shipped_names
+from tests import distribution
 
 ROOT = Path(__file__).parents[1]
 
 
+METADATA = "\n".join(f"{name}: {value}" for name, value in distribution.METADATA.items())
+COMMAND = "[console_scripts]\nattnsurgeon = attnsurgeon.cli:main\n"
+LICENCE = "attnsurgeon-1.dist-info/licenses/LICENSE"
+
+
 @pytest.mark.slow
-def test_the_wheel_carries_the_rules_the_types_and_the_command(tmp_path):
+def test_the_wheel_carries_the_package_with_its_rules_and_types_and_nothing_else(tmp_path):
     build = [
         sys.executable,
         "-m",
@@ -30,17 +36,40 @@ def test_the_wheel_carries_the_rules_the_types_and_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        (points,) = [archive.read(n).decode() for n in names if n.endswith("entry_points.txt")]
-    pages = ROOT / "attnsurgeon/report/templates"
-    templates = {f"attnsurgeon/report/templates/{path.name}" for path in pages.iterdir()}
-    assert "attnsurgeon/report/templates/base.html" in templates
-    rules = {f"attnsurgeon/rules/shipped/{path.name}" for path in (ROOT / "rules").glob("*.yaml")}
-    assert rules <= names
-    assert {"attnsurgeon/py.typed", *templates} <= names
-    assert "attnsurgeon = attnsurgeon.cli:main" in points
-    ours = ("tests/", "benchmarks/", "pictures/", "docs/", "examples/")
-    assert not [name for name in names if name.startswith(ours)]
+        names = archive.namelist()
+        texts = {Path(n).name: archive.read(n).decode() for n in names if ".dist-info/" in n}
+    found = distribution.wheel_problems(names, texts["METADATA"], texts["entry_points.txt"])
+    assert found == []
+
+
+def test_a_wheel_is_what_the_package_is():
+    expected = distribution.expected()
+    assert {"attnsurgeon/py.typed", "attnsurgeon/rules/shipped/bottleneck.yaml"} <= expected
+    assert "attnsurgeon/report/templates/base.html" in expected
+    names = [*expected, LICENCE]
+    assert distribution.wheel_problems(names, METADATA, COMMAND) == []
+    for lost in ("attnsurgeon/py.typed", "attnsurgeon/rules/shipped/stem.yaml"):
+        found = distribution.wheel_problems({*names} - {lost}, METADATA, COMMAND)
+        assert found == [f"the wheel lacks {lost}"]
+    more = [*names, "tests/test_package.py"]
+    assert distribution.wheel_problems(more, METADATA, COMMAND) == [f"the wheel has {more[-1]}"]
+    assert distribution.wheel_problems(expected, METADATA, COMMAND) == ["no licence"]
+    assert distribution.wheel_problems(names, METADATA, "") == ["no command"]
+    other = METADATA.replace("Apache-2.0", "MIT")
+    assert len(distribution.wheel_problems(names, other, COMMAND)) == 1
+
+
+def test_an_sdist_is_complete_and_light():
+    package = [n for n in distribution.expected() if "/shipped/" not in n]
+    rules = [f"rules/{file.name}" for file in (ROOT / "rules").glob("*")]
+    top = ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "PKG-INFO"]
+    sizes = dict.fromkeys([*package, *rules, *top], 100)
+    assert distribution.sdist_problems(sizes) == []
+    assert distribution.sdist_problems({n: 1 for n in sizes if n != rules[0]}) == [
+        f"the sdist lacks {rules[0]}"
+    ]
+    heavy = {**sizes, "tests/saved/written/0.1.zip": 3_763_008}
+    assert len(distribution.sdist_problems(heavy)) == 2
 
 
 def test_every_rule_file_at_the_top_level_is_a_placement():

@@ -62,7 +62,9 @@ def test_a_changelog_without_its_form_is_found():
     head = "## [Unreleased]\n\n"
     assert malformed(f"{head}## [1.0.0] - 2026-01-01\n\n### Added\n\n- a\n") == []
     assert malformed(f"{head}## [1.0.0] - soon\n\n### Added\n\n- a\n") != []
-    assert malformed(f"{head}## [1.0.0] - 2026-01-01\n\n### News\n\n- a\n") == ["'News' is no group"]
+    assert malformed(f"{head}## [1.0.0] - 2026-01-01\n\n### News\n\n- a\n") == [
+        "'News' is no group"
+    ]
     assert malformed(f"{head}## [1.0.0] - 2026-01-01\n\n### Added\n\na\n") != []
     two = "## [1.0.0] - 2026-01-01\n\n## [1.1.0] - 2026-02-01\n"
     assert malformed(head + two) == ["the newest is not first"]
@@ -116,7 +118,9 @@ def test_a_folder_of_a_future_version_is_refused_by_its_number_and_writer(versio
     record = {"format": "attnsurgeon", "format_version": FORMAT_VERSION + 1, "versions": versions}
     file = tmp_path / "surgery.json"
     file.write_text(json.dumps({**record, "what_comes_then": [1, 2]}))
-    said = rf"has format version {FORMAT_VERSION + 1}; this attnsurgeon reads up to {FORMAT_VERSION}"
+    said = (
+        rf"has format version {FORMAT_VERSION + 1}; this attnsurgeon reads up to {FORMAT_VERSION}"
+    )
     with pytest.raises(ModelError, match=said) as refused:
         read_record(file)
     assert refused.value.hint.startswith(hint)

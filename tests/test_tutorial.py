@@ -43,8 +43,12 @@ def missing(shown: list[str], printed: str) -> list[str]:
 def test_every_block_asserts_something_or_shows_what_it_prints():
     blocks = session(PAGE)
     assert {language for language, _ in blocks} == {"python", "console"}
-    assert [block for language, block in blocks if language == "python" and "assert " not in block] == []
-    shown = [lines for language, block in blocks if language == "console" for _, lines in commands(block)]
+    assert [
+        block for language, block in blocks if language == "python" and "assert " not in block
+    ] == []
+    shown = [
+        lines for language, block in blocks if language == "console" for _, lines in commands(block)
+    ]
     assert len(shown) >= 7
     assert all(any(line.strip() != GAP for line in lines) for lines in shown)
 
