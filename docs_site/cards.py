@@ -88,7 +88,10 @@ def _picture(card: Mechanism, drawn: str) -> str:
             f"![What {card.name} does to a photograph]({card.name}.png){{ .gate }}",
             f"At `{drawn}` of a ResNet-18 of random weights, with random weights of its own: the"
             f" form of its gate, and nothing that it has learned. It shows {card.picture.how}.",
-            _table(["picture", "shape", "what it is"], [map(_escaped, row) for row in names]),
+            _table(
+                ["picture", "shape", "what it is"],
+                [[_escaped(cell) for cell in row] for row in names],
+            ),
             "[`attnsurgeon.gates` and `heatmap`](../gates.md) show those of your network.",
         ]
     )
@@ -178,13 +181,11 @@ def _arguments(card: Mechanism) -> str:
         rows.append([f"`{name}`", default, _escaped(meaning)])
     if not rows:
         return ""
-    example = next((name for name in card.args), None)
-    how = (
-        f"On the command line `--arg {example}=...`, in Python `attn_args={{...}}`."
-        if example
-        else ""
-    )
-    return "\n\n".join(filter(None, [_table(["argument", "default", "meaning"], rows), how]))
+    table = _table(["argument", "default", "meaning"], rows)
+    if not card.args:
+        return table
+    first = next(iter(card.args))
+    return f"{table}\n\nOn the command line `--arg {first}=...`, in Python `attn_args={{...}}`."
 
 
 def _default(value: Any) -> str:
@@ -196,10 +197,7 @@ def _start(card: Mechanism) -> str:
     lines = [
         f"`--init identity`, the default, is *{card.identity}*: {card.identity_how}.",
         "`--init paper` starts as its authors start it.",
-        *(
-            f"`{name}` does not learn in training mode; see the deviations."
-            for name in card.unmoved
-        ),
+        *(f"`{name}` does not learn in training mode: see below." for name in card.unmoved),
         *(f"`{name}` cannot learn, and is kept for the authors' count." for name in card.inert),
     ]
     return _bullets(lines)

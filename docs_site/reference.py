@@ -32,8 +32,8 @@ How it is used: [Python](python.md).
 _COMMANDS = """\
 # Commands
 
-`attnsurgeon COMMAND --help` prints the same. Exit codes: 0 done, 1 a check or budget refused, 2 usage, 3 model or
-checkpoint, 4 rule or mechanism.
+`attnsurgeon COMMAND --help` prints the same. Exit codes: 0 done, 1 a check or budget
+refused, 2 usage, 3 model or checkpoint, 4 rule or mechanism.
 """
 
 
