@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,8 +78,7 @@ def _commands(command: click.Command, name: str, parent: click.Context | None) -
 
 def _help(text: str) -> str:
     """A help text as Markdown: what is printed as it stands is a block of code."""
-    text = ast.literal_eval(repr(text)).strip()
-    paragraphs = [part.strip("\n") for part in text.split("\n\n")]
+    paragraphs = [part.strip("\n") for part in inspect.cleandoc(text).split("\n\n")]
     return "\n\n".join(
         f"```\n{part.removeprefix(chr(8)).strip(chr(10))}\n```" if part.startswith("\b") else part
         for part in paragraphs
