@@ -15,6 +15,7 @@ from attnsurgeon.rules.schema import json_schema
 from docs_site import cards, figures, markdown, reference
 
 ROOT = Path(__file__).parents[1]
+ALONE = "---\nhide: [navigation]\n---\n\n"  # of a page that is the only one of its tab
 STYLE = Path(__file__).with_name("site.css")
 
 
@@ -40,7 +41,11 @@ def write_project(to: Path) -> None:
                 _write(to / place, markdown.page(file.read_text(encoding="utf-8"), ""))
     for file in (ROOT / "docs").iterdir():
         if file.suffix == ".md":
-            _write(to / file.name, cards.linked(markdown.page(file.read_text(encoding="utf-8"))))
+            text = cards.linked(markdown.page(file.read_text(encoding="utf-8")))
+            _write(
+                to / file.name,
+                ALONE + text if file.stem.split(".")[0] in ("index", "tutorial") else text,
+            )
         else:
             shutil.copy(file, to)
     examples = sorted((ROOT / "examples").glob("*.py"))

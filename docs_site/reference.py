@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 
 import click
@@ -70,8 +71,8 @@ def _commands(command: click.Command, name: str, parent: click.Context | None) -
     rows = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None and "--help" not in record[0]:
-            rows.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
+        if record is not None and record[1] and "--help" not in record[0]:
+            rows.append(f"| <code>{_cell(record[0])}</code> | {_cell(record[1])} |")
     if rows:
         yield "\n".join(["| option | meaning |", "|---|---|", *rows, ""])
 
@@ -86,7 +87,7 @@ def _help(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+    return escape(re.sub(r"\s+", " ", text), quote=False).replace("|", "&#124;")
 
 
 def example_page(file: Path) -> str:
