@@ -114,6 +114,8 @@ def quick(words: list[str]) -> list[str]:
         words[words.index("--seconds") + 1] = "0.2"
     elif {"--latency", "--max-latency", "--max-memory"} & set(words):
         words += ["--seconds", "0.2"]
+    if "--data" in words:
+        words += ["--attn", "se,eca", "--steps", "1", "--seeds", "1", "--images", "10"]
     return words
 
 
@@ -183,9 +185,10 @@ def test_such_names_can_be_wrong():
     assert importlib.util.find_spec("benchmarks.nothing") is None
 
 
-LONG = ("docs/comparing.md", "docs/measuring.md", "docs/pictures.md")
+LONG = ("docs/comparing.md", "docs/measuring.md", "docs/pictures.md", "docs/suggest.md")
 # What a page takes as given beside the photographs: folder -> network and mechanism in it.
 GIVEN = {
+    "docs/exporting.md": {"r50-eca": ("resnet50", "eca")},
     "docs/pictures.md": {"r50-cbam": ("resnet50", "cbam"), "r50-trained": ("resnet50", "cbam")},
     "docs/trust.md": {"out": ("test_resnet", "my.py:MyAttention")},
 }
