@@ -246,7 +246,9 @@ def test_the_commands_of_a_page_do_what_they_say(page, here, monkeypatch):
             continue
         done = CliRunner().invoke(app, quick(words[1:]), env={"COLUMNS": "100"})
         limited = any(word.startswith("--max-") for word in words) and words[1] == "insert"
-        assert done.exit_code in ((0, 1) if limited else (0,)), (words, done.output, done.exception)
+        # A limit may be exceeded; of random weights a trial may say that nothing is worth anything.
+        answers = (0, 1) if limited or "--data" in words else (0,)
+        assert done.exit_code in answers, (words, done.output, done.exception)
         assert done.output, words
         for option in WRITES:
             if option in words and not done.exit_code:
