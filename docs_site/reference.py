@@ -87,7 +87,9 @@ def _help(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return escape(re.sub(r"\s+", " ", text), quote=False).replace("|", "&#124;")
+    """A text as a cell of a table, in which nothing is Markdown: no column, no link."""
+    text = escape(re.sub(r"\s+", " ", text), quote=False)
+    return re.sub(r"[|\[\]*_]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def example_page(file: Path) -> str:

@@ -279,7 +279,10 @@ def test_the_page_of_the_commands_has_every_command_and_its_options():
     titles = set(re.findall(r"^## attnsurgeon ([\w-]+)", made, re.MULTILINE))
     assert titles == set(app.list_commands(None))  # pyright: ignore[reportArgumentType]
     insert = made[made.index("## attnsurgeon insert") : made.index("## attnsurgeon plan")]
-    assert "| <code>--init [identity&#124;paper]</code> | Start with bit-equal outputs" in insert
+    assert (
+        "| <code>--init &#91;identity&#124;paper&#93;</code> | Start with bit-equal outputs"
+        in insert
+    )
     assert "\b" not in made
 
 
