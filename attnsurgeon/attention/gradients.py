@@ -14,10 +14,16 @@ def jit_traces() -> bool:
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
+def eager() -> bool:
+    """Says whether a shortcut for certain sizes may be taken: a graph is to serve all of them."""
+    return not (torch.compiler.is_compiling() or jit_traces())
+
+
 def applied(
     function: type[torch.autograd.Function],
     *args: Any,
     plain: Callable[..., Any] | None = None,
+    traced: Callable[..., Any] | None = None,
 ) -> Any:
     """Returns function.apply(*args), or by plain operations where no gradient is wanted.
 
@@ -28,9 +34,13 @@ def applied(
         function: whose `forward` takes no context (it has a `setup_context`).
         args: tensors and plain values.
         plain: computes what `function` does, where its `forward` takes a context.
+        traced: the same for torch.jit, where `forward` writes into parts of a tensor: the classic
+            ONNX exporter loses what is written there.
     """
     learned = any(isinstance(a, Tensor) and a.requires_grad for a in args)
     wanted = (learned and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active()
+    if jit_traces() and traced is not None:
+        return traced(*args)
     if jit_traces() or not wanted:
         return (plain or function.forward)(*args)
     return function.apply(*args)

@@ -20,7 +20,7 @@ def channels_last(z: Tensor) -> Tensor:
 
 def tokens(x: Tensor) -> Tensor:
     """Returns `x` (N, C, ...) as a view (N, ..., C)."""
-    return x.movedim(1, -1)
+    return x.movedim(1, x.dim() - 1)
 
 
 def untoken(z: Tensor, like: Tensor) -> Tensor:
@@ -28,5 +28,5 @@ def untoken(z: Tensor, like: Tensor) -> Tensor:
 
     A copy is made for a network in the ordinary layout, whose views would not take another one.
     """
-    z = z.movedim(-1, 1)
+    z = z.movedim(z.dim() - 1, 1)
     return channels_last(z) if like.stride(1) == 1 and like.shape[1] > 1 else z.contiguous()

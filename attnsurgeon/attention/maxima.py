@@ -15,8 +15,9 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from attnsurgeon.attention.gradients import applied
+from attnsurgeon.attention.gradients import applied, eager
 from attnsurgeon.attention.shapes import positions
 
 _Step = Callable[[Tensor, int], Tensor]  # (x, axis) -> y
@@ -91,6 +92,13 @@ def _slide(x: Tensor, axis: int) -> Tensor:
     return y
 
 
+def _slid(x: Tensor, axis: int) -> Tensor:
+    """Returns the same as `_slide`, written into nothing."""
+    padded = F.pad(x, (0, 0) * (x.dim() - 1 - axis) + (1, 1), value=-torch.inf)
+    shifted = [padded.narrow(axis, start, x.shape[axis]) for start in (0, 2)]
+    return torch.maximum(torch.maximum(*shifted), x)
+
+
 def _unslide(grad: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
     """Returns the gradient of `x` from that of y = _slide(x, axis).
 
@@ -126,7 +134,7 @@ class _WindowMax(AlongAxes):
 @torch.fx.wrap
 def window_max(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Returns the largest of each value and its neighbours along `axes` (3 x 3 windows for two)."""
-    return applied(_WindowMax, x, axes)
+    return applied(_WindowMax, x, axes, traced=lambda x, axes: reduce(_slid, axes, x))
 
 
 def _halve(x: Tensor, axis: int) -> Tensor:
@@ -183,7 +191,7 @@ class _HalvedMax(AlongAxes):
 def halved_max(x: Tensor) -> Tensor:
     """Returns (N, C, ...) pooled by maxima of 3 x 3 windows, stride 2, centred on the first."""
     axes = positions(x.dim() - 2)
-    if torch.compiler.is_compiling():  # a graph for all sizes may not ask whether a half is 1
+    if not eager():  # a graph for all sizes may not ask whether a half is 1
         return window_max(x, axes)[(slice(None), slice(None), *[slice(None, None, 2)] * len(axes))]
     return applied(_HalvedMax, x, axes)
 

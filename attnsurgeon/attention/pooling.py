@@ -83,7 +83,11 @@ class _Max(Amax):
 def peak(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
     """Returns the maximum over `axes`."""
     largest = applied(_Max, x, axes)
-    return largest if keepdim else largest.squeeze(axes)
+    if keepdim:
+        return largest
+    for axis in sorted(axes, reverse=True):  # all at once is an operation that ONNX lacks
+        largest = largest.squeeze(axis)
+    return largest
 
 
 class Pool(nn.Module):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnsurgeon.attention.gradients import applied
+from attnsurgeon.attention.gradients import applied, eager
+from attnsurgeon.attention.shapes import unflatten
 
 
 def adaptive(length: int, parts: int, like: Tensor) -> Tensor:
@@ -73,18 +74,13 @@ def _means(inside: Tensor, like: Tensor) -> Tensor:
     return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
 
 
-def eager() -> bool:
-    """Says whether a shortcut for certain sizes may be taken: a graph is to serve all of them."""
-    return not torch.compiler.is_compiling()
-
-
 def along(x: Tensor, axis: int, matrix: Tensor, *, like: Tensor) -> Tensor:
     """Returns `x` with one position axis multiplied by a matrix (out, in), laid out as `like`."""
     if channels_last(like):
-        x = x.movedim(1, -1)
-        return (matrix @ x.flatten(axis)).unflatten(-1, x.shape[axis:]).movedim(-1, 1)
-    x = x.movedim(axis, -1)
-    return times(x.flatten(0, -2), matrix).unflatten(0, x.shape[:-1]).movedim(-1, axis)
+        x = x.movedim(1, x.dim() - 1)
+        return unflatten(matrix @ x.flatten(axis), -1, x.shape[axis:]).movedim(x.dim() - 1, 1)
+    x = x.movedim(axis, x.dim() - 1)
+    return unflatten(times(x.flatten(0, -2), matrix), 0, x.shape[:-1]).movedim(x.dim() - 1, axis)
 
 
 def pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -133,10 +129,10 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     if not eager():
         return x @ matrix.transpose(-2, -1)
     if matrix.shape[-1] == 1:
-        return x * matrix.mT
+        return x * matrix.transpose(-2, -1)
     if matrix.shape[-2] < matrix.shape[-1]:
-        return (matrix @ x.mT).mT
-    return x @ matrix.mT
+        return (matrix @ x.transpose(-2, -1)).transpose(-2, -1)
+    return x @ matrix.transpose(-2, -1)
 
 
 class _Product(torch.autograd.Function):
@@ -158,5 +154,5 @@ class _Product(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         by_matrix = None
         if x is not None:
-            by_matrix = (by_result.mT @ x).sum_to_size(matrix.shape)
-        return product(by_result, matrix.mT), by_matrix
+            by_matrix = (by_result.transpose(-2, -1) @ x).sum_to_size(matrix.shape)
+        return product(by_result, matrix.transpose(-2, -1)), by_matrix

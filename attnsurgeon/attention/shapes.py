@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
+
+from attnsurgeon.attention.gradients import jit_traces
 
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,3 +31,18 @@ def extent(x: Tensor, axes: tuple[int, ...]) -> int:
 def per_channel(z: Tensor, rank: int) -> Tensor:
     """Returns `z` (N, C) as a view that broadcasts over the positions of an (N, C, ...) tensor."""
     return z[(slice(None), slice(None), *[None] * rank)]
+
+
+def unflatten(x: Tensor, axis: int, sizes: tuple[int, ...] | torch.Size) -> Tensor:
+    """Returns `x` with one axis split into several; traced, in words that old formats know."""
+    if not jit_traces():
+        return x.unflatten(axis, sizes)
+    axis = axis % x.dim()
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Returns `x` (N, C, ...) with the channels of all groups in turn; traced, likewise."""
+    if not jit_traces():
+        return torch.channel_shuffle(x, groups)
+    return unflatten(x, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)

@@ -24,7 +24,7 @@ from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 from attnsurgeon.errors import MechanismError
 
 
@@ -134,6 +134,6 @@ class PSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the weighted scales side by side."""
         z = torch.cat([scale(x) for scale in self.scales], dim=1)  # (N, C, ...)
-        squeezed = self.pool(z).unflatten(1, (len(self.scales), -1))  # (N, scales, c)
+        squeezed = unflatten(self.pool(z), 1, (len(self.scales), -1))  # (N, scales, c)
         weight = self.fc2(F.relu(self.fc1(squeezed))).sigmoid().softmax(dim=1)
         return z * per_channel(weight.flatten(1).to(z.dtype), self.rank)

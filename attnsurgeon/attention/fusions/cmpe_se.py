@@ -30,7 +30,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import fused
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 from attnsurgeon.errors import MechanismError
 
 Squeeze = Literal["double-fc", "pair-2x1", "pair-1x1", "folded-3x3"]
@@ -107,7 +107,7 @@ def paired(branch: Tensor, shortcut: Tensor) -> Tensor:
 
 def folded(branch: Tensor, shortcut: Tensor) -> Tensor:
     """Returns (N, 1, 2C / 16, 16): rows of the branch and of the shortcut in turn."""
-    rows = [z.unflatten(1, (-1, FOLD)) for z in (branch, shortcut)]
+    rows = [unflatten(z, 1, (-1, FOLD)) for z in (branch, shortcut)]
     return torch.stack(rows, dim=2).flatten(1, 2).unsqueeze(1)
 
 

@@ -39,7 +39,9 @@ def top_attended(f: Tensor, g: Tensor, h: Tensor) -> Tensor:
     kernel that keeps no scores, and that value is computed again from its own position.
     """
     with without_autocast(f):
-        q, k, v = (z.flatten(2).mT.to(wide(z)).contiguous() for z in (f, g, h))  # (N, positions, m)
+        q, k, v = (
+            z.flatten(2).transpose(-2, -1).to(wide(z)).contiguous() for z in (f, g, h)
+        )  # (N, positions, m)
         length, width = q.shape[1:]
         with torch.no_grad():
             # Such kernels want widths that are multiples of 8; zeros change no score.
@@ -49,7 +51,7 @@ def top_attended(f: Tensor, g: Tensor, h: Tensor) -> Tensor:
         # Products with ones and zeros, as the backward of indexing adds in no fixed order.
         there = (torch.arange(length, device=q.device) == place // width).to(q.dtype)
         channel = (torch.arange(width, device=q.device) == place % width).to(q.dtype)
-        scores = (there.unsqueeze(1) @ q) @ k.mT  # (N, 1, positions)
+        scores = (there.unsqueeze(1) @ q) @ k.transpose(-2, -1)  # (N, 1, positions)
         return ((scores.softmax(2) @ v).squeeze(1) * channel).sum(1)
 
 

@@ -23,21 +23,22 @@ from attnsurgeon.attention.shapes import CONV
 
 def lines(z: Tensor, axis: int) -> Tensor:
     """Returns (N, ..., C, L): the lines along an axis of `z` (N, C, ...), one matrix each."""
-    return z.transpose(axis, -1).movedim(1, -2)
+    return z.transpose(axis, -1).movedim(1, z.dim() - 2)
 
 
 def scores(q: Tensor, k: Tensor, axis: int) -> Tensor:
     """Returns q . k for all pairs on lines along an axis: (N, ..., L), one of `...` that axis."""
-    pairs = lines(q, axis).mT @ lines(k, axis)  # (N, ..., L, L)
+    pairs = lines(q, axis).transpose(-2, -1) @ lines(k, axis)  # (N, ..., L, L)
     if axis < q.dim() - 1:  # the last axis is the one along which a position sees itself
-        pairs = pairs + pairs.new_full((pairs.shape[-1],), -torch.inf).diag()
+        length = torch.arange(pairs.shape[-1], device=pairs.device)
+        pairs = pairs.masked_fill(length[:, None] == length, -torch.inf)
     return pairs.transpose(axis - 1, -2)
 
 
 def gather(weights: Tensor, v: Tensor, axis: int) -> Tensor:
     """Returns (N, C, ...): the weighted sums of the values of each position's line."""
-    sums = lines(v, axis) @ weights.transpose(axis - 1, -2).mT  # (N, ..., C, L)
-    return sums.movedim(-2, 1).transpose(axis, -1)
+    sums = lines(v, axis) @ weights.transpose(axis - 1, -2).transpose(-2, -1)  # (N, ..., C, L)
+    return sums.movedim(sums.dim() - 2, 1).transpose(axis, -1)
 
 
 @torch.fx.wrap

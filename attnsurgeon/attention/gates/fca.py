@@ -26,7 +26,7 @@ from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, eager, times
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 from attnsurgeon.errors import MechanismError, nearest
 
 GRID = 7  # the frequencies are those of a 7 x 7 map
@@ -87,11 +87,11 @@ def spectrum(x: Tensor, basis: Tensor) -> Tensor:
     is the same, and less work.
     """
     if not (eager() and x.shape[2] == basis.shape[1]):
-        basis = adaptive(x.shape[2], basis.shape[1], basis).mT @ basis
+        basis = adaptive(x.shape[2], basis.shape[1], basis).transpose(-2, -1) @ basis
     if not (eager() and x.shape[3] == basis.shape[2]):
         basis = basis @ adaptive(x.shape[3], basis.shape[2], basis)
     planes = basis.flatten(1)[:, None].to(x.dtype)  # (K, 1, HW)
-    groups = x.flatten(2).unflatten(1, (planes.shape[0], -1))  # (N, K, C / K, HW)
+    groups = unflatten(x.flatten(2), 1, (planes.shape[0], -1))  # (N, K, C / K, HW)
     return times(groups, planes).flatten(1)
 
 

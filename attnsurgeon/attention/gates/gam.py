@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, shuffle
 
 
 def width(channels: int, reduction: int, groups: int) -> int:
@@ -126,5 +125,5 @@ class GAM(nn.Module):
         x = x * by_channel.to(x.dtype)
         z = self.norm1(self.conv1(x)).relu_()
         if self.groups > 1:
-            z = torch.channel_shuffle(z, self.groups)
+            z = shuffle(z, self.groups)
         return x * self.gate(self.norm2(self.conv2(z))).to(x.dtype)

@@ -36,7 +36,7 @@ def gathered(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         v = weight.to(wide(x)).expand(x.shape[0], 1, -1)
         scores = torch.bmm(v, flat.to(wide(x))) + bias  # (N, 1, P)
         weights = scores.softmax(-1).to(x.dtype)
-        return torch.bmm(flat, weights.mT).squeeze(2)
+        return torch.bmm(flat, weights.transpose(-2, -1)).squeeze(2)
 
 
 class Attended(Pool):

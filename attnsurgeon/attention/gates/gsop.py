@@ -33,9 +33,9 @@ def covariance(u: Tensor) -> Tensor:
     deviation = u - u.mean(2, keepdim=True)
     scale = 1 / u.shape[2]
     if u.dtype != torch.float16:
-        return (deviation @ deviation.mT) * scale
+        return (deviation @ deviation.transpose(-2, -1)) * scale
     wide, limit = deviation.float(), torch.finfo(u.dtype).max
-    return ((wide @ wide.mT) * scale).clamp(-limit, limit).to(u.dtype)
+    return ((wide @ wide.transpose(-2, -1)) * scale).clamp(-limit, limit).to(u.dtype)
 
 
 def count(channels: int, hidden: int) -> int:

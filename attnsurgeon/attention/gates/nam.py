@@ -23,6 +23,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to, spread_to
+from attnsurgeon.attention.shapes import unflatten
 
 
 @torch.fx.wrap
@@ -38,8 +39,8 @@ def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
 @torch.fx.wrap
 def by_position(norm: BatchNorm, x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Returns the gate that the positions of `x`, pooled to the size of the weights, make."""
-    z = weighed(norm, pool_to(x, size).flatten(2).mT)  # (N, HW, C)
-    return spread_to(z.sigmoid_().mT.unflatten(2, size), x)
+    z = weighed(norm, pool_to(x, size).flatten(2).transpose(-2, -1))  # (N, HW, C)
+    return spread_to(unflatten(z.sigmoid_().transpose(-2, -1), 2, size), x)
 
 
 class PositionGate(nn.Module):

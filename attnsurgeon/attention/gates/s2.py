@@ -26,6 +26,7 @@ from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import unflatten
 from attnsurgeon.errors import MechanismError
 
 torch.fx.wrap("untoken")  # it decides by strides, which a trace does not know
@@ -73,6 +74,19 @@ def moved(x: Tensor, channels: int, move: Callable[..., None]) -> Tensor:
     return y
 
 
+def joined_again(x: Tensor, channels: int) -> Tensor:
+    """Returns the same as by `shift`, made of slices."""
+    rank = x.dim() - 2
+    parts = []
+    for start, length, axis, forward in moves(channels, rank):
+        z = x.narrow(-1, start, length)
+        last = z.shape[axis] - 1
+        stays = z.narrow(axis, 0 if forward else last, 1)
+        goes = z.narrow(axis, 0 if forward else 1, last)
+        parts.append(torch.cat((stays, goes) if forward else (goes, stays), axis))
+    return torch.cat((*parts, x.narrow(-1, rank * channels, channels)), -1)
+
+
 class _Shifted(torch.autograd.Function):
     """The shifts, and their gradient, in one pass each; slices and cat make three of them."""
 
@@ -94,7 +108,7 @@ class _Shifted(torch.autograd.Function):
 @torch.fx.wrap
 def shifted(x: Tensor, channels: int) -> Tensor:
     """Returns `x` (N, ..., (rank + 1) C), each copy but the last with its groups shifted."""
-    return applied(_Shifted, x, channels)
+    return applied(_Shifted, x, channels, traced=joined_again)
 
 
 @torch.fx.wrap
@@ -103,13 +117,13 @@ def joined(x: Tensor, squeeze: Tensor, expand: Tensor) -> Tensor:
 
     The shares come from a sum over all positions, which is too large for half precision.
     """
-    copies = x.unflatten(-1, (-1, squeeze.shape[1])).unbind(-2)
+    copies = unflatten(x, -1, (-1, squeeze.shape[1])).unbind(-2)
     axes = tuple(range(1, x.dim() - 1))
     with without_autocast(x):
-        sums = x.sum(axes, keepdim=True, dtype=wide(x)).unflatten(-1, (len(copies), -1))
+        sums = unflatten(x.sum(axes, keepdim=True, dtype=wide(x)), -1, (len(copies), -1))
         total = sums.sum(-2)  # (N, 1, ..., C)
         hidden = F.gelu(F.linear(total, squeeze.to(total.dtype)))
-        logits = F.linear(hidden, expand.to(total.dtype)).unflatten(-1, (len(copies), -1))
+        logits = unflatten(F.linear(hidden, expand.to(total.dtype)), -1, (len(copies), -1))
         shares = logits.softmax(-2).to(x.dtype).unbind(-2)  # (N, 1, ..., C) each
     y = copies[0] * shares[0]
     for copy, share in zip(copies[1:], shares[1:], strict=True):

@@ -25,7 +25,7 @@ from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import extent
+from attnsurgeon.attention.shapes import extent, shuffle, unflatten
 
 PUBLISHED_GROUPS = 64
 EPS = 1e-5
@@ -197,9 +197,9 @@ class SA(nn.Module):
         slope = self.spatial_weight * self.norm_weight
         level = self.spatial_weight * self.norm_bias + self.spatial_bias
         parameters = (self.channel_weight, self.channel_bias, slope, level)
-        halves = x.unflatten(1, (self.groups, 2, -1))  # (N, G, 2, c, ...)
+        halves = unflatten(x, 1, (self.groups, 2, -1))  # (N, G, 2, c, ...)
         y = half_gates(halves, *parameters, gain=self.gain).flatten(1, 3)
-        return torch.channel_shuffle(y, 2) if self.shuffled else y
+        return shuffle(y, 2) if self.shuffled else y
 
     def extra_repr(self) -> str:
         """Returns what no submodule shows."""

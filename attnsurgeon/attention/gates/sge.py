@@ -22,6 +22,7 @@ from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import unflatten
 
 GROUPS = 64
 
@@ -38,7 +39,7 @@ class _Agreement(torch.autograd.Function):
     def forward(x: Tensor) -> Tensor:
         center = x.sum(3, keepdim=True) * (1 / x.shape[3])
         if x.stride(3) == 1:
-            return center.mT @ x
+            return center.transpose(-2, -1) @ x
         return (center * x).sum(2, keepdim=True)  # a product would first copy x
 
     @staticmethod
@@ -51,7 +52,9 @@ class _Agreement(torch.autograd.Function):
         scale = 1 / x.shape[3]
         center = x.sum(3, keepdim=True) * scale
         if x.stride(3) == 1:
-            return torch.addcmul((by_product @ x.mT).mT * scale, center, by_product)
+            return torch.addcmul(
+                (by_product @ x.transpose(-2, -1)).transpose(-2, -1) * scale, center, by_product
+            )
         by_center = (by_product * x).sum(3, keepdim=True) * scale
         terms = (term.permute(0, 3, 1, 2) for term in (by_center, center, by_product))
         return torch.addcmul(*terms).permute(0, 2, 3, 1)
@@ -122,10 +125,10 @@ class SGE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times the gates of its positions."""
-        groups = x.unflatten(1, (self.groups, -1)).flatten(3)  # (N, G, C / G, P)
+        groups = unflatten(x, 1, (self.groups, -1)).flatten(3)  # (N, G, C / G, P)
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
         gate = self.gate(torch.addcmul(bias, standing(groups), weight))
-        return (groups * gate.to(x.dtype)).flatten(1, 2).unflatten(2, x.shape[2:])
+        return unflatten((groups * gate.to(x.dtype)).flatten(1, 2), 2, x.shape[2:])
 
     def extra_repr(self) -> str:
         """Returns the groups, whose number the parameters do not show."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.gradients import jit_traces
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide, without_autocast
@@ -32,6 +33,14 @@ def step(a: Tensor, p: Tensor) -> Tensor:
     return torch.baddbmm(a, a, p, beta=1.5, alpha=-0.5)
 
 
+def total(p: Tensor) -> Tensor:
+    """Returns the sums (N,) of the diagonals of `p` (N, L, L)."""
+    if jit_traces():  # old ONNX takes no diagonals
+        place = torch.arange(p.shape[1], device=p.device)
+        return (p * (place[:, None] == place).to(p.dtype)).sum((1, 2))
+    return p.diagonal(dim1=1, dim2=2).sum(1)
+
+
 @torch.fx.wrap
 def root_of_covariance(x: Tensor, iterations: int) -> Tensor:
     """Returns (N, C): the means over the rows of the square root of cov(x), in float32 at least.
@@ -46,16 +55,16 @@ def root_of_covariance(x: Tensor, iterations: int) -> Tensor:
         x = x - x.mean(2, keepdim=True)  # (N, C, M)
         channels, n = x.shape[1:]
         # An export for any resolution has to take the way that serves all of them.
-        by_positions = not isinstance(n, torch.SymInt) and n < channels
-        p = x.mT @ x if by_positions else x @ x.mT
-        trace = (p.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] * (1 / n)).clamp(min=EPS)
+        by_positions = not (jit_traces() or isinstance(n, torch.SymInt)) and n < channels
+        p = x.transpose(-2, -1) @ x if by_positions else x @ x.transpose(-2, -1)
+        trace = (total(p)[:, None, None] * (1 / n)).clamp(min=EPS)
         p = p * (1 / n / trace)
         row = (x if by_positions else p).mean(1, keepdim=True)
         for remaining in range(iterations, 0, -1):
             row = step(row, p)
             p = step(step(p, p), p) if remaining > 1 else p
         if by_positions:
-            row = row @ x.mT * (1 / n / trace)
+            row = row @ x.transpose(-2, -1) * (1 / n / trace)
         return (row * trace.sqrt()).squeeze(1)
 
 

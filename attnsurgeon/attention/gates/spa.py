@@ -62,7 +62,7 @@ class _Pyramid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_means: Tensor) -> tuple[Tensor, None]:
         matrix = torch.cat([windows(ctx.size, parts, by_means) for parts in ctx.pools])
-        return product(by_means, matrix.mT).unflatten(2, ctx.size), None
+        return product(by_means, matrix.transpose(-2, -1)).unflatten(2, ctx.size), None
 
 
 @torch.fx.wrap

@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor
 
 from attnsurgeon.attention.gates import se
+from attnsurgeon.attention.layout import tokens
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.registry import mechanism
@@ -113,8 +114,8 @@ class TSE(se.Excitation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times the channel gates of its tiles."""
-        squeezed = tile_means(x, self.tile).movedim(1, -1)  # (N, ..., C), one place a tile
-        gate = self.excite(squeezed).movedim(-1, 1)
+        squeezed = tokens(tile_means(x, self.tile))  # (N, ..., C), one place a tile
+        gate = self.excite(squeezed).movedim(x.dim() - 1, 1)
         return x * repeat(gate, self.tile, x).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -22,7 +22,7 @@ from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 
 
 @torch.fx.wrap
@@ -34,9 +34,9 @@ def over_positions(scores: Tensor) -> Tensor:
 @torch.fx.wrap
 def weigh(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns (N, G, ...): each group's channels weighed by its row of `weight` and added."""
-    parts = z.unflatten(1, (len(weight), -1)).flatten(3)  # (N, G, C / G, P)
+    parts = unflatten(z, 1, (len(weight), -1)).flatten(3)  # (N, G, C / G, P)
     sums = (weight.unsqueeze(1) @ parts).squeeze(2) + bias.unsqueeze(1)
-    return sums.unflatten(2, z.shape[2:])
+    return unflatten(sums, 2, z.shape[2:])
 
 
 def count(channels: int, groups: int) -> int:
@@ -107,5 +107,5 @@ class ULSAM(nn.Module):
         z = self.norm(torch.addcmul(bias, x, weight)).relu_()
         scores = self.point_norm(weigh(self.window(z), self.point, self.point_bias))
         lit = over_positions(F.relu(scores)).to(x.dtype)  # (N, g, ...)
-        parts = x.unflatten(1, (self.groups, -1))  # (N, g, C / g, ...)
+        parts = unflatten(x, 1, (self.groups, -1))  # (N, g, C / g, ...)
         return (parts * (1 + lit).unsqueeze(2)).flatten(1, 2)

@@ -23,6 +23,7 @@ from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean, mean, peak
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import unflatten
 
 Heads = Literal[1, 2, 4, 6, 8]
 MAXIMUM = 99  # the temperature that stands for the maximum
@@ -47,7 +48,7 @@ def unit(weight: Tensor) -> Tensor:
 @torch.fx.wrap
 def fused(scores: Tensor, temperatures: tuple[int, ...], lam: float) -> Tensor:
     """Returns (N, classes), in float32 at least, from (N, heads * classes, positions)."""
-    by_head = scores.to(wide(scores)).unflatten(1, (len(temperatures), -1))
+    by_head = unflatten(scores.to(wide(scores)), 1, (len(temperatures), -1))
     logits = mean(by_head, (3,)).sum(1)
     for score, t in zip(by_head.unbind(1), temperatures, strict=True):
         logits = logits + lam * attended(score, t)

@@ -22,7 +22,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, unflatten
 from attnsurgeon.errors import MechanismError
 
 
@@ -138,7 +138,7 @@ class AW(nn.Module):
         """Returns a weight for each image, or the weight and what each image adds to it."""
         squeezed = F.relu(self.norm1(self.conv1(windows(x, self.size))))
         gate = self.gate(self.norm2(self.conv2(squeezed))).to(weight.dtype)
-        gate = gate.unflatten(1, (-1, self.maps))  # (N, C, maps, ...)
+        gate = unflatten(gate, 1, (-1, self.maps))  # (N, C, maps, ...)
         if self.shared is not None:
             gate = gate.repeat_interleave(self.shared, dim=2)
         if self.apart:

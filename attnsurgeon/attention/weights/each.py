@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.gradients import jit_traces
 from attnsurgeon.attention.layout import LAST
-from attnsurgeon.attention.shapes import CONVOLUTIONS
+from attnsurgeon.attention.shapes import CONVOLUTIONS, unflatten
 from attnsurgeon.errors import MechanismError
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -64,7 +64,8 @@ def _tap_by_tap(
         ends = [(n // 2, n - n // 2) if padding == "same" else (0, 0) for n in spans]
     else:
         ends = [(n, n) for n in ((padding,) * rank if isinstance(padding, int) else padding)]
-    x = F.pad(input, [n for pair in reversed(ends) for n in pair]).unflatten(1, (groups, -1))
+    x = F.pad(input, [n for pair in reversed(ends) for n in pair])
+    x = unflatten(x, 1, (groups, -1))
     made: Any = 0
     size: Any = ()
     for tap in itertools.product(*(range(0, n + 1, d) for n, d in zip(spans, dilation))):  # noqa: B905
@@ -74,9 +75,9 @@ def _tap_by_tap(
         ]
         seen = x[(..., *along)]
         place = tuple(n // d for n, d in zip(tap, dilation, strict=True))
-        made = made + weight[(..., *place)].unflatten(1, (groups, -1)) @ seen.flatten(3)
+        made = made + unflatten(weight[(..., *place)], 1, (groups, -1)) @ seen.flatten(3)
         size = seen.shape[3:]
-    return made.flatten(1, 2).unflatten(2, size)
+    return unflatten(made.flatten(1, 2), 2, size)
 
 
 class Excited(nn.Module):

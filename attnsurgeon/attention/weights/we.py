@@ -33,12 +33,19 @@ def widths(conv: Conv, reduction: int) -> tuple[int, int]:
     return conv.in_channels // conv.groups, max(conv.in_channels // reduction, 1)
 
 
+def artanh(x: Tensor) -> Tensor:
+    """Returns atanh(x), by logarithms for the classic ONNX exporter, which knows no other way."""
+    if torch.onnx.is_in_onnx_export():
+        return 0.5 * (torch.log1p(x) - torch.log1p(-x))
+    return torch.atanh(x)
+
+
 @torch.fx.wrap
 def magnify(weight: Tensor, eps: float) -> Tensor:
     """Returns the weight with its large values made larger."""
     most = (1 + eps) * weight.abs().amax(tuple(range(weight.dim())))
     most = most.clamp(min=torch.finfo(weight.dtype).tiny)  # a weight of zeros stays one
-    return most * torch.atanh(weight / most)
+    return most * artanh(weight / most)
 
 
 class Local(nn.Module):
