@@ -23,7 +23,7 @@ WINGS: dict[str, str] = {
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
     " survey parts analysis",
-    "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
+    "forwards": "retype script_source alignment decisions privately whereabouts proxies running in_place "
     "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
@@ -33,6 +33,8 @@ WINGS: dict[str, str] = {
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first adapters configs makeup history selecting switching "
     "rewriting removing splice replay folding thinning",
+    "splicing": "parts channels_first configs makeup history selecting switching rewriting scripting "
+    "removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",

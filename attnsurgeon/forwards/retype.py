@@ -110,6 +110,28 @@ def extended(
         module.__class__ = _one_subclass(original_class(module), sources, references, replaced)
 
 
+def retyped_by(
+    base: type[nn.Module],
+    sources: tuple[str, ...],
+    references: tuple[Reference, ...],
+    names: dict[str, Any],
+) -> type[nn.Module]:
+    """Returns a subclass with these methods, for an object that is never copied.
+
+    Args:
+        base: the class.
+        sources: of the methods.
+        references: what they refer to.
+        names: the same by value; functions among them become methods too.
+    """
+    scope: dict[str, Any] = {ref[0]: _resolve(ref) for ref in references} | names
+    body: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    body |= {name: value for name, value in names.items() if isinstance(value, FunctionType)}
+    for source in sources:
+        body.update(_compiled(source, scope, base.__qualname__))
+    return type(base.__name__, (base,), body)
+
+
 def original_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module before surgery."""
     return getattr(type(module), "_surgeon_base", type(module))

@@ -16,6 +16,7 @@ from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
 from attnsurgeon.splicing.history import history, remember
+from attnsurgeon.splicing.scripting import answer_script
 
 Removed = dict[str, dict[str, dict[str, Any]]]  # path -> "_parameters", "_buffers" -> by name
 
@@ -42,6 +43,7 @@ def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Mod
         _drop_hooks(host, lambda hook, name=cut.name: hook.name == name)
         _drop_taps(model, host._modules.pop(cut.name, None))
     remember(model, history(model)[:-1])
+    answer_script(model)
     return model
 
 
@@ -69,6 +71,7 @@ def remove_all(model: nn.Module, *, refill: bool = False) -> None:
                 del module._modules[name]
         if history(module):  # of the network, wherever it stands now
             remember(module, ())
+            answer_script(module)
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [k for k, h in hooks.items() if isinstance(h, (OutputTap, InputTap))]:
                 del hooks[key]

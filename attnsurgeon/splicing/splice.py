@@ -22,6 +22,7 @@ from attnsurgeon.splicing.makeup import Makeup
 from attnsurgeon.splicing.parts import Parts
 from attnsurgeon.splicing.removing import Removed, strip
 from attnsurgeon.splicing.rewriting import Rewriting
+from attnsurgeon.splicing.scripting import answer_script
 
 _PASS_ON = ("def forward(self, input):\n    return input\n",)
 
@@ -80,6 +81,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
                 retyped(modules[path], _PASS_ON, (), replaced=True)
     refuse_adapters(modules[path] for path in hosts)
     remember(model, (*history(model), plan.record()))
+    answer_script(model)
     return removed
 
 
