@@ -34,6 +34,7 @@ WINGS: dict[str, str] = {
     "splicing": "parts channels_first adapters configs makeup history selecting switching "
     "rewriting removing splice replay folding thinning",
     "splicing": "parts channels_first configs makeup history selecting switching rewriting scripting "
+    "splicing": "parts channels_first configs makeup history selecting switching rewriting scripted_ways scripting "
     "removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "

@@ -6,7 +6,7 @@ import ast
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -25,23 +25,48 @@ class Unscriptable(Exception):
     """The code has no such words."""
 
 
-def for_script(source: str) -> str:
-    """Returns the source of one method.
+def for_script(
+    source: str, kind: type[nn.Module], calls: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """Returns the source of one method, and the types that it names.
+
+    Args:
+        source: of the method.
+        kind: the class whose forward was rewritten; its arguments have the types of these.
+        calls: name in the code -> name of our own function that it calls.
 
     Raises:
         Unscriptable: it takes its arguments in a form that TorchScript does not know.
     """
-    return ast.unparse(ast.fix_missing_locations(_Rewritten().visit(ast.parse(source))))
+    tree = ast.fix_missing_locations(_Rewritten(calls).visit(ast.parse(source)))
+    hints = typing.get_type_hints(inspect.unwrap(kind.forward))
+    types: dict[str, Any] = {}
+    for argument in tree.body[0].args.args:
+        argument.annotation = None
+        if argument.arg in hints:
+            name = f"_type_of_{argument.arg}"
+            types[name] = hints[argument.arg]
+            argument.annotation = ast.Name(name, ast.Load())
+    tree.body[0].returns = None
+    return ast.unparse(ast.fix_missing_locations(tree)), types
 
 
 class _Rewritten(ast.NodeTransformer):
+    def __init__(self, calls: Mapping[str, str]) -> None:
+        self._calls = calls
+
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
         """Leaves out `x = None`, by which a name lets go of its tensor: a name has one type."""
         if isinstance(node.value, ast.Constant) and node.value.value is None:
             return None
+        if isinstance(node.value, ast.Call):
+            called = self._calls.get(ast.unparse(node.value.func), "")
+            if called in _TESTS:
+                return _tested(called, node.value)
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Writes out what TorchScript has no words for."""
         self.generic_visit(node)
         called = ast.unparse(node.func)
         if called == "flat_call":
@@ -51,23 +76,57 @@ class _Rewritten(ast.NodeTransformer):
         if called == "through":
             return _through(node)
         if isinstance(node.func, ast.IfExp):  # a method is no value
-            made = (
-                ast.Call(f, node.args, node.keywords) for f in (node.func.body, node.func.orelse)
-            )
+            ways = (node.func.body, node.func.orelse)
+            made = [ast.Call(way, node.args, node.keywords) for way in ways]
             return ast.IfExp(node.func.test, *made)
+        if self._calls.get(called) == "convolve_each":
+            return _in_order(node)
         return node
+
+
+_TESTS = ("decided", "required", "counted", "is_tensor")
+_WAY = "at this input size the forward takes another way than at the one it was operated at"
+
+
+def _tested(name: str, call: ast.Call) -> ast.AST | None:
+    """Writes a test of a decision (`decisions.py`) as an assertion."""
+    if name == "is_tensor":  # by its type
+        return None
+    first, second = (ast.unparse(argument) for argument in call.args[:2])
+    asked = f"len({first})" if name == "counted" else f"bool({first})"
+    return ast.parse(f"assert {asked} == {second}, {_WAY!r}").body[0]
+
+
+def _in_order(call: ast.Call) -> ast.AST:
+    """Gives a convolution all of its arguments, in the order of torch.nn.functional.conv2d."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, map(ast.unparse, call.args), strict=False))
+    given |= {str(k.arg): ast.unparse(k.value) for k in call.keywords}
+    if set(names) - set(given):
+        raise Unscriptable("its convolution is called without some of its arguments")
+    return (
+        ast.parse(f"{ast.unparse(call.func)}({', '.join(given[n] for n in names)})").body[0].value
+    )  # type: ignore[attr-defined]
 
 
 def _through(node: ast.Call) -> ast.AST:
     """Writes `through(attention, way, *values)` out."""
-    attention, way, *values = (ast.unparse(arg) for arg in node.args)
-    layout = ast.literal_eval(way)
-    if not isinstance(layout, str):
-        raise Unscriptable("it brings tokens into a map")
-    ahead, back = _STEPS.get(layout, ("", ""))
+    attention, way, *values = node.args
+    made = called_through(
+        ast.unparse(attention), ast.literal_eval(way), [ast.unparse(value) for value in values]
+    )
+    return ast.parse(made, mode="eval").body
+
+
+def called_through(attention: str, way: Any, values: Sequence[str]) -> str:
+    """Returns the call of an attention on values of any layout, as an expression."""
+    if not isinstance(way, str):
+        sides, before, after = way
+        maps = ", ".join(f"map_of({v}, {list(sides)}, {before}, {after})" for v in values)
+        return f"tokens_of({attention}({maps}), {values[0]}, {before}, {after})"
+    ahead, back = _STEPS.get(way, ("", ""))
     given = ", ".join(f"{value}.{ahead}" if ahead else value for value in values)
-    made = f"{attention}({given})"
-    return ast.parse(f"{made}.{back}" if back else made, mode="eval").body
+    return f"{attention}({given}).{back}" if back else f"{attention}({given})"
 
 
 def named_forward(kind: type[nn.Module], name: str) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from attnsurgeon.forwards.retype import is_generated, original_class, retyped_by
 from attnsurgeon.forwards.script_source import (
     HOOKED,
     INNER,
+    called_through,
     for_script,
     forward_around,
     named_forward,
@@ -30,6 +31,7 @@ from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
 from attnsurgeon.splicing.history import history, inserted
+from attnsurgeon.splicing.scripted_ways import scripted_ways
 
 _ASKED = "__prepare_scriptable__"
 _OURS = (InputHook, OutputHook, InputTap, OutputTap)
@@ -196,16 +198,25 @@ class _Scripting:
     def _as_source(self, host: nn.Module) -> None:
         """Gives a host a forward that calls its attentions, in words of TorchScript."""
         kind: Any = original_class(host)
+        values: dict[str, Any] = dict(scripted_ways())
         if is_generated(type(host)):
             code: Any = type(host)
             sources, references = code._surgeon_code
-            written = tuple(for_script(s) for s in sources if not s.startswith("def _load"))
-            kind = retyped_by(kind, written, references, {INNER: named_forward(kind, INNER)})
+            calls = {name: called for name, _, called in references}
+            values |= {name: values[called] for name, called in calls.items() if called in values}
+            written = []
+            for source in sources:
+                if not source.startswith("def _load"):
+                    made, types = for_script(source, kind, calls)
+                    written.append(made)
+                    values |= types
+            values[INNER] = named_forward(kind, INNER)
+            kind = retyped_by(kind, tuple(written), references, values)
         if _hooked(host):
             before, after = self._unhooked(host)
-            source, values = forward_around(kind, HOOKED, before, after)
-            values[HOOKED] = named_forward(kind, HOOKED)
-            kind = retyped_by(kind, (for_script(source),), (), values)
+            source, own = forward_around(kind, HOOKED, before, after)
+            own[HOOKED] = named_forward(kind, HOOKED)
+            kind = retyped_by(kind, (source,), (), {**scripted_ways(), **own})
         host.__class__ = kind
 
     def _unhooked(self, host: nn.Module) -> tuple[list[str], list[str]]:
@@ -219,7 +230,7 @@ class _Scripting:
                     host._modules[name] = self._kept(hook.mailbox)
                     said.append(f"self.{name}({hook.index}, value, {hook.copies})")
                 else:
-                    said.append(f"through(self.{hook.name}, {hook.way!r}, value)")
+                    said.append(called_through(f"self.{hook.name}", hook.way, ["value"]))
         return found
 
 
