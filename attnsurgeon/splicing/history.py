@@ -13,6 +13,7 @@ from attnsurgeon.splicing.configs import write_config
 from attnsurgeon.splicing.makeup import Makeup
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
+STRIPPED = "_attnsurgeon_stripped"  # of a module whose parameters were taken away
 _BASE = "_attnsurgeon_base"  # and the shapes of the tensors that it had before the first
 
 

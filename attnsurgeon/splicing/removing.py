@@ -15,12 +15,10 @@ from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
-from attnsurgeon.splicing.history import history, remember
+from attnsurgeon.splicing.history import STRIPPED, history, remember
 from attnsurgeon.splicing.scripting import answer_script
 
 Removed = dict[str, dict[str, dict[str, Any]]]  # path -> "_parameters", "_buffers" -> by name
-
-_STRIPPED = "_attnsurgeon_stripped"  # attribute of a module whose parameters were taken away
 
 
 def undo(model: nn.Module, plan: Plan, removed: Removed | None = None) -> nn.Module:
@@ -58,7 +56,7 @@ def remove_all(model: nn.Module, *, refill: bool = False) -> None:
     Raises:
         ModelError: something was replaced and its weights are gone, and not `refill`.
     """
-    gone = [path for path, m in model.named_modules() if _STRIPPED in m.__dict__]
+    gone = [path for path, m in model.named_modules() if STRIPPED in m.__dict__]
     if gone and not refill:
         raise weights_gone(gone[0])
     for module in list(model.modules()):
@@ -105,7 +103,7 @@ def _drop_taps(model: nn.Module, part: nn.Module | None) -> None:
 def strip(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Takes a module's own parameters and buffers away, and leaves a note of their form."""
     held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-    module.__dict__[_STRIPPED] = tuple(
+    module.__dict__[STRIPPED] = tuple(
         (kind, name, *((None, None) if tensor is None else (tuple(tensor.shape), tensor.dtype)))
         for kind, tensors in held.items()
         for name, tensor in tensors.items()
@@ -117,7 +115,7 @@ def strip(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 def _put_back(module: nn.Module, held: dict[str, dict[str, Any]] | None) -> None:
     """Gives a stripped module its parameters and buffers again, or random ones of their form."""
-    form = module.__dict__.pop(_STRIPPED, ())
+    form = module.__dict__.pop(STRIPPED, ())
     if held is not None:
         for kind, tensors in held.items():
             getattr(module, kind).update(tensors)
