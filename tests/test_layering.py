@@ -23,8 +23,8 @@ WINGS: dict[str, str] = {
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
     " survey parts analysis",
-    "forwards": "retype script_source alignment decisions privately whereabouts proxies running in_place "
-    "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
+    "forwards": "retype script_source alignment decisions privately whereabouts proxies running "
+    "in_place symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
@@ -36,6 +36,8 @@ WINGS: dict[str, str] = {
     "splicing": "parts channels_first configs makeup history selecting switching rewriting scripting "
     "splicing": "parts channels_first configs makeup history selecting switching rewriting scripted_ways scripting "
     "removing splice replay folding thinning",
+    "splicing": "parts channels_first configs makeup history selecting switching rewriting "
+    "scripted_ways scripting removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",

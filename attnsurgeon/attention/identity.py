@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,17 @@ class Identity:
     within: Within | None = None
 
 
+@torch.fx.wrap
+def opened(z: Tensor, gain: float) -> Tensor:
+    """Returns gain * sigmoid(z), as one step for torch.fx.
+
+    Its quantiser knows that a sigmoid is between 0 and 1, and takes its argument to be so too
+    where that comes from an operation that it does not know.
+    """
+    gate = z.sigmoid()
+    return gate if gain == 1.0 else gain * gate
+
+
 class Gate(nn.Module):
     """gain * sigmoid(z): the authors' gate at gain 1, an open gate for z = 0 at gain 2."""
 
@@ -51,8 +63,7 @@ class Gate(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the gate, of the shape of `z`."""
-        gate = z.sigmoid()
-        return gate if self.gain == 1.0 else self.gain * gate
+        return opened(z, self.gain)
 
     def extra_repr(self) -> str:
         """Returns the gain, the one thing that tells the two starts apart."""

@@ -3,7 +3,7 @@
 Each does what its namesake does (`channels_first.py`, `attention/weights/each.py`).
 """
 
-# ruff: noqa: UP006, UP035 -- TorchScript reads these annotations
+# ruff: noqa: RUF005, RUF046 -- TorchScript knows no starred lists, and floor as of floats
 
 import functools
 import math
@@ -15,6 +15,7 @@ from torch import Tensor
 
 
 def map_of(x: Tensor, sides: List[int], before: int, after: int) -> Tensor:
+    """Returns the map that stands in tokens."""
     number = x.shape[1] - before - after
     common = sides[0]
     for side in sides:
@@ -32,6 +33,7 @@ def map_of(x: Tensor, sides: List[int], before: int, after: int) -> Tensor:
 
 
 def tokens_of(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
+    """Returns a map as tokens again."""
     tokens = y.flatten(2).transpose(1, 2)
     if before == 0 and after == 0:
         return tokens
@@ -39,6 +41,7 @@ def tokens_of(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
 
 
 def as_the_sum(y: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
+    """Returns `y` with the strides of a sum."""
     like = first
     if second is not None and not (first.stride() == second.stride() == y.stride()):
         meta = torch.device("meta")
@@ -70,6 +73,7 @@ def convolve_each(
     dilation: List[int],
     groups: int,
 ) -> Tensor:
+    """Returns the convolution of image n with weight n."""
     none = [0] * len(stride)
     each, common = parts_of(weight)
     images, rank = input.shape[0], input.dim() - 2

@@ -37,6 +37,12 @@ def weighed(norm: BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.fx.wrap
+def by_channel(norm: BatchNorm, x: Tensor) -> Tensor:
+    """Returns the gate of each value; in place is one step for torch.fx, and none it could undo."""
+    return weighed(norm, x).sigmoid_()
+
+
+@torch.fx.wrap
 def by_position(norm: BatchNorm, x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Returns the gate that the positions of `x`, pooled to the size of the weights, make."""
     z = weighed(norm, pool_to(x, size).flatten(2).transpose(-2, -1))  # (N, HW, C)
@@ -125,4 +131,4 @@ class NAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its gates."""
-        return self.positions(x * weighed(self.norm, x).sigmoid_())
+        return self.positions(x * by_channel(self.norm, x))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
@@ -38,6 +39,15 @@ def kernels(kernel_size: int, rank: int) -> list[tuple[int, ...]]:
 def count(rank: int, kernel_size: int) -> int:
     """Returns the number of parameters."""
     return sum(2 * math.prod(k) + 2 for k in kernels(kernel_size, rank))
+
+
+@torch.fx.wrap
+def mean_of(gates: list[Tensor]) -> Tensor:
+    """Returns the mean of the gates, as large as the map, in the memory of their first sum."""
+    total = gates[0] + gates[1]
+    for gate in gates[2:]:
+        total.add_(gate)
+    return total.div_(len(gates))
 
 
 @mechanism(
@@ -90,7 +100,4 @@ class Triplet(nn.Module):
             turned = x.transpose(1, axis)
             pooled = torch.cat((self.largest(turned), self.mean(turned)), dim=1)
             gates.append(self.gate(norm(conv(pooled))).transpose(1, axis))
-        total = gates[0] + gates[1]  # as large as x from here on
-        for gate in gates[2:]:
-            total.add_(gate)
-        return x * total.div_(len(gates)).to(x.dtype)
+        return x * mean_of(gates).to(x.dtype)

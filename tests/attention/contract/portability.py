@@ -106,7 +106,7 @@ def test_an_onnx_runtime_gives_the_same_for_any_batch_and_resolution(case, init,
 
 
 def in_the_classic_runtime(module, x, free, opset):
-    """The same by the exporter that traces, which has no other names for an axis than of its own."""
+    """The same by the classic exporter, which traces."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     file, out = io.BytesIO(), module(x).dim()
