@@ -104,9 +104,7 @@ def _in_order(call: ast.Call) -> ast.AST:
     given |= {str(k.arg): ast.unparse(k.value) for k in call.keywords}
     if set(names) - set(given):
         raise Unscriptable("its convolution is called without some of its arguments")
-    return (
-        ast.parse(f"{ast.unparse(call.func)}({', '.join(given[n] for n in names)})").body[0].value
-    )  # type: ignore[attr-defined]
+    return ast.Call(call.func, [ast.parse(given[n], mode="eval").body for n in names], [])
 
 
 def _through(node: ast.Call) -> ast.AST:

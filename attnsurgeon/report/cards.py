@@ -73,7 +73,8 @@ def _facts(card: Mapping[str, Any], console: Console) -> Iterator[tuple[str, Cel
     yield "identity", f"{card['identity']}: {card['identity_how']}"
     named = f"{words.listed(card['pictures'])}: " if card["pictures"] else ""
     yield "pictures", f"{named}{card['pictures_how']}"
-    for name, texts in [("needs", card["constraints"]), ("deviations", card["deviations"])]:
+    for name in ("constraints", "deviations", "limits"):
+        name, texts = "needs" if name == "constraints" else name, card[name]
         for index, text in enumerate(texts):
             yield ("" if index else name), f"{marks(console).note} {text}"
     if card["unmoved"]:

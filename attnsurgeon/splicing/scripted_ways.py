@@ -8,13 +8,13 @@ Each does what its namesake does (`channels_first.py`, `attention/weights/each.p
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, List, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def map_of(x: Tensor, sides: List[int], before: int, after: int) -> Tensor:
+def map_of(x: Tensor, sides: list[int], before: int, after: int) -> Tensor:
     """Returns the map that stands in tokens."""
     number = x.shape[1] - before - after
     common = sides[0]
@@ -68,16 +68,16 @@ def convolve_each(
     input: Tensor,
     weight: Any,
     bias: Tensor | None,
-    stride: List[int],
-    padding: List[int],
-    dilation: List[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
     groups: int,
 ) -> Tensor:
     """Returns the convolution of image n with weight n."""
     none = [0] * len(stride)
     each, common = parts_of(weight)
     images, rank = input.shape[0], input.dim() - 2
-    folded = input.reshape([1, images * input.shape[1]] + input.shape[2:])
+    folded = input.reshape([1, images * input.shape[1]] + list(input.shape[2:]))
     made = torch.convolution(
         folded,
         each.flatten(0, 1),
@@ -89,7 +89,7 @@ def convolve_each(
         none,
         images * groups,
     )
-    made = made.reshape([images, each.shape[1]] + made.shape[2:])
+    made = made.reshape([images, each.shape[1]] + list(made.shape[2:]))
     if rank == 2 and input.is_contiguous(memory_format=torch.channels_last):
         made = made.contiguous(memory_format=torch.channels_last)
     if rank == 3 and input.is_contiguous(memory_format=torch.channels_last_3d):

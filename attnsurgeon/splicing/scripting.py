@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from attnsurgeon.attention.heads.tapped import InputTap, Mailbox, OutputTap, Tap, Tapped
 from attnsurgeon.attention.linked.chain import Link
@@ -121,7 +122,7 @@ class _Scripting:
         form = recorded_form(history(self.twin)[-1]).at_batch(2)
         like = next(self.twin.parameters(), torch.empty(0))
         inputs = form.drawn(torch.Generator().manual_seed(0), torch.randn)
-        moved = torch.utils._pytree.tree_map_only(
+        moved = pytree.tree_map_only(
             Tensor,
             lambda t: t.to(like.device, like.dtype if t.is_floating_point() else None),
             inputs,

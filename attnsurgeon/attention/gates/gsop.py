@@ -69,6 +69,10 @@ def count(channels: int, hidden: int) -> int:
         ONE_VALUE,
     ),
     unmoved=("reduce.bias",),
+    limits=(
+        "channel pruning: the kernel of the layer `rows` is as long as the covariance is wide, and "
+        "a pruner narrows channels, not kernels",
+    ),
 )
 class GSoP(nn.Module):
     """Reweights each channel by a gate computed from how the channels vary together.

@@ -166,6 +166,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "under the identity start the channels are not shuffled: the pretrained layers after it "
         "expect each where it was",
     ),
+    limits=(
+        "channel pruning: the number of groups is fixed, and channels that are pruned away leave "
+        "groups of unlike size",
+    ),
     spatial=False,
 )
 class SA(nn.Module):

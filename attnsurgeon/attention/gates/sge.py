@@ -102,6 +102,10 @@ def count(channels: int, groups: int | None) -> int:
         "t is computed in float32 also for half-precision values",
         "ranks 1 and 3 are not the authors'",
     ),
+    limits=(
+        "channel pruning: the number of groups is fixed, and channels that are pruned away leave "
+        "groups of unlike size",
+    ),
     spatial=False,
 )
 class SGE(nn.Module):

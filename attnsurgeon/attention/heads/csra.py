@@ -141,6 +141,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     spatial=False,
     site_args=site_args,
     adopt=adopt,
+    limits=(
+        "torch.fx, and int8 by its graph mode: in a network its maps come from hooks, which "
+        "torch.fx does not trace; torch.export and torch.jit do",
+    ),
 )
 class CSRA(nn.Module):
     """Makes the scores of the classes from a feature map, without any pooling before.

@@ -105,6 +105,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     spatial=False,
     site_args=site_args,
     takes=("logits", "stages"),
+    limits=(
+        "torch.fx, and int8 by its graph mode: in a network its maps come from hooks, which "
+        "torch.fx does not trace; torch.export and torch.jit do",
+    ),
 )
 class Interflow(nn.Module):
     """Adds to the scores of a network those that its earlier stages give, weighted.

@@ -71,6 +71,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     spatial=False,
     scope="stage",
     tied=True,
+    limits=(
+        "channel pruning: the state that the blocks of a stage hand on starts as zeros, through "
+        "which a pruner sees no connection",
+    ),
 )
 class DIA(Linked):
     """Reweights channels by the hidden state of an LSTM cell that walks through a stage.
