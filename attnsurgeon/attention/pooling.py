@@ -12,7 +12,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from attnsurgeon.attention.gradients import applied
+from attnsurgeon.attention.gradients import applied, jit_traces
 from attnsurgeon.attention.maxima import Amax
 from attnsurgeon.attention.shapes import extent, per_channel, positions
 
@@ -85,6 +85,8 @@ def peak(x: Tensor, axes: tuple[int, ...], keepdim: bool = False) -> Tensor:
     largest = applied(_Max, x, axes)
     if keepdim:
         return largest
+    if not jit_traces():
+        return largest.squeeze(axes)
     for axis in sorted(axes, reverse=True):  # all at once is an operation that ONNX lacks
         largest = largest.squeeze(axis)
     return largest

@@ -1,0 +1,1 @@
+"""What every mechanism can be carried to, in a table: files, compilers, quantisers, processes."""
