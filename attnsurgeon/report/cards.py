@@ -74,7 +74,7 @@ def _facts(card: Mapping[str, Any], console: Console) -> Iterator[tuple[str, Cel
     named = f"{words.listed(card['pictures'])}: " if card["pictures"] else ""
     yield "pictures", f"{named}{card['pictures_how']}"
     for name in ("constraints", "deviations", "limits"):
-        name, texts = "needs" if name == "constraints" else name, card[name]
+        name, texts = "needs" if name == "constraints" else name, card.get(name, ())
         for index, text in enumerate(texts):
             yield ("" if index else name), f"{marks(console).note} {text}"
     if card["unmoved"]:
