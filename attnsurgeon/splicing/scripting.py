@@ -31,7 +31,7 @@ from attnsurgeon.forwards.script_source import (
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
-from attnsurgeon.splicing.history import STRIPPED, history, inserted
+from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.splicing.scripted_ways import scripted_ways
 
 _ASKED = "__prepare_scriptable__"
@@ -212,9 +212,6 @@ class _Scripting:
                     written.append(made)
                     values |= types
             values[INNER] = named_forward(kind, INNER)
-            for held in (host._parameters, host._buffers) if STRIPPED in vars(host) else ():
-                for name in [name for name, tensor in held.items() if tensor is None]:
-                    del held[name]  # its class says that this is a tensor
             kind = retyped_by(kind, tuple(written), references, values)
         if _hooked(host):
             before, after = self._unhooked(host)
