@@ -16,16 +16,23 @@ from dataclasses import dataclass
 from torch import fx
 
 from attnsurgeon.recording.record import Traced
-from attnsurgeon.sites.ending import (
-    Ending,
+from attnsurgeon.sites.ending import Ending
+from attnsurgeon.sites.flow import (
+    CONVOLUTIONS,
+    SQUASHING,
+    UPSAMPLING,
+    Flow,
+    is_weighted,
+    name_of,
+    weighted_inside,
+)
+from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.projections import (
     entering_lateral,
     entering_projection,
     is_pointwise,
-    weighted_inside,
     without_image,
 )
-from attnsurgeon.sites.flow import CONVOLUTIONS, SQUASHING, UPSAMPLING, Flow, is_weighted, name_of
-from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.rises import BESIDE, Rise, descendants, is_gate, ways_back
 
 _RESIZING = UPSAMPLING - CONVOLUTIONS

@@ -15,18 +15,22 @@ from itertools import pairwise
 
 from torch import fx, nn
 
-from attnsurgeon.recording.record import Call, Event, Traced
+from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.flow import (
-    ACTIVATIONS,
-    NORMS,
     Flow,
     bends,
-    calls_making,
-    convolution_of,
     is_weighted,
     name_of,
+    outermost_first,
 )
 from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.projections import (
+    before_asked,
+    before_idle,
+    before_neck,
+    before_scores,
+    without_projections,
+)
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import (
     BESIDE,
@@ -39,8 +43,6 @@ from attnsurgeon.sites.rises import (
 )
 
 _ATTENDING = ("scaled_dot_product_attention", "matmul", "bmm", "einsum", "baddbmm")
-_SHUFFLING = frozenset(["pixel_shuffle", "view", "reshape", "permute", "unflatten", "contiguous"])
-_ASIDE = frozenset(["dropout", "contiguous", "view", "reshape", "permute", "transpose", "flatten"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +80,12 @@ def find_ending(
     needed = ways_back(outputs, set())
     on_way = [n for n in flow.nodes if n in needed and n not in aside and levels.is_map(n)]
     if vectors and maps:
-        end = _before_idle(maps[-1], flow, levels)
+        end = before_idle(maps[-1], flow, levels)
         depth = levels.of[maps[-1]] or 0
         deeper = [n for n in on_way if (levels.of[n] or 0) > depth]
         if all(flow.reaches(n, maps[-1]) for n in deeper) and not _is_raised(end, flow, levels):
-            end = _before_asked(end, flow, asked)
-            return Ending(_before_scores(end, flow, levels), dense=False)
+            end = before_asked(end, flow, asked)
+            return Ending(before_scores(end, flow, levels), dense=False)
     if not on_way:
         return None
     late = set() if maps else descendants(flow, _iterated(traced, flow))
@@ -124,15 +126,15 @@ def _dense(
         if end is None:
             raised = [r.source for r in sources if not r.pooled]
             end = _common_end(traced, outputs, flow, levels, depth, risen, raised)
-            end = _without_projections(end, flow, levels, risen)
-            end = _before_neck(traced, end, flow, levels, residuals)
+            end = without_projections(end, flow, levels, risen)
+            end = before_neck(traced, end, flow, levels, residuals)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
         depth = max((levels.of[n] or 0 for n in candidates), default=0)
         end = _common_end(traced, outputs, flow, levels, depth, private)
-        end = _without_projections(end, flow, levels, set())
-    end = _before_idle(end, flow, levels)
+        end = without_projections(end, flow, levels, set())
+    end = before_idle(end, flow, levels)
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip
@@ -230,7 +232,7 @@ def _encoder_output(
     working = [n for n in flow.nodes
                if n in needed and is_weighted(n) and levels.of[n] is not None]  # fmt: skip
     found: fx.Node | None = None
-    for call in _outermost_first(traced.root):
+    for call in outermost_first(traced.root):
         given = [n for n in call.outputs if n in flow.rank and levels.is_map(n)]
         if call.parent is None or not given or not risen.isdisjoint(given):
             continue
@@ -251,214 +253,6 @@ def _encoder_output(
 def _paths(nodes: list[fx.Node]) -> set[tuple[str, int]]:
     """The operations in the forwards of modules, each once however often it runs."""
     return {(n.meta["call"].path, n.meta["event"].ordinal) for n in nodes}
-
-
-def _outermost_first(root: Call) -> list[Call]:
-    found, todo = [], [root]
-    while todo:
-        call = todo.pop(0)
-        found.append(call)
-        todo += [event for event in call.events if isinstance(event, Call)]
-    return found
-
-
-# What hands a map on and is no part of the encoder.
-
-
-def _without_projections(node: fx.Node, flow: Flow, levels: Levels, risen: set[fx.Node]) -> fx.Node:
-    """Walks back over lateral and scoring convolutions, and the convolution of a pixel shuffle."""
-    depth = levels.of[node]
-    while True:
-        entered = entering_projection(node, levels, to_output=not risen) or without_image(
-            node, levels
-        )
-        if entered is None and risen:
-            entered = entering_lateral(node)
-        if entered is None:
-            entered = _whole_of(node)
-        if entered is None or levels.of.get(entered) != depth or not levels.is_map(entered):
-            return node
-        if not levels.work[entered]:
-            return node
-        node = entered
-
-
-def _before_neck(
-    traced: Traced, node: fx.Node, flow: Flow, levels: Levels, residuals: Sequence[Residual]
-) -> fx.Node:
-    """The backbone's last value where a neck begins at the deepest resolution with a module of its
-    own kind that makes the value narrower (YOLOv7), or with convolutions that do so behind the last
-    residual sum (YOLOv3, bridges of a U).
-    """
-    depth = levels.of[node]
-    for call in calls_making(node):
-        given = [n for n in call.inputs if levels.of.get(n) == depth and levels.is_map(n)]
-        alike = [c for c in _outermost_first(traced.root) if type(c.module) is type(call.module)]
-        if call.parent is None or len(given) != 1 or len(alike) > 1 or weighted_inside(call) < 2:
-            continue
-        worked = [n for n in flow.before(given[0]) if is_weighted(n) and levels.of[n] == depth]
-        if worked and _channels(node) < _channels(given[0]):
-            node = given[0]
-            break
-    sums = {r.add for r in residuals if levels.of[r.add] == depth}
-    chain = flow.dominators(node)
-    last = next((n for n in reversed(chain) if n in sums), None)
-    if last is None or last is node:
-        return node
-    after = [n for n in flow.between(last, node) if is_weighted(n)]
-    if not after or _channels(after[0]) >= _channels(last):
-        return node
-    passed = [n for n in chain[chain.index(last) :] if n in (last, *last.users)]
-    return [n for n in passed if n is last or name_of(n) in ACTIVATIONS][-1]
-
-
-def _whole_of(node: fx.Node) -> fx.Node | None:
-    """What was split into parts of which this is one, with its activation or without."""
-    while name_of(node) in ACTIVATIONS | _ASIDE and len(inputs := Flow.inputs(node)) == 1:
-        node = inputs[0]
-    split = _main_input(node) if name_of(node) == "part" else None
-    return _main_input(split) if split is not None else None
-
-
-def entering_projection(node: fx.Node, levels: Levels, *, to_output: bool) -> fx.Node | None:
-    """What enters a weighted operation whose bare result is handed on: a score, a lateral value.
-
-    A convolution of several positions is one at the end of the network, or before a shuffle of
-    channels into positions.
-    """
-    while name_of(node) in _ASIDE and len(inputs := Flow.inputs(node)) == 1:
-        node = inputs[0]
-    if not is_weighted(node):
-        return None
-    if not (is_pointwise(node) or to_output or _is_shuffled(node, levels)):
-        return None
-    return _main_input(node)
-
-
-def _is_shuffled(node: fx.Node, levels: Levels) -> bool:
-    """Whether channels become positions right behind a value."""
-    level = levels.carried[node]
-    while len(users := list(node.users)) == 1 and name_of(users[0]) in _SHUFFLING:
-        node = users[0]
-        at = levels.of.get(node)
-        if at is not None and level is not None and at < level:
-            return True
-    return False
-
-
-def is_pointwise(node: fx.Node) -> bool:
-    """Whether a weighted operation looks at one position at a time."""
-    spec = convolution_of(node)
-    if spec is None:
-        return is_weighted(node)
-    return max(spec.kernel) == 1 and not name_of(node).startswith("conv_transpose")
-
-
-def _main_input(node: fx.Node) -> fx.Node | None:
-    return next(iter(Flow.inputs(node)), None)
-
-
-def without_image(node: fx.Node, levels: Levels) -> fx.Node | None:
-    """The term that the network has worked on, of a sum with the image itself."""
-    terms = Flow.inputs(node)
-    if name_of(node) not in ("add", "sub") or len(terms) != 2:
-        return None
-    worked = [t for t in terms if levels.work[t]]
-    return worked[0] if len(worked) == 1 else None
-
-
-def entering_lateral(node: fx.Node) -> fx.Node | None:
-    """What enters a pointwise convolution with its norm and activation that is a module of its own
-    and does not widen: it fits a map to what it will be merged with.
-    """
-    passed = node
-    while name_of(passed) in ACTIVATIONS | NORMS | _ASIDE:
-        before = _main_input(passed)
-        if before is None:
-            return None
-        passed = before
-    if passed is node or not is_weighted(passed) or not is_pointwise(passed):
-        return None
-    entered = _main_input(passed)
-    if entered is None or _channels(passed) > _channels(entered) or not _is_unit(node, passed):
-        return None
-    return entered
-
-
-def _channels(node: fx.Node) -> int:
-    axes = node.meta["axes"]
-    return node.meta["shape"][next(iter(axes))] if len(axes) == 1 else 0
-
-
-def _is_unit(node: fx.Node, convolution: fx.Node) -> bool:
-    """Whether the convolution is not the last step of a larger module, which gives the value."""
-    for call in convolution.meta["call"].chain():
-        if call.parent is not None and node in call.outputs and weighted_inside(call) > 1:
-            return False
-    return True
-
-
-def weighted_inside(call: Call) -> int:
-    """How many weighted operations a call runs."""
-    total = 0
-    for event in call.events:
-        if isinstance(event, Event):
-            total += any(is_weighted(n) for n in event.nodes) and not event.alias
-        else:
-            total += weighted_inside(event)
-    return total
-
-
-def _before_idle(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
-    """The last map of a resolution at which weights work: a pooling that only a classifier follows
-    (VGG's last) is the classifier's.
-    """
-    way = flow.before(node)
-    chain = [n for n in flow.dominators(node) if levels.is_map(n)]
-    worked = {levels.carried[n] for n in way if is_weighted(n)}
-    kept = [n for n in chain if levels.of[n] in worked]
-    return kept[-1] if kept else node
-
-
-def _before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
-    """What enters the keys and values of a learned query that asks the last map, else the map."""
-    if not is_weighted(node) or not is_pointwise(node):
-        return node
-    todo = list(node.users)
-    while todo:
-        user = todo.pop()
-        if user in asked:
-            continue
-        if is_weighted(user) or not user.users:
-            return node
-        todo += user.users
-    return (_main_input(node) or node) if asked else node
-
-
-def _before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
-    """The last map where a network's scores are a map that is only pooled, else the map itself.
-
-    NIN, SqueezeNet and class activation maps: a pointwise convolution with no norm behind it, or
-    one that gives fewer channels and is not bent (ResNet in ResNet), and no weights after it.
-    """
-    users = [n for n in flow.nodes[flow.rank[node] + 1 :] if flow.reaches(node, n)]
-    if any(is_weighted(n) for n in users):
-        return node
-    scores = node
-    while name_of(scores) in ACTIVATIONS | _ASIDE and (before := _main_input(scores)) is not None:
-        scores = before
-    normed = scores if scores is node and name_of(scores) in NORMS else None
-    if normed is not None:
-        scores = _main_input(normed) or scores
-    if not is_weighted(scores) or not is_pointwise(scores):
-        return node
-    entered = _main_input(scores)
-    narrower = entered is not None and _channels(scores) < _channels(entered)
-    if normed is not None and not (narrower and _is_unit(normed, scores)):
-        return node  # a wider map, or the last step of a block (an inverted residual's)
-    chain = [n for n in flow.dominators(scores)[:-1] if levels.is_map(n)]
-    same = [n for n in chain if levels.of[n] == levels.of[node]]
-    return same[-1] if same else node
 
 
 # What is no resolution of the network.

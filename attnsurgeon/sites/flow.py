@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from attnsurgeon.recording.record import Call, Traced
+from attnsurgeon.recording.record import Call, Event, Traced
 
 ACTIVATIONS = frozenset(
     [
@@ -216,3 +216,24 @@ def calls_making(node: fx.Node) -> Iterator[Call]:
     while call is not None and call.returns(node):
         yield call
         call = call.parent
+
+
+def weighted_inside(call: Call) -> int:
+    """How many weighted operations a call runs."""
+    total = 0
+    for event in call.events:
+        if isinstance(event, Event):
+            total += any(is_weighted(n) for n in event.nodes) and not event.alias
+        else:
+            total += weighted_inside(event)
+    return total
+
+
+def outermost_first(root: Call) -> list[Call]:
+    """A call and all inside of it, those of one depth together."""
+    found, todo = [], [root]
+    while todo:
+        call = todo.pop(0)
+        found.append(call)
+        todo += [event for event in call.events if isinstance(event, Call)]
+    return found

@@ -12,8 +12,7 @@ from collections.abc import Container, Hashable, Sequence
 from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Traced
-from attnsurgeon.sites.ending import weighted_inside
-from attnsurgeon.sites.flow import Flow, calls_making, name_of
+from attnsurgeon.sites.flow import Flow, calls_making, name_of, weighted_inside
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
 
