@@ -246,7 +246,8 @@ def _encoder_output(
             continue
         if from_image and len(at) < 2 and depth == 0:
             continue
-        return [n for n in given if levels.of[n] == depth][-1]
+        deepest = [n for n in given if levels.of[n] == depth]  # in whatever order they are given
+        return max(deepest, key=lambda n: (levels.work[n], flow.rank[n]))
     return found
 
 

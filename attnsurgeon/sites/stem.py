@@ -87,7 +87,7 @@ def _whole_stem(
     residual blocks are a stage of their own.
     """
     made = {n: i for i, n in enumerate(values)}
-    for stages in _lists_of_stages(traced, values, levels):
+    for stages in lists_of_stages(traced, values, levels):
         first = stages[0]
         around = {outer.parent for outer in first.chain()}
         for call in stem.meta["call"].chain():
@@ -102,14 +102,16 @@ def _whole_stem(
     return stem
 
 
-def _lists_of_stages(traced: Traced, values: list[fx.Node], levels: Levels) -> list[list[Call]]:
-    """Modules of one kind beside each other that give trunk values of three levels or more."""
+def lists_of_stages(
+    traced: Traced, values: list[fx.Node], levels: Levels, *, at_least: int = 3
+) -> list[list[Call]]:
+    """Returns modules of one kind beside each other that give trunk values of several levels."""
     found: dict[tuple[int, Hashable], list[Call]] = {}
     for call in calls_in(traced.root):
         if call.parent is not None and _is_block(call, values):
             found.setdefault((id(call.parent), _kind(call.module)), []).append(call)
     return [calls for calls in found.values()
-            if len({levels.of[call.outputs[0]] for call in calls}) > 2]  # fmt: skip
+            if len({levels.of[call.outputs[0]] for call in calls}) >= at_least]  # fmt: skip
 
 
 def _before_step(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:

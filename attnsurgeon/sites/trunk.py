@@ -23,7 +23,7 @@ from attnsurgeon.sites.flow import (
     is_weighted,
     name_of,
 )
-from attnsurgeon.sites.kept import with_dilated
+from attnsurgeon.sites.kept import with_kept
 from attnsurgeon.sites.levels import NO_MAP, Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import descendants
@@ -103,13 +103,25 @@ def find_trunk(
             ends.append(_entrance(descent.steps[level], node, values, flow, levels))
         if not stages or level > stages[-1]:
             stages.append(level)
+    ends, stages = _worked_at(ends, stages, descent.nodes, levels)
     for i, level in enumerate(stages[:-1]):
         beside = ending.exchanged.get(level, ends[i])
         if not flow.reaches(beside, ends[i]):  # the last that it gives, not what others are given
             ends[i] = beside
     ends.append(values[-1])
-    ends, stages = with_dilated(traced, flow, levels, values, ends, stages)
+    ends, stages = with_kept(traced, flow, levels, values, ends, stages, residuals)
+    if ends[0] is stem and len(ends) > 1:  # the first block ends with the first step down
+        ends, stages = ends[1:], stages[1:]
     return Trunk(tuple(values), stem, tuple(ends), tuple(stages), tuple(ends[:-1]), ending)
+
+
+def _worked_at(
+    ends: list[fx.Node], stages: list[int], way: list[fx.Node], levels: Levels
+) -> tuple[list[fx.Node], list[int]]:
+    """The stages without those at whose resolution no weights work: a pooling before a stride."""
+    worked = {levels.carried[n] for n in way if is_weighted(n)} | set(stages[-1:])
+    ends = [end for end, level in zip(ends, stages, strict=False) if level in worked]
+    return ends, [level for level in stages if level in worked]
 
 
 def _without_insides(descent: Descent, flow: Flow, levels: Levels) -> list[fx.Node]:
@@ -176,6 +188,8 @@ def _entrance(
             break
         if any(levels.of[n] not in (level, new) for n in inside):
             break
+        if any(before.meta["order"] < order < call.start for order in working):
+            break  # streams beside each other worked there, and meet in this module
         held = sum(call.start <= order <= entrance.meta["order"] for order in working)
         if held > sum(order < call.start for order in working):
             break
