@@ -7,7 +7,7 @@ from functools import reduce
 
 from torch import fx
 
-from attnsurgeon.sites.flow import Flow
+from attnsurgeon.sites.flow import ACTIVATIONS, NORMS, Flow, name_of
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import BESIDE
@@ -129,7 +129,7 @@ class Descent:
         most = max(work[n] for n in worked)
         heavy = max(
             (n for n in worked if 2 * work[n] > most),
-            key=lambda n: (carried[n] or 0, work[n], self.flow.rank[n]),
+            key=lambda n: (carried[n] or 0, work[n], self._ends_block(n), self.flow.rank[n]),
         )
         self.steps[level] = sources[heavy]
         heavy = self._entering(heavy, level)
@@ -145,10 +145,19 @@ class Descent:
         chain = self.chain(common)
         entered = max((work[n] for n in Flow.inputs(chain[0])), default=0)
         lost, kept = work[heavy] - work[common], work[common] - entered
-        if lost <= max(kept, BESIDE):
+        if lost <= max(kept, BESIDE) and not self._ends_block(heavy, since=common):
             return common
         self.partly.append(level)
         return heavy
+
+    def _ends_block(self, node: fx.Node, since: fx.Node | None = None) -> bool:
+        """Whether a value is a residual sum, normed and bent or not: of a block that begins with
+        `since`, or with what is made of it.
+        """
+        while name_of(node) in ACTIVATIONS | NORMS and len(inputs := Flow.inputs(node)) == 1:
+            node = inputs[0]
+        ended = [r for r in self.residuals if r.add is node]
+        return any(since is None or self.flow.reaches(since, r.source) for r in ended)
 
     def _entering(self, node: fx.Node, level: int) -> fx.Node:
         """What enters the residual block that comes down to a level, where the value is inside."""

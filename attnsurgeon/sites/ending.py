@@ -94,9 +94,18 @@ def find_ending(
         return None
     ending = _dense(traced, flow, levels, residuals, outputs, on_way, late)
     one = all(len(n.meta["shape"]) == 2 for n in outputs) and not maps
-    if one and len(traced.calls[ending.end.meta["call"].path]) == 1:
+    twice = len(traced.calls[ending.end.meta["call"].path]) > 1
+    if one and not twice and not _is_given_others(ending.end, outputs, flow, levels):
         return None  # several networks side by side, and not one that runs several times
     return ending
+
+
+def _is_given_others(end: fx.Node, outputs: list[fx.Node], flow: Flow, levels: Levels) -> bool:
+    """Whether a value is also made of maps that go to the outputs past it: of networks beside each
+    other that exchange what they make (CrossViT), each may be called the network.
+    """
+    past = ways_back(outputs, {end}) - {end}
+    return any(levels.work[n] and levels.is_map(n) and flow.reaches(n, end) for n in past)
 
 
 def _is_raised(end: fx.Node, flow: Flow, levels: Levels) -> bool:

@@ -85,9 +85,7 @@ def _dilated(
     if all(spread == 1 for _, spread in spatial):
         return {}
     at = set(known.values())
-    dilating = [
-        step for step in steps if step.level in levels_known and _dilates(step, spatial, levels)
-    ]
+    dilating = [step for step in steps if step.level in at and _dilates(step, spatial, levels)]
     for step in dilating:
         if any(other.widens for other in _behind(step, steps) if other not in dilating):
             continue

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
+from attnsurgeon.recording.record import Call
 from attnsurgeon.sites.flow import (
     ACTIVATIONS,
     NORMS,
@@ -102,7 +103,7 @@ def _judge(add: fx.Node, flow: Flow, levels: Levels) -> Residual | str:
     terms = _terms(add)
     start = _start(terms, flow)
     if isinstance(start, str):
-        return start
+        return _of_streams(add, terms, flow, levels) or start
     source, shortcut = start
     carried = _weights(flow.between(source, shortcut))
     branches = []
@@ -139,6 +140,64 @@ def _start(terms: Sequence[fx.Node], flow: Flow) -> tuple[fx.Node, fx.Node] | st
         less = _weights(lighter) < _weights(heavier)
         plain = [t for t in terms if paths[t] is lighter and less and _is_light(lighter)]
     return (meet, plain[0]) if len(plain) == 1 else NO_SHORTCUT
+
+
+def _of_streams(
+    add: fx.Node, terms: Sequence[fx.Node], flow: Flow, levels: Levels
+) -> Residual | None:
+    """The residual addition of a block that is given several values at once (octave convolution,
+    the two streams of ResNet in ResNet): what the block makes of these without a bend and position
+    by position carries one of them on.
+    """
+    call: Call = add.meta["call"]
+    given = [n for n in call.inputs if n in flow.rank and levels.is_map(n)]
+    if len(given) < 2:
+        return None
+    inside = {
+        t: [n for n in flow.before(t) if n.meta.get("order", -1) >= call.start] for t in terms
+    }
+    plain = [
+        t for t in terms if _is_projection(inside[t]) and not any(map(_looks_around, inside[t]))
+    ]
+    if len(plain) != 1:
+        return None
+    source = _stream_of(plain[0], add, given, call, flow, levels)
+    crosses = any(not flow.reaches(source, n) for n in given if n is not source)
+    branches = [t for t in terms if t is not plain[0]]
+    for term in branches:
+        bent = any(bends(n) for n in inside[term])
+        if not _weights(inside[term]) or not (bent or crosses):
+            return None
+    own = [flow.between(source, t) for t in branches if flow.reaches(source, t)]
+    if not own or not all(_stays_up(source, path) for path in own):
+        return None
+    return Residual(add, source, plain[0], tuple(map(_unscaled, branches)))
+
+
+def _stream_of(
+    shortcut: fx.Node,
+    add: fx.Node,
+    given: Sequence[fx.Node],
+    call: Call,
+    flow: Flow,
+    levels: Levels,
+) -> fx.Node:
+    """Of the values that a block is given the one that a shortcut carries on: where it is made of
+    several, the one with the place among them, by resolution, that the sum has among the outputs.
+    """
+    carried = [n for n in given if flow.reaches(n, shortcut)]
+    if len(carried) == 1 or shortcut in given:
+        return shortcut if shortcut in given else carried[0]
+    finest = sorted(carried, key=lambda n: levels.of[n] or 0)
+    made = sorted({levels.of[n] or 0 for n in call.outputs if levels.is_map(n)})
+    place = made.index(levels.of[add] or 0) if levels.of[add] in made else 0
+    return finest[min(place, len(finest) - 1)]
+
+
+def _looks_around(node: fx.Node) -> bool:
+    """Whether a weighted operation looks at several positions."""
+    spec = convolution_of(node)
+    return spec is not None and max(spec.kernel) > 1
 
 
 def _is_projection(path: Sequence[fx.Node]) -> bool:
@@ -286,7 +345,11 @@ def branch_kinds(residual: Residual, branch: fx.Node, flow: Flow) -> tuple[str, 
     """
     kinds = []
     size = _positions(branch)
-    for node in flow.between(residual.source, branch):
+    start = residual.add.meta["call"].start  # what is made of another stream has its own way
+    path = flow.between(residual.source, branch) or [
+        n for n in flow.before(branch) if n.meta.get("order", -1) >= start
+    ]
+    for node in path:
         if not is_weighted(node) or (_positions(node) == 1 and size > 1):
             continue
         spec = convolution_of(node)

@@ -87,7 +87,8 @@ def find_trunk(
         return Trunk()
     stem = find_stem(traced, flow, levels, values, set(descent.nodes), residuals)
     if stem is not None and (
-        2 * levels.work[stem] > levels.work[values[-1]]  # it would be most of the network
+        not levels.work[stem]  # the image, laid out otherwise
+        or 2 * levels.work[stem] > levels.work[values[-1]]  # it would be most of the network
         or _is_crossed(stem, values, ending, flow, levels)
     ):
         stem = None
