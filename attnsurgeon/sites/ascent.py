@@ -26,7 +26,7 @@ from attnsurgeon.sites.flow import (
     name_of,
     weighted_inside,
 )
-from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.levels import Levels, is_vector
 from attnsurgeon.sites.projections import (
     entering_lateral,
     entering_projection,
@@ -37,6 +37,7 @@ from attnsurgeon.sites.rises import BESIDE, Rise, descendants, is_gate, ways_bac
 
 _RESIZING = UPSAMPLING - CONVOLUTIONS
 _MEETING = frozenset(["add", "cat", "sub", "mul", "stack", "maximum"])
+_PEAKING = frozenset(["max_pool2d", "eq", "float", "to", "type"])  # scores where they are highest
 _SHAPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "contiguous", "dropout",
                       "getitem", "part", "chunk", "clamp"])  # fmt: skip
 
@@ -89,7 +90,8 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
     rises = [r for r in ending.rises if r.node in needed and not r.pooled]
     raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
-    scored = [n for output in outputs for n in _features(output, levels)]
+    maps = _looked_at([n for n in outputs if not is_vector(n)], levels)
+    scored = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
     last = _common(
@@ -288,14 +290,14 @@ def _keeps_width(node: fx.Node) -> bool:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return name_of(node) in ("cat", "add", "stack") and len(Flow.inputs(node)) > 1
+    return name_of(node) in ("cat", "add", "stack", "mul") and len(Flow.inputs(node)) > 1
 
 
 def _is_score(node: fx.Node) -> bool:
     """Whether a value is the bare result of weighted operations, whatever its resolution."""
-    while name_of(node) in SQUASHING | _SHAPING | _RESIZING:
+    while name_of(node) in SQUASHING | _SHAPING | _RESIZING | _PEAKING:
         inputs = Flow.inputs(node)
         if len(inputs) != 1:
-            return False
+            return bool(inputs) and name_of(node) in _PEAKING and all(map(_is_score, inputs))
         node = inputs[0]
     return all(map(_is_score, Flow.inputs(node))) if _is_sum(node) else is_weighted(node)

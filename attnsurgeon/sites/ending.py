@@ -19,6 +19,7 @@ from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.flow import (
     Flow,
     bends,
+    calls_making,
     is_weighted,
     name_of,
     outermost_first,
@@ -27,6 +28,7 @@ from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.projections import (
     before_asked,
     before_idle,
+    before_list,
     before_neck,
     before_scores,
     without_projections,
@@ -69,6 +71,7 @@ def find_ending(
     outputs = [n for n in traced.root.outputs if n in flow.rank]
     if not outputs:
         return None
+    outputs = _before_exits(traced, outputs, flow, levels)
     last = flow.common_dominator(outputs)
     maps = [n for n in flow.dominators(last) if levels.is_map(n)] if last is not None else []
     asked = _asked(flow)
@@ -84,7 +87,7 @@ def find_ending(
         depth = levels.of[maps[-1]] or 0
         deeper = [n for n in on_way if (levels.of[n] or 0) > depth]
         if all(flow.reaches(n, maps[-1]) for n in deeper) and not _is_raised(end, flow, levels):
-            end = before_asked(end, flow, asked)
+            end = before_asked(before_list(end, levels), flow, asked)
             return Ending(before_scores(end, flow, levels), dense=False)
     if not on_way:
         return None
@@ -98,6 +101,29 @@ def find_ending(
     if one and not twice and not _is_given_others(ending.end, outputs, flow, levels):
         return None  # several networks side by side, and not one that runs several times
     return ending
+
+
+def _before_exits(
+    traced: Traced, outputs: list[fx.Node], flow: Flow, levels: Levels
+) -> list[fx.Node]:
+    """The maps that exits look at, where every output is a vector that a module of one kind gives
+    (MSDNet): how far these go down is the classifiers' own matter. Else the outputs.
+    """
+    exits = [_exit(n, levels) for n in outputs]
+    kinds = {(type(call.module), call.parent) for call in exits if call is not None}
+    if len(outputs) < 2 or None in exits or len(kinds) > 1 or len(set(exits)) < len(outputs):
+        return outputs
+    given = [n for call in exits if call is not None for n in call.inputs if levels.is_map(n)]
+    return given if len(given) == len(outputs) else outputs
+
+
+def _exit(output: fx.Node, levels: Levels) -> Call | None:
+    """The outermost module that is given a map and gives a vector as its one result."""
+    found = None
+    for call in calls_making(output):
+        if call.parent is not None and any(levels.is_map(n) for n in call.inputs):
+            found = call
+    return found if levels.of[output] is None else None
 
 
 def _is_given_others(end: fx.Node, outputs: list[fx.Node], flow: Flow, levels: Levels) -> bool:
@@ -143,7 +169,7 @@ def _dense(
         depth = max((levels.of[n] or 0 for n in candidates), default=0)
         end = _common_end(traced, outputs, flow, levels, depth, private)
         end = without_projections(end, flow, levels, set())
-    end = before_idle(end, flow, levels)
+    end = before_list(before_idle(end, flow, levels), levels)
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip

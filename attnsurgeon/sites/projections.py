@@ -172,6 +172,19 @@ def before_idle(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     return kept[-1] if kept else node
 
 
+def before_list(node: fx.Node, levels: Levels) -> fx.Node:
+    """The map that was laid out as a list of positions for what only pools it: a mean, a
+    covariance; else the value itself.
+    """
+    entered = node
+    while name_of(entered) in _ASIDE and len(inputs := Flow.inputs(entered)) == 1:
+        entered = inputs[0]
+        if not levels.is_map(entered) or levels.of[entered] != levels.of[node]:
+            return node
+    flatter = len(node.meta["shape"]) < len(entered.meta["shape"])
+    return entered if flatter else node
+
+
 def before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
     """What enters the keys and values of a learned query that asks the last map, else the map."""
     if not is_weighted(node) or not is_pointwise(node):

@@ -49,6 +49,8 @@ def _first_entrance(
     calls = [call for call in calls_in(traced.root) if call.parent]
     blocks = [call for call in calls if _is_block(call, values)]
     back = _coming_back(blocks)
+    if back and _is_after_its_like(back[0], calls, values):
+        return None
     inside_shortcut = not back
     if inside_shortcut:  # they are all inside one long shortcut
         blocks = [call for call in calls if _is_block(call, way)]
@@ -73,6 +75,21 @@ def _first_entrance(
         return _before_step(entrance, values, levels)
     entering = [r.source for r in residuals if r.source in values and r.add in values]
     return _before_step(entering[0], values, levels) if len(entering) > 1 else None
+
+
+def _is_after_its_like(first: Call, calls: list[Call], values: list[fx.Node]) -> bool:
+    """Whether a list of the kind of the first block, with one layer, is given the image: each of
+    these is a stage (VGG-11 with a module a stage).
+    """
+    kind = _kind(first.module)
+    before = [c for c in calls if c.parent is first.parent and c.end <= first.start]
+    return any(
+        isinstance(kind, tuple)
+        and _kind(call.module) == kind
+        and weighted_inside(call) == 1
+        and last_before(call.start, values) is None
+        for call in before
+    )
 
 
 def _whole_stem(

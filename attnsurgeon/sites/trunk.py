@@ -180,8 +180,8 @@ def _entrance(
     """
     entrance = values[values.index(lower) - 1]
     level, new = levels.of[entrance], levels.of[lower]
-    working = [n.meta["order"] for n in flow.nodes
-               if levels.carried[n] == level and is_weighted(n)]  # fmt: skip
+    worked = [n for n in flow.nodes if levels.carried[n] == level and is_weighted(n)]
+    working = [n.meta["order"] for n in worked]
     for call in step.meta["call"].chain():
         before = last_before(call.start, values)
         inside = [n for n in values if call.start <= n.meta["order"] < call.end]
@@ -189,8 +189,9 @@ def _entrance(
             break
         if any(levels.of[n] not in (level, new) for n in inside):
             break
-        if any(before.meta["order"] < order < call.start for order in working):
-            break  # streams beside each other worked there, and meet in this module
+        beside = (n for n in worked if before.meta["order"] < n.meta["order"] < call.start)
+        if any(flow.reaches(n, entrance) for n in beside):
+            break  # streams that meet in this module
         held = sum(call.start <= order <= entrance.meta["order"] for order in working)
         if held > sum(order < call.start for order in working):
             break
