@@ -176,13 +176,14 @@ def before_list(node: fx.Node, levels: Levels) -> fx.Node:
     """The map that was laid out as a list of positions for what only pools it: a mean, a
     covariance; else the value itself.
     """
-    entered = node
+    entered, rank = node, len(node.meta["shape"])
     while name_of(entered) in _ASIDE and len(inputs := Flow.inputs(entered)) == 1:
         entered = inputs[0]
         if not levels.is_map(entered) or levels.of[entered] != levels.of[node]:
-            return node
-    flatter = len(node.meta["shape"]) < len(entered.meta["shape"])
-    return entered if flatter else node
+            break
+        if len(entered.meta["shape"]) > rank:
+            return entered
+    return node
 
 
 def before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
