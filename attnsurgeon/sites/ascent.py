@@ -171,11 +171,13 @@ def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node
     seen, todo = set(outputs), list(outputs)
     while todo:
         node = todo.pop()
-        level = levels.of[node]
-        if level is not None and node.op != "placeholder":
+        level, inputs = levels.of[node], Flow.inputs(node)
+        # What is put together of single numbers (where a heatmap is highest) only looks like a map.
+        numbers = not is_weighted(node) and all(levels.of[n] is None for n in inputs)
+        if level is not None and node.op != "placeholder" and not numbers:
             found.setdefault(level, []).append(node)
             continue
-        new = [n for n in Flow.inputs(node) if n not in seen]
+        new = [n for n in inputs if n not in seen]
         seen.update(new)
         todo += new
     return found
