@@ -39,7 +39,7 @@ _RESIZING = UPSAMPLING - CONVOLUTIONS
 _MEETING = frozenset(["add", "cat", "sub", "mul", "stack", "maximum"])
 _PEAKING = frozenset(["max_pool2d", "eq", "float", "to", "type"])  # scores where they are highest
 _SHAPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "contiguous", "dropout",
-                      "getitem", "part", "chunk", "clamp"])  # fmt: skip
+                      "getitem", "part", "chunk", "clamp", "squeeze"])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iter
         if keeping and is_weighted(node) and not is_pointwise(node) and _keeps_width(node):
             found.append(node)
             continue
-        if name_of(node) in SQUASHING | _SHAPING | _RESIZING:
+        if name_of(node) in SQUASHING | _SHAPING | _RESIZING or _is_scaled(node):
             new = inputs
         elif is_weighted(node):
             new = [n for n in inputs[:1] if _is_sum(n) and _is_score(n)]
@@ -291,13 +291,19 @@ def _keeps_width(node: fx.Node) -> bool:
     ]
 
 
+def _is_scaled(node: fx.Node) -> bool:
+    """Whether an operation has a constant beside the data: the range of a depth, of an image."""
+    return name_of(node) in ("mul", "div", "add", "sub") and len(Flow.inputs(node)) == 1
+
+
 def _is_sum(node: fx.Node) -> bool:
     return name_of(node) in ("cat", "add", "stack", "mul") and len(Flow.inputs(node)) > 1
 
 
 def _is_score(node: fx.Node) -> bool:
     """Whether a value is the bare result of weighted operations, whatever its resolution."""
-    while name_of(node) in SQUASHING | _SHAPING | _RESIZING | _PEAKING:
+    passed = SQUASHING | _SHAPING | _RESIZING | _PEAKING
+    while name_of(node) in passed or _is_scaled(node):
         inputs = Flow.inputs(node)
         if len(inputs) != 1:
             return bool(inputs) and name_of(node) in _PEAKING and all(map(_is_score, inputs))

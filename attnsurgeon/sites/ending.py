@@ -282,7 +282,7 @@ def _encoder_output(
         if from_image and len(at) < 2 and depth == 0:
             continue
         deepest = [n for n in given if levels.of[n] == depth]  # in whatever order they are given
-        return max(deepest, key=lambda n: (levels.work[n], flow.rank[n]))
+        return max(deepest, key=lambda n: (n in needed, levels.work[n], flow.rank[n]))
     return found
 
 

@@ -106,6 +106,7 @@ class Levels:
         self.carried: dict[fx.Node, int | None] = {}
         self.work: dict[fx.Node, int] = {}
         lost, lists, beside = _Lost(traced), set[fx.Node](), set[fx.Node]()
+        apart = _unfolded(flow)
         for node in flow.nodes:
             inputs = Flow.inputs(node)
             again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
@@ -114,7 +115,10 @@ class Levels:
             if takes_beside(node) or (inputs and beside.issuperset(inputs) and not again):
                 beside.add(node)  # class tokens, of which there may be several
             hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
-            self.of[node] = level = None if hidden or node in beside else level_of(node, traced)
+            hidden = hidden or node in beside or node in apart
+            self.of[node] = level = None if hidden else level_of(node, traced)
+            if name_of(node) == "pad" and inputs:  # a border is no step up, however small the map
+                self.of[node] = level = self.of[inputs[0]]
             vector = is_vector(node) or node in beside
             if level is None and (name_of(node) in _SELECTING or not vector):
                 level = min(self._known(inputs), default=None)
@@ -136,6 +140,17 @@ class Levels:
         """
         made = node.op != "placeholder" and name_of(node) != "pad"
         return made and self.of.get(node) is not None
+
+
+def _unfolded(flow: Flow) -> set[fx.Node]:
+    """What stands in patches between an unfolding and the folding that lays it out again."""
+    folds = [n for n in flow.nodes if name_of(n) == "fold"]
+    found: set[fx.Node] = set()
+    for node in flow.nodes:
+        begins = name_of(node) == "unfold" or not found.isdisjoint(Flow.inputs(node))
+        if begins and name_of(node) != "fold" and any(flow.reaches(node, n) for n in folds):
+            found.add(node)
+    return found
 
 
 class _Lost:

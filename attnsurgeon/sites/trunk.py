@@ -27,7 +27,7 @@ from attnsurgeon.sites.kept import with_kept
 from attnsurgeon.sites.levels import NO_MAP, Levels, why_no_level
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import descendants
-from attnsurgeon.sites.stem import find_stem, last_before
+from attnsurgeon.sites.stem import find_stem, last_before, lists_of_stages
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,32 @@ def find_trunk(
             ends[i] = beside
     ends.append(values[-1])
     ends, stages = with_kept(traced, flow, levels, values, ends, stages, residuals)
-    if ends[0] is stem and len(ends) > 1:  # the first block ends with the first step down
+    if ends[0] is stem and len(ends) > 1:  # what enters the first block is not what ends a stage
+        if levels.of[stem]:
+            ends, stages = ends[1:], stages[1:]
+        else:  # layers at the image's own resolution
+            stem = None
+    if stem is not None and len(ends) > 1 and _is_inside_first(traced, stem, ends, values, levels):
         ends, stages = ends[1:], stages[1:]
     return Trunk(tuple(values), stem, tuple(ends), tuple(stages), tuple(ends[:-1]), ending)
+
+
+def _is_inside_first(
+    traced: Traced,
+    stem: fx.Node,
+    ends: list[fx.Node],
+    values: list[fx.Node],
+    levels: Levels,
+) -> bool:
+    """Whether the first module of a list of stages begins with a layer before it steps down, and
+    ends with what ends the second stage: the two are one (TextNet).
+    """
+    for row in lists_of_stages(traced, values, levels):
+        first = row[0]
+        inside = [first.start <= n.meta["order"] < first.end for n in ends[:2]]
+        if stem.meta["order"] < first.start and all(inside) and first.returns(ends[1]):
+            return True
+    return False
 
 
 def _worked_at(

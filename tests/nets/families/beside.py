@@ -408,3 +408,78 @@ class Keypoints(nn.Module):
             return x
         best, at = x.flatten(2).max(2)
         return torch.stack((at % x.shape[3], at // x.shape[3], best), 2)
+
+
+class Depth(nn.Module):
+    """Depth estimation: one map in a range of its own, with no axis of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = cbr(3, 8, 2), _layer(8, 16, 2), _layer(16, 24, 2)
+        self.up1, self.up2, self.head = cbr(24, 16), cbr(16, 8), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.two(self.one(self.stem(x)))
+        for conv in (self.up1, self.up2):
+            x = conv(F.interpolate(x, scale_factor=2))
+        return (torch.sigmoid(self.head(x)) * 10 + 0.1).squeeze(1)
+
+
+class Unfolded(nn.Module):
+    """MobileViTV2: patches are unfolded, worked on, and folded again."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.local, self.mix = cbr(width, width), nn.Conv2d(width, width, 1)
+        self.join = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.local(x)
+        n, c, h, w = x.shape
+        y = F.unfold(x, 2, stride=2).reshape(n, c, 4, -1)
+        y = (y + torch.relu(self.mix(y))).reshape(n, 4 * c, -1)
+        return self.join(F.fold(y, (h, w), 2, stride=2))
+
+
+def unfolded() -> nn.Module:
+    one = nn.Sequential(cbr(8, 16, 2), Unfolded(16))
+    two = nn.Sequential(cbr(16, 24, 2), Unfolded(24))
+    return Classifier(24, stem=cbr(3, 8, 2), one=one, two=two)
+
+
+class Padded(nn.Module):
+    """Padding as TensorFlow does it, beyond what a small map is: an EfficientNet's five by five."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inside, outside, 5, 2), nn.BatchNorm2d(outside)
+        self.block = Block(outside, outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(F.relu(self.norm(self.conv(F.pad(x, (1, 2, 1, 2))))))
+
+
+def padded() -> nn.Module:
+    steps = {"one": Padded(8, 16), "two": Padded(16, 24), "three": Padded(24, 40)}
+    return Classifier(40, stem=cbr(3, 8, 2), **steps)
+
+
+class Plain(nn.Module):
+    """TextNet's stage: a list of layers, one of which is strided."""
+
+    def __init__(self, inside: int, outside: int, *strides: int) -> None:
+        super().__init__()
+        widths = [inside, *[outside] * len(strides)]
+        self.stage = nn.ModuleList(
+            cbr(widths[i], outside, stride) for i, stride in enumerate(strides)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.stage:
+            x = layer(x)
+        return x
+
+
+def steps_behind_a_layer() -> nn.Module:
+    stages = nn.Sequential(Plain(8, 8, 1, 2, 1), Plain(8, 16, 2, 1), Plain(16, 24, 2, 1))
+    return Classifier(24, stem=cbr(3, 8, 2), stages=stages)
