@@ -111,7 +111,8 @@ def find_trunk(
             ends[i] = beside
     ends.append(values[-1])
     ends, stages = with_kept(traced, flow, levels, values, ends, stages, residuals)
-    if ends[0] is stem and len(ends) > 1:  # what enters the first block is not what ends a stage
+    # What enters the first block is not what ends a stage.
+    if stem is not None and ends[0] is stem and len(ends) > 1:
         if levels.of[stem]:
             ends, stages = ends[1:], stages[1:]
         else:  # layers at the image's own resolution

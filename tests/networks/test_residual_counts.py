@@ -6,7 +6,7 @@ from torch import nn
 
 import attnsurgeon
 from attnsurgeon.planning.additions import judged_otherwise
-from tests.nets.families import residuals
+from tests.nets.families import beside, residuals
 from tests.surgery import active, ready
 
 timm = pytest.importorskip("timm")
@@ -49,6 +49,8 @@ COUNTED = {
     "dpn68": 22,
     "sqnxt23_w1": 21,
     "revnet38": 16,  # seven reversible units have two, two strided ones have one
+    "octresnet10_ad2": 7,  # four blocks, of which all but the last add at two resolutions
+    "rir_cifar10": 32,  # to the residual stream of 16 units both streams add
 }
 
 
@@ -64,13 +66,28 @@ def test_every_block_of_a_network_of_pytorchcv_is_found(name):
 
 @pytest.mark.parametrize(
     "build",
-    [residuals.gated_below, residuals.dual_path, residuals.reversible, residuals.coupled],
+    [
+        residuals.gated_below,
+        residuals.dual_path,
+        residuals.reversible,
+        residuals.coupled,
+    ],
 )
 @pytest.mark.parametrize(("attn", "where"), [("eca", "residual-branch"), ("aff", "residual-add")])
 def test_what_is_newly_found_is_operated_and_unchanged(build, attn, where):
     net, x = ready(build()), torch.randn(2, 3, 48, 32)
     args = {"reduction": 2} if attn == "aff" else None
     operation = attnsurgeon.insert(net, attn, where, attn_args=args, input_size=(3, 48, 32))
+    assert operation.plan.refused == ()
+    with torch.no_grad():
+        assert torch.equal(operation.model(x), net(x))
+        assert not torch.allclose(active(operation.model)(x), net(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [beside.OctaveOfOneBlock, beside.ResNetInResNet])
+def test_a_block_that_is_given_two_streams_is_operated_and_unchanged(build):
+    net, x = ready(build()), torch.randn(2, 3, 64, 64)
+    operation = attnsurgeon.insert(net, "eca", "residual-branch", input_size=(3, 64, 64))
     assert operation.plan.refused == ()
     with torch.no_grad():
         assert torch.equal(operation.model(x), net(x))
