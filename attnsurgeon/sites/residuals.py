@@ -168,6 +168,9 @@ def _of_streams(
         bent = any(bends(n) for n in inside[term])
         if not _weights(inside[term]) or not (bent or crosses):
             return None
+        merges = any(name_of(n) in UPSAMPLING for n in inside[term])
+        if merges and not flow.reaches(source, term):
+            return None  # what another resolution gives (CoaT's parallel blocks)
     own = [flow.between(source, t) for t in branches if flow.reaches(source, t)]
     if not own or not all(_stays_up(source, path) for path in own):
         return None
