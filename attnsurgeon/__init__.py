@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from attnsurgeon.splicing.thinning import remove
     from attnsurgeon.sweeping.sweeps import sweep
     from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
+    from attnsurgeon.training.finetune import freeze_backbone, unfreeze
+    from attnsurgeon.training.groups import param_groups
     from attnsurgeon.training.norms import recalibrate_norms
     from attnsurgeon.training.sharding import gathered, shard
 
@@ -65,7 +67,7 @@ _HOMES = {
     "load_model": "models",
     "measure": "cost.measuring",
     "mechanisms": "attention.registry",
-    "param_groups": "training.finetune",
+    "param_groups": "training.groups",
     "plan": "operate",
     "recalibrate_norms": "training.norms",
     "prune": "looking.pruning",

@@ -49,6 +49,7 @@ WINGS: dict[str, str] = {
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
     "config save restore exporting",
     "training": "layer_depth finetune norms sharding",
+    "training": "new_parts held_norms layer_depth groups finetune norms",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "

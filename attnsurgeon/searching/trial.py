@@ -26,7 +26,8 @@ from attnsurgeon.recording.twin import full_twin
 from attnsurgeon.saved.origin import measure as hash_of
 from attnsurgeon.searching.candidates import Candidate
 from attnsurgeon.searching.journal import Journal
-from attnsurgeon.training.finetune import freeze_backbone, param_groups
+from attnsurgeon.training.finetune import freeze_backbone
+from attnsurgeon.training.groups import param_groups
 from attnsurgeon.version import __version__
 
 STEPS, SEEDS, RATE = 20, 3, 1e-3

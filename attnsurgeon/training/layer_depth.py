@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,9 +11,10 @@ from torch import nn
 from attnsurgeon.forwards.retype import original_class
 from attnsurgeon.models.layering import timm_layers
 from attnsurgeon.recording.input_records import recorded_form
+from attnsurgeon.saved.origin import attention_prefixes
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
-from attnsurgeon.splicing.history import history
+from attnsurgeon.splicing.history import history, mark_of
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -22,23 +24,72 @@ def layers_of(model: nn.Module) -> dict[str, int]:
 
     A network of timm says itself what its layers are. Of any other one forward is recorded: a
     layer is a residual block, else a module whose kind is repeated, else a convolution or linear
-    layer with the norm behind it; layers are counted in the order in which they run.
+    layer with the norm behind it; layers are counted in the order in which they run. Inserted
+    attention is no layer of its own: it has the layer of its place, the last where it has several.
+    What stands around the operated network has that network's last.
 
     Raises:
         ModelError: the network cannot be run, so that the order is unknown.
     """
-    known = timm_layers(model)
-    return known if known is not None else recorded_layers(model)
+    path = _operated(model)
+    core, prefix = model.get_submodule(path), f"{path}." if path else ""
+    without = attention_prefixes(core)
+    known = timm_layers(core, without)
+    layers = known if known is not None else recorded_layers(core)
+    last = max(layers.values(), default=0)
+    layers = layers | _of_attention(core, layers, last)
+    layers = {prefix + name: layer for name, layer in layers.items()}
+    return {name: layers.get(name, last) for name, _ in model.named_parameters()}
+
+
+def _operated(model: nn.Module) -> str:
+    """The path of the network that was operated, where that is one inside of this; else ""."""
+    paths = [path for path, module in model.named_modules() if history(module)]
+    return paths[0] if len(paths) == 1 else ""
+
+
+def _of_attention(model: nn.Module, layers: dict[str, int], last: int) -> dict[str, int]:
+    """The layers of the parameters of inserted attention, by their places."""
+    first = {id(p): name for name, p in model.named_parameters()}
+    before = _before(model, layers)
+    found: dict[str, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        mark = mark_of(module)
+        if mark is None:
+            continue
+        place = re.split(r"[:(#]", mark.site)[0]
+        inside = [layer for name, layer in layers.items() if name.startswith(f"{place}.")]
+        # A pooling has no parameter: it belongs to what stands before it.
+        layer = max(inside) if inside else before.get(place, last)
+        for parameter in module.parameters():
+            name = first[id(parameter)]
+            if name not in layers:
+                found[name] = max(layer, found.get(name, 0))
+    return found
+
+
+def _before(model: nn.Module, layers: dict[str, int]) -> dict[str, int]:
+    """Path of a module -> the layer of the parameter that is registered last before it."""
+    before: dict[str, int] = {}
+    layer = 0
+    for path, module in model.named_modules():
+        if path:
+            before[path] = layer
+        for leaf, _ in module.named_parameters(recurse=False):
+            layer = layers.get(f"{path}.{leaf}" if path else leaf, layer)
+    return before
 
 
 def recorded_layers(model: nn.Module) -> dict[str, int]:
-    """Return the layers of a network that does not say itself what they are."""
+    """Return the layers of a network that does not say itself what they are, but for attention."""
     records = history(model)
     survey = analyse(model, example=recorded_form(records[-1]) if records else None)
     units = _Units(survey)
+    without = attention_prefixes(model)
     names: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
-        names.setdefault(units.of(name.rpartition(".")[0]), []).append(name)
+        if not name.startswith(without):
+            names.setdefault(units.of(name.rpartition(".")[0]), []).append(name)
     order = _order_of_use(survey)
     last = max(order.values(), default=0) + 1
     first_use = {unit: min(order.get(n, last) for n in found) for unit, found in names.items()}
@@ -46,7 +97,7 @@ def recorded_layers(model: nn.Module) -> dict[str, int]:
     number = -1
     for unit in sorted(names, key=lambda unit: first_use[unit]):
         # A norm, or a parameter of the network itself (a class token), is no layer of its own.
-        if number < 0 or (unit and _has_matrix(model, unit)):
+        if number < 0 or (unit and _has_matrix(model, unit, without)):
             number += 1
         layers |= dict.fromkeys(names[unit], number)
     return layers
@@ -99,5 +150,6 @@ def _order_of_use(survey: Survey) -> dict[str, int]:
     return {name: used[id(p)] for name, p in by_name.items() if id(p) in used}
 
 
-def _has_matrix(model: nn.Module, path: str) -> bool:
-    return any(p.dim() > 1 for p in model.get_submodule(path).parameters())
+def _has_matrix(model: nn.Module, path: str, without: tuple[str, ...]) -> bool:
+    inside = model.get_submodule(path).named_parameters(prefix=path)
+    return any(p.dim() > 1 for name, p in inside if not name.startswith(without))

@@ -16,7 +16,8 @@ from torch import nn
 import attnsurgeon
 from attnsurgeon.errors import SurgeonError, UsageError
 from attnsurgeon.splicing.history import inserted
-from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
+from attnsurgeon.training.finetune import freeze_backbone, unfreeze
+from attnsurgeon.training.groups import param_groups
 from tests.saved import networks
 
 
@@ -303,7 +304,7 @@ def test_biases_norms_and_gates_are_not_decayed_and_matrices_are():
     assert all(shapes[n] > 1 for n in names["base"] | names["new"])
 
 
-def test_a_thin_matrix_is_a_matrix_and_a_scale_of_four_axes_is_a_scale():
+def test_a_thin_matrix_is_a_matrix_and_what_is_named_or_marked_is_not_decayed():
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -322,8 +323,9 @@ def test_a_thin_matrix_is_a_matrix_and_a_scale_of_four_axes_is_a_scale():
     model.marked.no_weight_decay = True
     names = names_of(model, param_groups(model, 0.1, weight_decay=0.1))
 
-    assert names["base"] == {"head.weight"}
-    assert names["base.no_decay"] == {"conv.weight", "conv.bias", "scale", "marked", "head.bias"}
+    # Of what was there before, timm's rule says: a scale of four axes is decayed as ever.
+    assert names["base"] == {"head.weight", "scale"}
+    assert names["base.no_decay"] == {"conv.weight", "conv.bias", "marked", "head.bias"}
     (kernel,) = names["new"]  # (1, 1, 3): one axis only, but a convolution's
     assert kernel.endswith("attn.conv.weight")
 
@@ -334,7 +336,9 @@ def test_frozen_parameters_are_in_no_group():
     groups = param_groups(model, 0.1, layer_decay=0.5)
 
     assert_each_once(model, groups)
-    assert {group["name"] for group in groups} == {"new", "new.no_decay"}
+    parts = [group["name"].split(".") for group in groups]
+    assert {name for name, *_ in parts} == {"new"}
+    assert {tuple(rest[1:]) for _, *rest in parts} == {(), ("no_decay",)}
 
 
 def test_tied_parameters_are_in_one_group():
@@ -377,8 +381,8 @@ def test_layer_decay_gives_the_base_the_rates_that_timm_gives_it(name):
     assert_each_once(model, groups)
 
 
-def test_with_frozen_layers_the_last_one_that_learns_has_the_full_rate():
-    model = operated()
+def test_frozen_layers_count_as_timm_counts_them_and_attention_is_where_it_stands():
+    model = operated()  # layers: the stem, four blocks, the classifier
     for name, parameter in model.named_parameters():
         if name.startswith(("fc", "layer4", "conv1", "bn1")) and ".attn." not in name:
             parameter.requires_grad_(False)
@@ -386,10 +390,11 @@ def test_with_frozen_layers_the_last_one_that_learns_has_the_full_rate():
     rates = {n: g["lr"] for g in groups for n in names_of(model, [g])[g["name"]]}
 
     assert_each_once(model, groups)
-    assert {r for n, r in rates.items() if n.startswith("layer3") and ".attn." not in n} == {0.1}
-    assert {r for n, r in rates.items() if n.startswith("layer2") and ".attn." not in n} == {0.05}
-    assert {r for n, r in rates.items() if n.startswith("layer1") and ".attn." not in n} == {0.025}
-    assert {r for n, r in rates.items() if ".attn." in n} == {1.0}
+    for stage, base in ((1, 0.1 / 16), (2, 0.1 / 8), (3, 0.1 / 4)):
+        inside = {n: r for n, r in rates.items() if n.startswith(f"layer{stage}")}
+        assert {r for n, r in inside.items() if ".attn." not in n} == {base}
+        assert {r for n, r in inside.items() if ".attn." in n} == {10 * base}
+    assert {r for n, r in rates.items() if n.startswith("layer4")} == {0.5}  # its attention alone
 
 
 def test_layer_decay_of_one_changes_no_rate():

@@ -13,7 +13,8 @@ from torch import nn
 import attnsurgeon
 from attnsurgeon.errors import UsageError
 from attnsurgeon.models.provenance import Source, stamp
-from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
+from attnsurgeon.training.finetune import freeze_backbone, unfreeze
+from attnsurgeon.training.groups import param_groups
 from tests.saved import networks
 
 HEAD = {"fc.weight", "fc.bias"}
