@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from attnsurgeon.training.groups import param_groups
     from attnsurgeon.training.norms import recalibrate_norms
     from attnsurgeon.training.sharding import gathered, shard
+    from attnsurgeon.training.optimizers import update_optimizer
+    from attnsurgeon.training.phases import two_phases
 
 install()
 drawn_by("attnsurgeon.report.values")
@@ -77,7 +79,9 @@ _HOMES = {
     "status": "checks.status",
     "suggest": "searching.suggesting",
     "sweep": "sweeping.sweeps",
+    "two_phases": "training.phases",
     "unfreeze": "training.finetune",
+    "update_optimizer": "training.optimizers",
 }
 
 __all__ = [
@@ -114,7 +118,9 @@ __all__ = [
     "status",
     "suggest",
     "sweep",
+    "two_phases",
     "unfreeze",
+    "update_optimizer",
 ]
 
 

@@ -50,6 +50,8 @@ WINGS: dict[str, str] = {
     "config save restore exporting",
     "training": "layer_depth finetune norms sharding",
     "training": "new_parts held_norms layer_depth groups finetune norms",
+    "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
+    " callbacks.schedule callbacks.lightning callbacks.transformers callbacks.ultralytics",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
@@ -76,7 +78,8 @@ DOORS = {
     "timm": ("models", "integrations"),
     "torchvision": "models",
     "ultralytics": ("models", "integrations"),
-    "transformers": ("models", "integrations"),
+    "transformers": ("models", "integrations", "training"),
+    "lightning": ("training", "integrations"),
     "yaml": "rules",
     "re2": "rules",
     "pydantic": ("rules", "saved"),  # the two kinds of file that others write

@@ -86,6 +86,8 @@ def added(model: nn.Module) -> frozenset[str]:
 
 
 def _was_there(name: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]]) -> bool:
+    if base.get(name) == shape:
+        return True
     name = name.replace("_orig_mod.", "")  # compiled since
     owner, parametrized, inner = name.partition(".parametrizations.")
     if parametrized:  # the tensor is computed from others since

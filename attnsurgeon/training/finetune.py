@@ -57,7 +57,7 @@ def freeze_backbone(
         UsageError: the network has no inserted attention, nothing of it is called that, or
             `norm_statistics` is no policy.
     """
-    _check_policy(norm_statistics)
+    check_policy(norm_statistics)
     new = NewParts.of(model, (keep,) if isinstance(keep, str) else tuple(keep))
     own = new.parameters(model)
     frozen = list(model.__dict__.get(_NOTE, ()))
@@ -91,7 +91,7 @@ def unfreeze(model: nn.Module, *, norm_statistics: str = "updated") -> None:
         UsageError: the network has no inserted attention, and nothing of it was frozen; or
             `norm_statistics` is no policy.
     """
-    _check_policy(norm_statistics)
+    check_policy(norm_statistics)
     new = None
     if _NOTE not in model.__dict__ or norm_statistics == "frozen":
         new = NewParts.of(model)
@@ -115,7 +115,8 @@ def _hold_norms(model: nn.Module, new: NewParts | None) -> None:
             hold(model, path)
 
 
-def _check_policy(norm_statistics: str) -> None:
+def check_policy(norm_statistics: str) -> None:
+    """Raise a UsageError for what is no policy of the norms' statistics."""
     if norm_statistics not in POLICIES:
         raise UsageError(
             f"norm_statistics={norm_statistics!r} is neither \"frozen\" nor \"updated\"",

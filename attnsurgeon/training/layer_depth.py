@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,7 +13,8 @@ from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.saved.origin import attention_prefixes
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
-from attnsurgeon.splicing.history import history, mark_of
+from attnsurgeon.splicing.history import history
+from attnsurgeon.training.places import places
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -35,9 +35,10 @@ def layers_of(model: nn.Module) -> dict[str, int]:
     core, prefix = model.get_submodule(path), f"{path}." if path else ""
     without = attention_prefixes(core)
     known = timm_layers(core, without)
-    layers = known if known is not None else recorded_layers(core)
+    layers = dict(known if known is not None else recorded_layers(core))
     last = max(layers.values(), default=0)
-    layers = layers | _of_attention(core, layers, last)
+    for name, place in places(core).items():
+        layers[name] = max((layers[near] for near in place), default=last)
     layers = {prefix + name: layer for name, layer in layers.items()}
     return {name: layers.get(name, last) for name, _ in model.named_parameters()}
 
@@ -46,38 +47,6 @@ def _operated(model: nn.Module) -> str:
     """The path of the network that was operated, where that is one inside of this; else ""."""
     paths = [path for path, module in model.named_modules() if history(module)]
     return paths[0] if len(paths) == 1 else ""
-
-
-def _of_attention(model: nn.Module, layers: dict[str, int], last: int) -> dict[str, int]:
-    """The layers of the parameters of inserted attention, by their places."""
-    first = {id(p): name for name, p in model.named_parameters()}
-    before = _before(model, layers)
-    found: dict[str, int] = {}
-    for _, module in model.named_modules(remove_duplicate=False):
-        mark = mark_of(module)
-        if mark is None:
-            continue
-        place = re.split(r"[:(#]", mark.site)[0]
-        inside = [layer for name, layer in layers.items() if name.startswith(f"{place}.")]
-        # A pooling has no parameter: it belongs to what stands before it.
-        layer = max(inside) if inside else before.get(place, last)
-        for parameter in module.parameters():
-            name = first[id(parameter)]
-            if name not in layers:
-                found[name] = max(layer, found.get(name, 0))
-    return found
-
-
-def _before(model: nn.Module, layers: dict[str, int]) -> dict[str, int]:
-    """Path of a module -> the layer of the parameter that is registered last before it."""
-    before: dict[str, int] = {}
-    layer = 0
-    for path, module in model.named_modules():
-        if path:
-            before[path] = layer
-        for leaf, _ in module.named_parameters(recurse=False):
-            layer = layers.get(f"{path}.{leaf}" if path else leaf, layer)
-    return before
 
 
 def recorded_layers(model: nn.Module) -> dict[str, int]:

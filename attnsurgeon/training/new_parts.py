@@ -12,7 +12,7 @@ from torch import nn
 from attnsurgeon.errors import UsageError, nearest
 from attnsurgeon.models import left_random
 from attnsurgeon.saved.origin import attention_prefixes
-from attnsurgeon.splicing.history import added, inserted
+from attnsurgeon.splicing.history import added, history, inserted
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ class NewParts:
                     f"keep={pattern!r} is no module or parameter of this network",
                     nearest(pattern, [*paths, *names]),
                 )
-        return cls(attention, added(model), (*left_random(model), *keep))
+        left = [
+            f"{path}.{name}" if path else name
+            for path, module in model.named_modules()
+            if not path or history(module)  # an operated network may stand inside another
+            for name in left_random(module)
+        ]
+        return cls(attention, added(model), (*left, *keep))
 
     def __contains__(self, name: str) -> bool:
         owners = (*accumulate(name.split("."), "{}.{}".format),)
