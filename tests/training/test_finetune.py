@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from timm.layers.norm_act import BatchNormAct2d
-from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 
 import attnsurgeon
@@ -355,30 +354,6 @@ def test_tied_parameters_are_in_one_group():
     unfreeze(model)
     assert one.weight.requires_grad
     assert other.weight is one.weight
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_layer_decay_gives_the_base_the_rates_that_timm_gives_it(name):
-    base = attnsurgeon.load_model(name)
-    where = "residual-branch" if name == "test_resnet" else {"site": "stage"}
-    model = attnsurgeon.insert(base, "eca", where).model
-    groups = param_groups(model, 0.1, layer_decay=0.7)
-    ours = {
-        n: group["lr"]
-        for group, names in zip(groups, names_of(model, groups).values(), strict=True)
-        for n in names
-        if n not in new_keys(model)
-    }
-    names = {id(p): n for n, p in base.named_parameters()}
-    theirs = {
-        names[id(p)]: 0.1 * group["lr_scale"]
-        for group in param_groups_layer_decay(base, layer_decay=0.7)
-        for p in group["params"]
-    }
-
-    assert ours == pytest.approx(theirs, rel=1e-12)
-    assert len(set(ours.values())) > 3
-    assert_each_once(model, groups)
 
 
 def test_frozen_layers_count_as_timm_counts_them_and_attention_is_where_it_stands():
