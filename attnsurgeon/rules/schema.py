@@ -30,7 +30,7 @@ MAX_TESTS = 200  # of one file; each builds a network and looks for its sites
 class Entry(BaseModel):
     """A mapping of a rule file: only its own keys, and never changed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
     noun: ClassVar[str]
 
     @model_validator(mode="before")

@@ -280,7 +280,7 @@ Layout = Annotated[str, _valid(lambda value: _is_text(value) and value in LAYOUT
 class _Part(BaseModel):
     """An object of the record; nothing is converted, and fields that it does not know are left."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, protected_namespaces=())
 
 
 class Source(_Part):

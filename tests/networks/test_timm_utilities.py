@@ -12,8 +12,9 @@ from timm.layers.norm_act import (
     unfreeze_batch_norm_2d,
 )
 from timm.layers.split_batchnorm import convert_splitbn_model
-from timm.models import load_checkpoint, reparameterize_model
+from timm.models import load_checkpoint
 from timm.optim._optim_factory import create_optimizer_v2
+from timm.utils.model import reparameterize_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor

@@ -20,7 +20,7 @@ from attnsurgeon.errors import UsageError
 from attnsurgeon.training.finetune import freeze_backbone, unfreeze
 from tests.training.steps import attention, backward, images, moved, operated, state, steps
 
-SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1, nesterov=True)
+SGD = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=0.1, nesterov=True)
 AdamW = functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
 RMSprop = functools.partial(torch.optim.RMSprop, lr=1e-4, momentum=0.9, weight_decay=0.1)
 OPTIMIZERS = pytest.mark.parametrize("optimizer", [SGD, AdamW, RMSprop], ids=["SGD", "AdamW", "RMSprop"])

@@ -18,7 +18,7 @@ from attnsurgeon.training.optimizers import update_optimizer
 from tests.saved import networks
 from tests.training.steps import attention, backward, moved, operated, state, steps
 
-SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1)
+SGD = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=0.1)
 AdamW = functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
 OPTIMIZERS = pytest.mark.parametrize("make", [SGD, AdamW], ids=["SGD", "AdamW"])
 
@@ -169,7 +169,7 @@ def test_a_scheduler_goes_on_and_rules_the_new_ones():
     update_optimizer(optimizer, model, before=base)
     steps(model, optimizer, range(1, 2))
     scheduler.step()
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05 / 4]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3 / 4]
     assert {*group_of(optimizer, model)} == {n for n, _ in model.named_parameters()}
 
 
