@@ -119,6 +119,6 @@ def check_policy(norm_statistics: str) -> None:
     """Raise a UsageError for what is no policy of the norms' statistics."""
     if norm_statistics not in POLICIES:
         raise UsageError(
-            f"norm_statistics={norm_statistics!r} is neither \"frozen\" nor \"updated\"",
+            f'norm_statistics={norm_statistics!r} is neither "frozen" nor "updated"',
             nearest(str(norm_statistics), POLICIES),
         )

@@ -21,7 +21,9 @@ _Estimate: Any = getattr(parametrizations, "_SpectralNorm", ())
 def statistics(module: nn.Module) -> list[str]:
     """The buffers that a module itself changes in a forward of training mode, as norms do."""
     hooks = module._forward_pre_hooks.values()
-    estimated = {f"{hook.name}_{v}" for hook in hooks if isinstance(hook, SpectralNorm) for v in "uv"}
+    estimated = {
+        f"{hook.name}_{v}" for hook in hooks if isinstance(hook, SpectralNorm) for v in "uv"
+    }
     if isinstance(module, _Estimate):
         estimated |= {"_u", "_v"}
     return [

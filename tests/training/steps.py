@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.splicing.history import inserted
-from tests.saved import networks
 
 State = dict[str, Tensor]
 
@@ -27,7 +27,7 @@ def operated(
 def _operated(name: str, attn: str, where: str, loading: tuple[tuple[str, Any], ...]) -> Any:
     model = attnsurgeon.load_model(name, **dict(loading))
     model = attnsurgeon.insert(model, attn, where).model
-    networks.randomise(model)
+    randomise_norms(model)
     return model
 
 
@@ -37,7 +37,9 @@ def images(step: int, channels: int = 3) -> Tensor:
 
 def backward(model: nn.Module, step: int) -> None:
     model.train()
-    model(images(step)).square().mean().backward()
+    loss = model(images(step)).square().mean()
+    assert 0 < loss < 1e6  # a network that says nothing would learn nothing
+    loss.backward()
 
 
 def steps(model: nn.Module, optimizer: Any, numbers: range) -> None:

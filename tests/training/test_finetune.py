@@ -13,6 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 import attnsurgeon
+from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import SurgeonError, UsageError
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.training.finetune import freeze_backbone, unfreeze
@@ -48,7 +49,7 @@ def train(model: nn.Module, groups: list[dict[str, Any]], steps: int = 3) -> Non
 
 def test_a_two_phase_fine_tune_trains_the_attention_and_then_everything():
     model = operated()
-    networks.randomise(model)
+    randomise_norms(model)
     before = copy.deepcopy(model.state_dict())
 
     freeze_backbone(model)
@@ -74,7 +75,7 @@ def test_without_freezing_the_statistics_would_have_moved():
 
 def test_a_frozen_backbone_computes_in_training_as_in_evaluation():
     model = operated()
-    networks.randomise(model)
+    randomise_norms(model)
     x = torch.randn(2, 3, 40, 52)
     calm = copy.deepcopy(model).eval()(x)
 

@@ -23,7 +23,9 @@ from tests.training.steps import attention, backward, images, moved, operated, s
 SGD = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=0.1, nesterov=True)
 AdamW = functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
 RMSprop = functools.partial(torch.optim.RMSprop, lr=1e-4, momentum=0.9, weight_decay=0.1)
-OPTIMIZERS = pytest.mark.parametrize("optimizer", [SGD, AdamW, RMSprop], ids=["SGD", "AdamW", "RMSprop"])
+OPTIMIZERS = pytest.mark.parametrize(
+    "optimizer", [SGD, AdamW, RMSprop], ids=["SGD", "AdamW", "RMSprop"]
+)
 SYNC = pytest.mark.parametrize(
     "convert", [nn.SyncBatchNorm.convert_sync_batchnorm, timm_sync], ids=["torch", "timm"]
 )

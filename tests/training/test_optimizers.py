@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import attnsurgeon
+from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import UsageError
 from attnsurgeon.training.finetune import freeze_backbone, unfreeze
 from attnsurgeon.training.groups import not_decayed, param_groups
 from attnsurgeon.training.optimizers import update_optimizer
-from tests.saved import networks
 from tests.training.steps import attention, backward, moved, operated, state, steps
 
 SGD = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=0.1)
@@ -26,7 +26,7 @@ OPTIMIZERS = pytest.mark.parametrize("make", [SGD, AdamW], ids=["SGD", "AdamW"])
 @functools.cache
 def _based() -> nn.Module:
     model = attnsurgeon.load_model("test_resnet")
-    networks.randomise(model)
+    randomise_norms(model)
     return model
 
 
@@ -111,7 +111,9 @@ def test_the_state_is_moved_and_not_copied(make):
             assert parameter not in optimizer.state
             continue
         for key, value in kept[name].items():
-            assert torch.equal(torch.as_tensor(optimizer.state[parameter][key]), torch.as_tensor(value))
+            assert torch.equal(
+                torch.as_tensor(optimizer.state[parameter][key]), torch.as_tensor(value)
+            )
     assert update_optimizer(optimizer, model) == ()  # a second call finds nothing to do
 
 
@@ -122,7 +124,7 @@ def test_it_is_saved_and_loaded_like_one_made_for_the_network():
     model = with_attention(base)
     update_optimizer(optimizer, model, before=base)
     steps(model, optimizer, range(1, 2))
-    again = AdamW([{"params": [p for p in g["params"]]} for g in optimizer.param_groups])
+    again = AdamW([{"params": list(g["params"])} for g in optimizer.param_groups])
     again.load_state_dict(optimizer.state_dict())
     twin = copy.deepcopy(model)
     steps(model, again, range(2, 3))

@@ -65,9 +65,7 @@ def test_what_was_there_is_grouped_by_name_and_value_as_timm_groups_it(name, whe
     assert ours.keys() == named
 
     ours = rates(model, param_groups(model, 1.0, weight_decay=0.3, layer_decay=0.7))
-    groups = param_groups_layer_decay(
-        base, 0.3, no_weight_decay_list=excepted, layer_decay=0.7
-    )
+    groups = param_groups_layer_decay(base, 0.3, no_weight_decay_list=excepted, layer_decay=0.7)
     theirs = rates(base, groups, "lr_scale")
     assert {n: v for n, v in ours.items() if n not in new(model)} == {
         n: (pytest.approx(rate, rel=1e-12), decay) for n, (rate, decay) in theirs.items()
