@@ -242,7 +242,7 @@ def test_ultralytics_trains_what_is_new_and_then_everything(tmp_path):
     yolo.train(
         trainer=trainer_of(yolo.model), data=tmp_path / "data", epochs=2, imgsz=32, batch=2,
         device="cpu", workers=0, plots=False, project=str(tmp_path), name="run", amp=False,
-        val=False, verbose=False, optimizer="SGD", warmup_epochs=0,
+        val=False, verbose=False, optimizer="SGD", warmup_epochs=0, nbs=2,
     )  # fmt: skip
     head = {name for name in before if name.startswith("model.9.linear")}
     attn = {name for name in before if "attn" in name and "running" not in name}
