@@ -35,17 +35,27 @@ def _no_autograd_function_applied() -> Iterator[None]:
     kind: Any = torch.autograd.Function
     own = vars(kind).get("apply")  # of C in newer versions of torch, and then inherited
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(issubclass(type(a), fx.Proxy) for a in (*args, *kwargs.values())):
+    def refuse(*values: Any) -> None:
+        if any(issubclass(type(value), fx.Proxy) for value in values):
             raise Untraceable(AN_AUTOGRAD_FUNCTION)
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse(*args, *kwargs.values())
         if own is not None:
             return own.__get__(None, cls)(*args, **kwargs)
         return super(kind, cls).apply(*args, **kwargs)
 
+    # Before it was of C, an `apply` that was kept under a name went through this function.
+    utils: Any = torch._functorch.utils
+    unwrap = getattr(utils, "unwrap_dead_wrappers", None)
+    if unwrap is not None:
+        utils.unwrap_dead_wrappers = lambda args: refuse(*args) or unwrap(args)
     kind.apply = classmethod(apply)
     try:
         yield
     finally:
+        if unwrap is not None:
+            utils.unwrap_dead_wrappers = unwrap
         if own is not None:
             kind.apply = own
         else:
