@@ -124,7 +124,8 @@ def _model_at(way: Way) -> type[Entry]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[Entry]]:
-    if isinstance(annotation, type) and issubclass(annotation, Entry):
+    plain = get_origin(annotation) is None  # `list[int]` is a type, too, before Python 3.11
+    if plain and isinstance(annotation, type) and issubclass(annotation, Entry):
         yield annotation
     for part in get_args(annotation):
         yield from _models_in(part)

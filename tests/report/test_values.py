@@ -30,6 +30,7 @@ SIZE = (3, 40, 24)
 # Of the public names, those that are called for a network or are not called for a value.
 NETWORKS = {"load", "load_model", "create_attention"}
 NOTHING = {"SurgeonError", "__version__", "freeze_backbone", "unfreeze", "remove"}
+NOTHING |= {"two_phases", "update_optimizer"}  # epochs, and names
 NOTHING |= {"save", "disabled", "recalibrate_norms"}  # a path; the paths that are off; of norms
 NOTHING |= {"sweep", "shard", "gathered"}  # a grid, as compare's; networks
 PICTURE = Image.new("RGB", (30, 30), "orange")
