@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._functorch import utils as functorch
 from torch.fx import _symbolic_trace as _fx
 
 from attnsurgeon.forwards.alignment import Untraceable
@@ -46,7 +47,7 @@ def _no_autograd_function_applied() -> Iterator[None]:
         return super(kind, cls).apply(*args, **kwargs)
 
     # Before it was of C, an `apply` that was kept under a name went through this function.
-    utils: Any = torch._functorch.utils
+    utils: Any = functorch
     unwrap = getattr(utils, "unwrap_dead_wrappers", None)
     if unwrap is not None:
         utils.unwrap_dead_wrappers = lambda args: refuse(*args) or unwrap(args)

@@ -93,6 +93,7 @@ def lightning_run(tmp_path: Any, epochs: int | None, *, last: int = 3, resume: A
     return task, trainer
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, of loaders and of cores
 def test_lightning_trains_what_is_new_and_then_everything_and_resumes_there(tmp_path):
     task, trainer = lightning_run(tmp_path, 1, last=1)
@@ -103,6 +104,7 @@ def test_lightning_trains_what_is_new_and_then_everything_and_resumes_there(tmp_
     assert resumed.seen == [everything]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_freezes_all_through_before_the_optimizers_are_made(tmp_path):
     task, trainer = lightning_run(tmp_path, None, last=2)
@@ -141,6 +143,7 @@ class Answering(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_trainer_of_transformers_trains_what_is_new_and_then_everything(tmp_path):
     transformers = pytest.importorskip("transformers")

@@ -77,8 +77,8 @@ def test_the_norm_of_all_gradients_is_that_of_what_learns():
     [
         ("test_resnet", {"drop_rate": 0.3, "drop_path_rate": 0.3}),
         ("test_vit", {"drop_path_rate": 0.3, "proj_drop_rate": 0.2, "dynamic_img_pad": True}),
-        ("test_convnext", {"drop_path_rate": 0.3}),
-        ("test_nfnet", {"drop_rate": 0.3}),
+        pytest.param("test_convnext", {"drop_path_rate": 0.3}, marks=pytest.mark.slow),
+        pytest.param("test_nfnet", {"drop_rate": 0.3}, marks=pytest.mark.slow),
     ],
 )
 def test_dropout_and_drop_path_go_on_and_move_nothing(name, more):

@@ -22,10 +22,10 @@ NETWORKS = pytest.mark.parametrize(
         ("test_resnet", "residual-branch"),
         ("test_resnet", {"site": "stem"}),  # a pooling, registered between stem and blocks
         ("test_vit", {"site": "block"}),  # position embedding and class token by their names
-        ("test_convnext", {"site": "stage"}),
-        ("test_efficientnet", {"site": "stage"}),
-        ("test_nfnet", {"site": "stage"}),  # gains of four axes
-        ("test_byobnet", {"site": "stage"}),
+        pytest.param("test_convnext", {"site": "stage"}, marks=pytest.mark.slow),
+        pytest.param("test_efficientnet", {"site": "stage"}, marks=pytest.mark.slow),
+        pytest.param("test_nfnet", {"site": "stage"}, marks=pytest.mark.slow),  # gains of four axes
+        pytest.param("test_byobnet", {"site": "stage"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else value["site"],
 )
