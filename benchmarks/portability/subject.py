@@ -1,0 +1,73 @@
+"""A mechanism and a start -> the small network with it, as a training has left it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import attnsurgeon
+from attnsurgeon.errors import RuleError
+from benchmarks.portability.network import Network
+
+SIZE = (32, 24)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a probe is given.
+
+    Attributes:
+        mechanism: its name.
+        init: "identity" or "paper".
+    """
+
+    mechanism: str
+    init: str
+
+    def network(self) -> nn.Module:
+        """Returns a fresh operated network in eval mode, the same at every call.
+
+        Its parameters and statistics are moved off the values where terms vanish or tie.
+        """
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(7)
+            network = operated(Network(), self.mechanism, self.init)
+            return stirred(network).eval()
+
+    def input(self, batch: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
+        """Returns random images, (N, 3, H, W), the same at every call."""
+        return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+
+
+def bare() -> nn.Module:
+    """Returns the base network in eval mode, moved like the operated ones."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(7)
+        return stirred(Network()).eval()
+
+
+def operated(network: nn.Module, mechanism: str, init: str) -> nn.Module:
+    """Puts a mechanism at its own placement, or behind each block's branch where there is none."""
+    insert = functools.partial(
+        attnsurgeon.insert, network, mechanism, init=init, input_size=(3, *SIZE), inplace=True
+    )
+    try:
+        return insert().model
+    except RuleError:
+        return insert(where="residual-branch").model
+
+
+def stirred(network: nn.Module) -> nn.Module:
+    """Moves every parameter and statistic by a tenth of its deviation, in place."""
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+        for name, tensor in network.named_buffers():
+            if name.endswith("running_mean"):
+                tensor.add_(0.1 * torch.randn_like(tensor))
+            if name.endswith("running_var"):
+                tensor.mul_(1 + 0.1 * torch.rand_like(tensor))
+    return network
