@@ -1,0 +1,1 @@
+"""An operated network as a file for elsewhere, compared with the network before it is kept."""

@@ -1,0 +1,1 @@
+"""An operated network as a readable file of Python that needs no attnsurgeon."""
