@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnsurgeon.checks.auditing import audit
     from attnsurgeon.checks.status import Status, status
     from attnsurgeon.cost.measuring import measure
+    from attnsurgeon.exporting.exports import export
     from attnsurgeon.grid.comparing import compare
     from attnsurgeon.looking.gates import gates
     from attnsurgeon.looking.heatmap import heatmap
@@ -57,6 +58,7 @@ _HOMES = {
     "create_attention": "attention.registry",
     "disabled": "splicing.switching",
     "estimate": "operate",
+    "export": "exporting.exports",
     "find_sites": "operate",
     "fold": "splicing.folding",
     "freeze_backbone": "training.finetune",
@@ -96,6 +98,7 @@ __all__ = [
     "create_attention",
     "disabled",
     "estimate",
+    "export",
     "find_sites",
     "fold",
     "freeze_backbone",

@@ -23,8 +23,8 @@ from attnsurgeon.attention.own.card import Own
 from attnsurgeon.attention.own.trial import quoted
 from attnsurgeon.attention.registry import Mechanism, build_part
 from attnsurgeon.errors import ModelError, SurgeonError, UsageError
+from attnsurgeon.exporting.exports import export
 from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.saved.exporting import export
 
 SIZES: Mapping[int, tuple[int, ...]] = {1: (26,), 2: (14, 10), 3: (4, 14, 10)}
 ODD: Mapping[int, tuple[int, ...]] = {1: (7,), 2: (7, 5), 3: (3, 7, 5)}
@@ -409,7 +409,7 @@ def _exported(form: str, suffix: str) -> Callable[[_Subject], str]:
         with tempfile.TemporaryDirectory() as folder, _silenced():
             file = Path(folder) / f"attention{suffix}"
             try:
-                made = export(subject.build(), sizes, file, form=form, dynamic=True)
+                made = export(subject.build(), file, to=form, input_size=sizes, dynamic_batch=True)
             except UsageError as error:  # what it needs is not installed
                 raise _Untried(error.what) from error
             except ModelError as error:

@@ -12,8 +12,8 @@ from torch import nn
 import attnsurgeon
 from attnsurgeon.checkup import check_folder
 from attnsurgeon.errors import ModelError
+from attnsurgeon.exporting.exports import export
 from attnsurgeon.recording.ambient import known_state
-from attnsurgeon.saved.exporting import export
 from tests.cli.command import TINY
 from tests.nets.small import SIZE, Small, small
 
@@ -191,7 +191,7 @@ def test_attention_is_folded_and_taken_out_as_in_the_plain_state(alone, state):
 @pytest.mark.filterwarnings("ignore")
 def test_a_network_is_exported_as_in_the_plain_state(alone, tmp_path, state):
     operated = alone[1]["eca"][0].model
-    made = inside(state, lambda: export(operated, SIZE, tmp_path / "net.pt2"))
+    made = inside(state, lambda: export(operated, tmp_path / "net.pt2", input_size=SIZE))
     assert made.relative_diff <= 1e-5
 
 

@@ -52,6 +52,10 @@ WINGS: dict[str, str] = {
     "training": "new_parts held_norms layer_depth groups finetune norms",
     "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
     " callbacks.schedule callbacks.lightning callbacks.transformers callbacks.ultralytics",
+    "config save restore",
+    "exporting": "forms subject programs code.names code.bundle code.base code.forwards "
+    "code.modules code.page code.tidy code.alone code.running code.writing exports",
+    "training": "layer_depth finetune norms",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
@@ -94,6 +98,7 @@ DOORS = {
     "scipy": "searching",
     "ray": "sweeping",
     "safetensors": ("saved", "models"),
+    "safetensors": ("saved", "models", "exporting"),
     "huggingface_hub": ("saved", "models"),
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "shipped" not in path.parts)

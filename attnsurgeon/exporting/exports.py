@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError
@@ -177,6 +178,7 @@ def _refusal(error: BaseException, subject: Subject, form: str) -> ModelError:
 
 def _difference(subject: Subject, run: Run, inputs: Inputs) -> float:
     """The largest difference of any output, over the largest output."""
-    pairs = list(zip(subject.expected(inputs), run(inputs), strict=True))
+    with torch.no_grad():
+        pairs = list(zip(subject.expected(inputs), run(inputs), strict=True))
     moved = max(float((a - b).abs().max()) for a, b in pairs)
     return moved / max(float(a.abs().max()) for a, b in pairs) if moved else 0.0

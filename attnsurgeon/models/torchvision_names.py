@@ -47,6 +47,14 @@ def _build(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Mod
     )
 
 
+def arguments_of_no_download(name: str) -> dict[str, Any]:
+    """Return the arguments with which torchvision builds a name from nothing, and says nothing."""
+    from torchvision.models import get_model_builder
+
+    builder = get_model_builder(name)
+    return {"weights": None, **_offline_defaults(builder), **_silent_init(name)}
+
+
 def _offline_defaults(builder: Callable[..., nn.Module]) -> dict[str, None]:
     """Detectors and segmenters fetch their backbone's weights unless told not to."""
     return {"weights_backbone": None} if "weights_backbone" in parameters(builder) else {}

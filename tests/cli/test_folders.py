@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import attnsurgeon as library
-from attnsurgeon.saved import exporting
+from attnsurgeon.exporting import programs
 from tests.cli.command import TINY, attnsurgeon
 
 NET = [f"{TINY}net", "--input-size", "3,40,24"]
@@ -167,13 +167,13 @@ def test_overwrite_without_a_file_to_write_is_refused(folder):
 
 
 def test_an_export_that_computes_something_else_is_not_kept(folder, tmp_path, monkeypatch):
-    read = exporting._READERS["torch-export"]
+    read = programs.READERS["torch-export"]
 
     def wrong(file):
         run = read(file)
         return lambda x: [y + 1 for y in run(x)]
 
-    monkeypatch.setitem(exporting._READERS, "torch-export", wrong)
+    monkeypatch.setitem(programs.READERS, "torch-export", wrong)
     done = attnsurgeon("export", folder, "--trust-code", "-o", tmp_path / "net.pt2")
     assert done.code == 1
     assert "differs from the network" in done.err

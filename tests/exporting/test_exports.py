@@ -6,7 +6,8 @@ from torch import nn
 
 from attnsurgeon import insert
 from attnsurgeon.errors import ModelError, UsageError
-from attnsurgeon.saved.exporting import export, format_of
+from attnsurgeon.exporting.exports import export
+from attnsurgeon.exporting.forms import form_of
 from tests.cli.tiny import Decides, net
 
 SIZE = (3, 40, 24)
@@ -15,14 +16,14 @@ SIZE = (3, 40, 24)
 def test_the_network_is_left_in_the_mode_it_was_in(tmp_path):
     for training in (True, False):
         model = net().train(training)
-        made = export(model, SIZE, tmp_path / f"{training}.pt2")
+        made = export(model, tmp_path / f"{training}.pt2", input_size=SIZE)
         assert model.training is training
         assert made.relative_diff == 0
 
 
 def test_the_attention_is_in_the_exported_program(tmp_path):
     model = insert(net(), "se", init="paper", input_size=SIZE).model
-    made = export(model, SIZE, tmp_path / "net.pt2")
+    made = export(model, tmp_path / "net.pt2", input_size=SIZE)
     names = [name for name, _ in torch.export.load(made.path).named_parameters()]
     assert "blocks.0.attn.fc1.weight" in names
 
@@ -30,14 +31,14 @@ def test_the_attention_is_in_the_exported_program(tmp_path):
 @pytest.mark.slow
 def test_an_operated_network_exports_for_every_batch_size(tmp_path):
     model = insert(net(), "cbam", init="paper", input_size=SIZE).model.eval()
-    made = export(model, SIZE, tmp_path / "net.pt2", dynamic=True)
-    assert (made.batches, made.dynamic) == ((1, 3), True)
+    made = export(model, tmp_path / "net.pt2", input_size=SIZE, dynamic_batch=True)
+    assert (made.batches, made.dynamic_batch) == ((1, 3), True)
     x = torch.randn(7, *SIZE)
     torch.testing.assert_close(torch.export.load(made.path).module()(x), model(x))
 
 
 def test_a_batch_of_one_is_what_a_fixed_program_takes(tmp_path):
-    made = export(net(), SIZE, tmp_path / "net.pt2")
+    made = export(net(), tmp_path / "net.pt2", input_size=SIZE)
     program = torch.export.load(made.path).module()
     assert program(torch.randn(1, *SIZE)).shape == (1, 7)
     with pytest.raises(Exception, match=r"(?i)shape|size"):
@@ -46,13 +47,13 @@ def test_a_batch_of_one_is_what_a_fixed_program_takes(tmp_path):
 
 def test_a_network_that_cannot_be_exported_says_why_and_leaves_nothing(tmp_path):
     with pytest.raises(ModelError, match="Decides cannot be exported to torch-export"):
-        export(Decides(), SIZE, tmp_path / "net.pt2")
+        export(Decides(), tmp_path / "net.pt2", input_size=SIZE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
-        export(net(), SIZE, tmp_path / "x", form="onx")
+        export(net(), tmp_path / "x", input_size=SIZE, to="onx")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_an_unknown_format_is_answered_with_the_nearest(tmp_path):
     ],
 )
 def test_the_name_of_the_file_says_the_format(name, asked, form):
-    assert format_of(name, asked) == form
+    assert form_of(name, asked) == form
 
 
 @pytest.mark.parametrize(
@@ -81,15 +82,15 @@ def test_the_name_of_the_file_says_the_format(name, asked, form):
 )
 def test_a_name_that_says_another_format_or_none_is_refused(name, asked, said):
     with pytest.raises(UsageError, match=said) as caught:
-        format_of(name, asked)
+        form_of(name, asked)
     assert ".onnx" in str(caught.value.hint) or ".pt2" in str(caught.value.hint)
 
 
 def test_what_the_name_says_is_what_is_written(tmp_path):
-    made = export(net(), SIZE, tmp_path / "net.pt2")
+    made = export(net(), tmp_path / "net.pt2", input_size=SIZE)
     assert made.form == "torch-export"
     with pytest.raises(UsageError, match="onnx by its name"):
-        export(net(), SIZE, tmp_path / "net.onnx", form="torch-export")
+        export(net(), tmp_path / "net.onnx", input_size=SIZE, to="torch-export")
     assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
 
 
@@ -98,4 +99,4 @@ def test_outputs_without_a_single_difference_need_no_largest_value(tmp_path):
         def forward(self, x):
             return x * 0
 
-    assert export(Zero(), SIZE, tmp_path / "zero.pt2").relative_diff == 0
+    assert export(Zero(), tmp_path / "zero.pt2", input_size=SIZE).relative_diff == 0

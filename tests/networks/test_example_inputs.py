@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import attnsurgeon
 from attnsurgeon import SurgeonError
 from attnsurgeon.checks.verify import randomise_norms
+from attnsurgeon.exporting.exports import export
 from attnsurgeon.recording.examples import form_of_example
 from attnsurgeon.recording.input_records import form_of_record, form_record
 from attnsurgeon.recording.inputs import TensorForm
-from attnsurgeon.saved.exporting import export
 from attnsurgeon.splicing.history import inserted
 from tests.cli.command import attnsurgeon as run_command
 from tests.nets.asking import CASES, Batch, Branch, Diffusion, Keywords, SlowFast, fed
@@ -367,7 +367,12 @@ def test_it_is_exported_with_the_input_that_it_was_operated_with(name, tmp_path)
     case = CASES[name]
     operation = attnsurgeon.insert(built(name), "srm", case.where, example=case.example())
     form = operation.plan.survey.traced.form
-    made = export(operation.model, form, tmp_path / "net.pt2", dynamic=name != "keywords")
+    made = export(
+        operation.model,
+        tmp_path / "net.pt2",
+        example=form,
+        dynamic_batch=name != "keywords",
+    )
     assert made.relative_diff < 1e-5
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon import SurgeonError
-from attnsurgeon.saved.exporting import export
+from attnsurgeon.exporting.exports import export
 from attnsurgeon.sizes import checked, each, together
 from tests.cli.command import attnsurgeon as run_command
 
@@ -91,7 +91,7 @@ def test_the_command_takes_a_size_for_each_input(tmp_path):
 def test_it_is_exported_with_all_its_inputs(tmp_path):
     network = ImageAndDepth().eval()
     operated = attnsurgeon.insert(network, "srm", "residual-branch", input_size=SIZES).model
-    made = export(operated, SIZES, tmp_path / "net.pt2", dynamic=True)
+    made = export(operated, tmp_path / "net.pt2", input_size=SIZES, dynamic_batch=True)
     assert made.relative_diff < 1e-5
 
 

@@ -93,8 +93,8 @@ try:
         import attnsurgeon
         attnsurgeon.insert(net(), "se", input_size=(3, 40, 24)).save(sys.argv[2])
     else:
-        from attnsurgeon.saved.exporting import export
-        export(net(), (3, 40, 24), sys.argv[2], form=sys.argv[1])
+        from attnsurgeon.exporting.exports import export
+        export(net(), sys.argv[2], to=sys.argv[1], input_size=(3, 40, 24))
 except UsageError as error:
     print(error)
 """

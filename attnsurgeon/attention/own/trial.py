@@ -120,5 +120,5 @@ def quoted(error: BaseException) -> str:
 _OURS = tuple(
     f"/attnsurgeon/{name}.py"
     for name in ("attention/own/card", "attention/own/trial", "attention/own/applied", "contract",
-                 "saved/exporting", "models/foreign")
+                 "exporting/exports", "models/foreign")
 )  # fmt: skip

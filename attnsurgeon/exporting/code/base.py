@@ -12,6 +12,7 @@ from attnsurgeon.errors import ModelError
 from attnsurgeon.exporting.code.bundle import Bundle
 from attnsurgeon.models import Source
 from attnsurgeon.models.imports import import_file
+from attnsurgeon.models.torchvision_names import arguments_of_no_download
 from attnsurgeon.models.user_code import find_code
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -53,9 +54,9 @@ def built(source: Source, bundle: Bundle) -> Base:
         bundle.imported("timm")
         return Base(_call("timm.create_model", repr(name), given), "timm", f"timm's {name}")
     if family == "torchvision":
-        bundle.imported("torchvision")
-        args = {**_torchvision_args(name), **given}
-        call = _call("torchvision.models.get_model", repr(name), args)
+        bundle.imported("torchvision.models", "get_model")
+        args = {**arguments_of_no_download(name), **given}
+        call = _call("get_model", repr(name), args)
         return Base(call, "torchvision", f"torchvision's {name}")
     left, _, factory = source.spec.rpartition(":")
     if family in ("hf-hub", "hf_hub", "transformers", "ultralytics"):
@@ -101,18 +102,3 @@ def literal(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
     raise ModelError(f"an argument of type {type(value).__name__} cannot be written out")
-
-
-def _torchvision_args(name: str) -> dict[str, Any]:
-    from inspect import signature
-
-    from attnsurgeon.models.torchvision_names import torchvision_recipe
-
-    torchvision_recipe(name)
-    import torchvision.models as tv
-
-    builder = tv.get_model_builder(name)
-    args: dict[str, Any] = {"weights": None}
-    if "weights_backbone" in signature(builder).parameters:
-        args["weights_backbone"] = None
-    return args

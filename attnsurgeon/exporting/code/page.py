@@ -95,7 +95,7 @@ class _Writer:
         return Page(self._text(base, body), base)
 
     def _own_code(self) -> Iterator[str]:
-        """Modules of the user's that are written out: their attention, and with `inline` the base."""
+        """Modules of the user's to write out: their attention, and with `inline` the base."""
         for path, _ in inserted(self.model):
             card_build = lookup(self.record(path)["attn"]).build
             home = getattr(card_build, "__module__", OURS)

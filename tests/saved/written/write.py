@@ -111,15 +111,16 @@ def write(folder: Path, before: set[str]) -> None:
         (folder / "pickles").mkdir(exist_ok=True)
         torch.save(model, folder / "pickles" / f"{name}.pt")
         print(name, [(c.site.path, c.place.technique) for c in operation.plan][:2])
-    from attnsurgeon.saved.exporting import export
+    from attnsurgeon.exporting.exports import export
 
     (folder / "exports").mkdir()
     for name in ("se-output-hook", "dia-identity", "csra-identity"):
         if name not in outputs:
             continue
         model = torch.load(folder / "pickles" / f"{name}.pt", weights_only=False)
-        export(model, SIZE, folder / "exports" / f"{name}.pt2", dynamic=True)
-        export(model, SIZE, folder / "exports" / f"{name}.onnx", form="onnx", dynamic=True)
+        exported = folder / "exports" / f"{name}.pt2"
+        export(model, exported, input_size=SIZE, dynamic_batch=True)
+        export(model, exported.with_suffix(".onnx"), input_size=SIZE, dynamic_batch=True)
     save_file(outputs, folder / "outputs.safetensors")
 
 
