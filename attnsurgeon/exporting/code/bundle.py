@@ -129,6 +129,9 @@ class Bundle:
         if wanted == "" and not name and "." in home:
             raise ModelError(f"{home} is imported under no name of its own")
         home = self.called.get(home, home)
+        parent, _, last = home.rpartition(".")
+        if parent and not name and wanted == last:  # import torch.fx as fx
+            home, name = parent, last
         given = wanted or name or home
         taken = {*self.reserved, *self._names.values()}
         while self._imports.get(given, (home, name)) != (home, name) or given in taken:

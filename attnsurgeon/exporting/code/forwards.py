@@ -6,6 +6,8 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
+from torch.nn import functional
+
 from attnsurgeon.forwards.retype import Reference
 from attnsurgeon.planning.cut import Way
 from attnsurgeon.splicing import channels_first
@@ -50,7 +52,29 @@ def method(source: str, names: dict[str, str], name: Name) -> str:
     for node in ast.walk(tree):  # a value of the name that a function has in the file
         if isinstance(node, ast.Name) and node.id in clashing:
             node.id = f"{node.id}_made"
-    return ast.unparse(ast.fix_missing_locations(_Tidied(names, name).visit(tree)))
+    tidied = ast.fix_missing_locations(_Tidied(names, name).visit(tree))
+    return ast.unparse(_without_unused(tidied))
+
+
+def _without_unused(tree: ast.Module) -> ast.Module:
+    """Leaves out values that nobody reads; of a call, which may do more, the call stays."""
+    size = -1
+    while size != (size := len(list(ast.walk(tree)))):
+        read = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not _is_stored(n)}
+        tree = ast.fix_missing_locations(_Unused(read).visit(tree))
+    return tree
+
+
+class _Unused(ast.NodeTransformer):
+    def __init__(self, read: set[str]) -> None:
+        self.read = read
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        (target,) = node.targets[:1]
+        if len(node.targets) > 1 or not isinstance(target, ast.Name) or target.id in self.read:
+            return node
+        called = any(isinstance(inner, ast.Call) for inner in ast.walk(node.value))
+        return ast.Expr(node.value) if called else None
 
 
 def _is_stored(node: ast.AST) -> TypeGuard[ast.Name]:
@@ -78,6 +102,8 @@ class _Tidied(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
+        if ast.unparse(node.value) == "torch._C._nn" and hasattr(functional, node.attr):
+            return _expression(f"nn.functional.{node.attr}")  # its public name
         node.attr = _PRIVATE.get(node.attr, node.attr)
         return self.generic_visit(node)
 

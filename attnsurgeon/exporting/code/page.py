@@ -30,7 +30,7 @@ from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.splicing.removing import _STRIPPED
 
 OURS = "attnsurgeon"
-_RESERVED = ("WEIGHTS", "build", "emptied", "attend_ahead", "attend_behind")
+_RESERVED = ("WEIGHTS", "build", "emptied", "module_at", "attend_ahead", "attend_behind")
 _PARTS = ("attention", "head", "inner")  # where what stands around a mechanism keeps it
 
 
@@ -88,6 +88,7 @@ class _Writer:
         self.bundle = Bundle(written, _RESERVED, called)
         self.bundle.imported("torch", "nn")
         self.bundle.imported("pathlib", "Path")
+        self.bundle.imported("typing", "Any")
         self.bundle.imported("safetensors.torch", "load_file")
         base = built(self.source, self.bundle)
         hosts = [host for host in self._hosts() if host.statements]
@@ -325,7 +326,7 @@ class _Writer:
 
     def _text(self, base: Base, body: list[str]) -> str:
         definitions = self.bundle.definitions()
-        helpers = [_EMPTIED] if self.uses_emptied else []
+        helpers = [_MODULE_AT, *([_EMPTIED] if self.uses_emptied else [])]
         hooks = [f"def {name}{text}" for text, name in self.hooks.items()]
         kinds = dict.fromkeys(self.record(path)["attn"] for path, _ in inserted(self.model))
         needs = ", ".join(filter(None, ("torch", base.package, "safetensors")))
@@ -334,7 +335,7 @@ class _Writer:
         head = (
             f'"""{base.words} with {", ".join(kinds)}.\n\n'
             f"    model = build()\n\nNeeds {needs}.\n"
-            f'"""\n\nfrom __future__ import annotations\n'
+            f'"""\n\n{_CHECKED}\nfrom __future__ import annotations\n'
         )
         build = (
             "def build(weights: str | Path | None = WEIGHTS) -> nn.Module:\n"
@@ -402,7 +403,7 @@ def _loop(alike: list[_Host]) -> str:
     if not first.path:
         return re.sub(r"\bblock\b", "model", text)
     if len(alike) == 1:
-        return f'block = model.get_submodule("{first.path}")\n{text}'
+        return f'block = module_at(model, "{first.path}")\n{text}'
     paths = [
         f'("{host.path}", {", ".join(host.values[n] for n in names)})'
         if names
@@ -411,7 +412,7 @@ def _loop(alike: list[_Host]) -> str:
     ]
     rows = "".join(f"    {row},\n" for row in paths)
     targets = ", ".join(["path", *names])
-    inner = textwrap.indent(f"block = model.get_submodule(path)\n{text}", "    ")
+    inner = textwrap.indent(f"block = module_at(model, path)\n{text}", "    ")
     return f"for {targets} in (\n{rows}):\n{inner}"
 
 
@@ -425,6 +426,11 @@ def _imported_as(file: Path) -> str:
     return import_file(file).__name__
 
 
+# Libraries declare layers that a constructor may leave out; a forward that was traced calls none.
+_CHECKED = "# pyright: basic, reportOptionalCall=false\n"
+_MODULE_AT = '''def module_at(model: nn.Module, path: str) -> Any:
+    """Returns the module at a path, of no declared type: attributes of all kinds are set on it."""
+    return model.get_submodule(path)'''
 _EMPTIED = '''def emptied(module: nn.Module) -> None:
     """Takes the parameters and buffers away of what attention has taken the place of."""
     for tensors in (module._parameters, module._buffers):

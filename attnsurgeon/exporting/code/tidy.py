@@ -19,9 +19,11 @@ def formatted(text: str) -> str:
     """
     if not can_format():
         return text
+    formats = ["format", "--isolated", "--quiet", "-"]
     for command in (
         ["check", "--isolated", "--fix-only", "--quiet", "--select", "I,F401,UP", "-"],
-        ["format", "--isolated", "--quiet", "-"],
+        formats,
+        formats,  # a comment may find its place at the second time only
     ):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command],
