@@ -1,14 +1,17 @@
 """Runs every probe on every mechanism.
 
     python -m benchmarks.portability --write docs/portability.md
+    python -m benchmarks.portability --cells cells.json --write docs/portability.md
     python -m benchmarks.portability se cbam --columns "script,ONNX classic"
 
-The page is written when all is measured; with names or columns the cells are printed alone.
+The page is written when all is measured; with names or columns the cells are printed alone. With
+a file of cells an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
@@ -18,13 +21,14 @@ import torch
 
 from attnsurgeon.attention.registry import mechanisms
 from benchmarks.portability.probes import PROBES
-from benchmarks.portability.table import measured, verdict, written
+from benchmarks.portability.table import Reasons, measured, verdict, written
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="mechanisms; default: all")
     parser.add_argument("--columns", help="titles, separated by commas; default: all")
+    parser.add_argument("--cells", type=Path, help="the file that keeps what is measured")
     parser.add_argument("--write", type=Path, help="the page to write")
     asked = parser.parse_args()
     columns = asked.columns.split(",") if asked.columns else list(PROBES)
@@ -34,10 +38,14 @@ def main() -> None:
         parser.error("--write needs every mechanism and every column")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    cells = {}
+    kept = json.loads(asked.cells.read_text()) if asked.cells and asked.cells.exists() else []
+    cells: dict[tuple[str, str], Reasons] = {(name, column): why for name, column, why in kept}
     for name in asked.names or mechanisms():
         begun = time.perf_counter()
-        cells |= (own := measured([name], columns))
+        missing = [column for column in columns if (name, column) not in cells]
+        cells |= (own := measured([name], missing))
+        if asked.cells:
+            asked.cells.write_text(json.dumps([[*key, dict(why)] for key, why in cells.items()]))
         bad = {c: r for (_, c), r in own.items() if verdict(r) != "yes"}
         print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
         for column, reasons in bad.items():

@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import re
 import subprocess
 import sys
+import tokenize
+
+_NOQA = re.compile(r"  # noqa: ([A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*).*$", re.MULTILINE)
+_WIDTH = 88  # of a line, by default
+_FOR_TOOLS = ("# noqa", "# type:", "# pyright:")  # which mean the line that they stand on
 
 
 def can_format() -> bool:
     """Says whether ruff is installed."""
     return importlib.util.find_spec("ruff") is not None
+
+
+def _with_exceptions_at_the_head(text: str) -> str:
+    """Gathers the rules that lines are excepted from: the formatter breaks lines in other places."""
+    codes = sorted({code for found in _NOQA.findall(text) for code in re.split(r",\s*", found)})
+    if not codes:
+        return text
+    text = _NOQA.sub("", text)
+    return text.replace(
+        "# pyright: basic", f"# ruff: noqa: {', '.join(codes)}\n# pyright: basic", 1
+    )
+
+
+def _with_comments_above(text: str) -> str:
+    """Puts comments at the end of lines that are too long on a line of their own, ahead.
+
+    The formatter would break the code in front of such a comment, and join it at the next run.
+    """
+    lines = text.splitlines()
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(text).readline))):
+        row, column = token.start
+        code = token.line[:column].rstrip()
+        if token.type != tokenize.COMMENT or not code or len(lines[row - 1]) <= _WIDTH:
+            continue
+        if not token.string.startswith(_FOR_TOOLS):
+            indent = " " * (len(code) - len(code.lstrip()))
+            lines[row - 1 : row] = [f"{indent}{token.string}", code]
+    return "\n".join(lines) + "\n"
 
 
 def formatted(text: str) -> str:
@@ -19,11 +54,10 @@ def formatted(text: str) -> str:
     """
     if not can_format():
         return text
-    formats = ["format", "--isolated", "--quiet", "-"]
+    text = _with_comments_above(_with_exceptions_at_the_head(text))
     for command in (
         ["check", "--isolated", "--fix-only", "--quiet", "--select", "I,F401,UP", "-"],
-        formats,
-        formats,  # a comment may find its place at the second time only
+        ["format", "--isolated", "--quiet", "-"],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command],
