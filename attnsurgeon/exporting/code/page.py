@@ -159,11 +159,11 @@ class _Writer:
             else:
                 hole = host.hole("channels", made.source) if made.source.isdigit() else made.source
                 expression, changed = made.call(hole), made.changes
-        depth = "".join(f".{attribute}" for attribute in around.attributes)
+        inner_path = ".".join([name, *around.attributes])
         expression = around.template.replace("@", expression)
         host.statements.append(f"block.{name} = {expression}")
         for inside, value in changed:
-            host.statements.append(_assignment(f"block.{name}{depth}", inside, value))
+            host.statements.append(_assignment("block", f"{inner_path}.{inside}", value))
 
     def _share_changes(self, variable: str, made: Built) -> None:
         lines = [_assignment(variable, inside, value) for inside, value in made.changes]
@@ -417,7 +417,11 @@ def _loop(alike: list[_Host]) -> str:
 
 
 def _assignment(target: str, inside: str, value: str) -> str:
-    place = f"{target}.{inside}" if inside else target
+    """The statement that sets what is at a path inside of a module."""
+    owner, _, name = inside.rstrip(".").rpartition(".")
+    place = f'module_at({target}, "{owner}").{name}' if owner else f"{target}.{name}"
+    if not name:
+        place = target
     return f"{place} = {value.replace('@', place)}"
 
 

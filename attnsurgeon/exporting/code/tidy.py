@@ -20,7 +20,7 @@ def can_format() -> bool:
 
 
 def _with_exceptions_at_the_head(text: str) -> str:
-    """Gathers the rules that lines are excepted from: the formatter breaks lines in other places."""
+    """Gathers the rules that lines are excepted from, as the formatter breaks lines elsewhere."""
     codes = sorted({code for found in _NOQA.findall(text) for code in re.split(r",\s*", found)})
     if not codes:
         return text

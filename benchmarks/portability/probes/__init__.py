@@ -30,7 +30,7 @@ PROBES: Mapping[str, Probe] = {
     "compile": programs.compile_whole,
     "PT2E int8": quantised.pt2e,
     "fx": programs.trace_symbolically,
-    "copy, pickle": copies.copy_and_pickle,
+    "copy + pickle": copies.copy_and_pickle,
     "DDP": processes.data_parallel,
     "FSDP2": processes.fully_sharded,
     "bf16": numerics.autocast,
