@@ -45,19 +45,23 @@ def verdict(reasons: Reasons) -> str:
 
 
 def written(cells: Cells) -> str:
-    """Returns the page; every cell that is not "yes" bears the number of its reason."""
+    """Returns the page; every cell that is not "yes" bears the number of its reason.
+
+    A column stands on it when every mechanism was run there: no cell is empty.
+    """
     notes: dict[str, int] = {}
-    rows = [["", *PROBES], ["---", *["---"] * len(PROBES)]]
+    columns = [c for c in PROBES if all((name, c) in cells for name in mechanisms())]
+    rows = [["", *columns], ["---", *["---"] * len(columns)]]
     for name in mechanisms():
         row = [f"`{name}`"]
-        for column in PROBES:
+        for column in columns:
             reasons = cells[name, column]
             why = dict.fromkeys(f"{column}: {reason}" for reason in reasons.values() if reason)
             marks = "".join(f" [{notes.setdefault(one, len(notes) + 1)}]" for one in why)
             row.append(verdict(reasons) + marks)
         rows.append(row)
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    how = "".join(f"- **{column}**: {_sentence(column)}\n" for column in PROBES)
+    how = "".join(f"- **{column}**: {_sentence(column)}\n" for column in columns)
     why = "".join(f"{number}. {reason}\n" for reason, number in notes.items())
     version = torch.__version__.partition("+")[0]
     return (

@@ -15,6 +15,7 @@ from attnsurgeon.splicing.channels_first import map_of, tokens_of
 
 _EVAL, _TRAIN = "_attnsurgeon_eval", "_attnsurgeon_train"
 _PRIVATE = {_EVAL: "_forward_evaluating", _TRAIN: "_forward_training"}
+_DOC = "Returns what it computes with its attention in place."
 Name = Callable[[Any], str]  # a function -> what it is called in the file
 
 
@@ -99,7 +100,10 @@ class _Tidied(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         node.name = _PRIVATE.get(node.name, node.name)
-        return self.generic_visit(node)
+        self.generic_visit(node)
+        if node.name == "forward":
+            node.body.insert(0, ast.Expr(ast.Constant(_DOC)))
+        return node
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
         if ast.unparse(node.value) == "torch._C._nn" and hasattr(functional, node.attr):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import re
 import subprocess
 import sys
 import tokenize
+from collections.abc import Sequence
 
 _NOQA = re.compile(r"  # noqa: ([A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*).*$", re.MULTILINE)
 _WIDTH = 88  # of a line, by default
@@ -47,16 +49,22 @@ def _with_comments_above(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def formatted(text: str) -> str:
+def formatted(text: str, *, beside: Sequence[str] = ()) -> str:
     """Returns a text as `ruff format` writes it, under its default settings.
 
     Without ruff the text stays as it is: it computes the same.
+
+    Args:
+        text: of the file.
+        beside: modules that lie beside the file; their imports come last.
     """
     if not can_format():
         return text
     text = _with_comments_above(_with_exceptions_at_the_head(text))
+    known = f"lint.isort.known-first-party={json.dumps(list(beside))}"
+    first_party = ["--isolated", "--config", known]
     for command in (
-        ["check", "--isolated", "--fix-only", "--quiet", "--select", "I,F401,UP", "-"],
+        ["check", *first_party, "--fix-only", "--quiet", "--select", "I,F401,UP", "-"],
         ["format", "--isolated", "--quiet", "-"],
     ):
         done = subprocess.run(

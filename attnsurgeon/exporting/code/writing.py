@@ -78,9 +78,10 @@ def drafted(model: nn.Module, *, stem: str, inline: bool = False) -> Draft:
         )
     outline = build_on_meta(source.spec, **source.model_args)
     page = page_of(model, source, outline, stem=stem, inline=inline)
-    folders = (page.base.file.parent,) if page.base.file is not None and not inline else ()
+    file = None if inline else page.base.file
+    folders, beside = ((), ()) if file is None else ((file.parent,), (file.stem,))
     state = {n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}
-    return Draft(formatted(page.text), state, folders)
+    return Draft(formatted(page.text, beside=beside), state, folders)
 
 
 def write_code(
