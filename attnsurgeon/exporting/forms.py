@@ -38,7 +38,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     }
 )
 _BY_SUFFIX = {
-    suffix: name for name, form in reversed(FORMS.items()) for suffix in form.suffixes
+    suffix: name for name, form in reversed([*FORMS.items()]) for suffix in form.suffixes
 }  # of two forms of one suffix the first counts
 
 

@@ -20,6 +20,8 @@ def export(folder, *args):
     return attnsurgeon("export", folder, *args, "--trust-code")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_the_name_of_the_file_is_enough(folder, tmp_path):
     done = export(folder, tmp_path / "net.pt", "--dynamic-batch", "--dynamic-sizes", "--json")
     assert done.code == 0

@@ -147,7 +147,7 @@ class _Writer:
     def _insertion(self, host: _Host, name: str, child: nn.Module) -> None:
         path = f"{host.path}.{name}" if host.path else name
         record = self.record(path)
-        around, inner = self._peeled(child, host)
+        around, inner = self._peeled(child, host, _Around())
         if id(inner) in self.shared:
             expression, changed = self.shared[id(inner)], ()
         else:
@@ -187,41 +187,32 @@ class _Writer:
             return f"block.{inside}", conv
         return f"block.get_submodule({inside!r})", conv
 
-    def _peeled(self, child: nn.Module, host: _Host) -> tuple[_Around, nn.Module]:
+    def _peeled(self, inner: Any, host: _Host, around: _Around) -> tuple[_Around, nn.Module]:
         """What was put around a mechanism, and the mechanism."""
-        around = _Around()
-        inner = child
-        while True:
-            kind: Any = original_class(inner)
-            if kind is Link:
-                chain = self._variable(inner.chain, "chain", f"{self.bundle.name_of(Chain)}()")
-                place = host.hole("place", str(inner.place))
-                tied = ", tied=True" if getattr(inner, "tied", False) else ""
-                around.add(f"{self.bundle.name_of(Link)}(@, {chain}, {place}{tied})", "attention")
-                inner = inner.attention
-            elif kind is Tapped:
-                box = self._mailbox(inner.mailbox)
-                what = (
-                    f"@, {box}, {literal(inner.orders)}, logits_first={inner.logits_first}, "
-                    f"old_last={inner.old_last}"
-                )
-                around.add(f"{self.bundle.name_of(Tapped)}({what})", "head")
-                inner = inner.head
-            elif kind in (Blend, BlendOld):
-                around.add(f"{self.bundle.name_of(kind)}(@)", "inner")
-                inner = inner.inner
-            elif kind is BlendPair:
-                what = self.bundle.name_of(inner.base)
-                around.add(f"{self.bundle.name_of(kind)}(@, {what})", "inner")
-                inner = inner.inner
-            elif isinstance(inner, Applied):
-                made = f"{self.bundle.name_of(kind)}(@, {inner.name.rpartition(':')[2]!r})"
-                if inner.g is not None:
-                    made = f"{self.bundle.name_of(blended)}({made}, None)"
-                around.add(made, "inner")
-                inner = inner.inner
-            else:
-                return around, inner
+        kind: Any = original_class(inner)
+        name = self.bundle.name_of
+        if kind is Link:
+            chain = self._variable(inner.chain, "chain", f"{name(Chain)}()")
+            place = host.hole("place", str(inner.place))
+            tied = ", tied=True" if getattr(inner, "tied", False) else ""
+            around.add(f"{name(Link)}(@, {chain}, {place}{tied})", "attention")
+            return self._peeled(inner.attention, host, around)
+        if kind is Tapped:
+            what = (
+                f"@, {self._mailbox(inner.mailbox)}, {literal(inner.orders)}, "
+                f"logits_first={inner.logits_first}, old_last={inner.old_last}"
+            )
+            around.add(f"{name(Tapped)}({what})", "head")
+            return self._peeled(inner.head, host, around)
+        if kind in (Blend, BlendOld, BlendPair):
+            base = f", {name(inner.base)}" if kind is BlendPair else ""
+            around.add(f"{name(kind)}(@{base})", "inner")
+            return self._peeled(inner.inner, host, around)
+        if isinstance(inner, Applied):
+            made = f"{name(kind)}(@, {inner.name.rpartition(':')[2]!r})"
+            around.add(made if inner.g is None else f"{name(blended)}({made}, None)", "inner")
+            return self._peeled(inner.inner, host, around)
+        return around, inner
 
     def _mailbox(self, mailbox: Mailbox) -> str:
         return self._variable(mailbox, "mailbox", f"{self.bundle.name_of(Mailbox)}()")
@@ -272,10 +263,10 @@ class _Writer:
             self.blocks.append(self._class_text(name, parent, kind._surgeon_code, children))
         return self.classes[kind]
 
-    def _kind_of(self, child: nn.Module) -> str:
-        while isinstance(child, (Link, Tapped, Blend, BlendOld, BlendPair, Applied)):
-            found = child._modules
-            child = next(part for n in _PARTS if (part := found.get(n)) is not None)
+    def _kind_of(self, child: Any) -> str:
+        if isinstance(child, (Link, Tapped, Blend, BlendOld, BlendPair, Applied)):
+            parts = child._modules
+            return self._kind_of(next(parts[name] for name in _PARTS if name in parts))
         return original_class(child).__name__.lstrip("_")
 
     def _unused(self, name: str) -> str:
