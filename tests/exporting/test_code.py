@@ -244,17 +244,31 @@ def test_tokens_rows_and_maps_of_real_networks_are_written_out(tmp_path):
     assert clean(sorted(tmp_path.glob("*.py"))) == ""
 
 
+MINE = """
+import torch
+from torch import nn
+
+WIDTH = 4
+
+
+def half(x):
+    return x * 0.5
+
+
+class Mine(nn.Module):
+    def __init__(self, channels, width=WIDTH):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(half(self.conv(x.mean((2, 3), keepdim=True))))
+"""
+
+
 @pytest.mark.slow
 def test_attention_of_yours_is_written_out_too(tmp_path):
     own = tmp_path / "mine.py"
-    own.write_text(
-        "import torch\nfrom torch import nn\n\nWIDTH = 4\n\n\ndef half(x):\n    return x * 0.5\n\n\n"
-        "class Mine(nn.Module):\n"
-        "    def __init__(self, channels, width=WIDTH):\n"
-        "        super().__init__()\n        self.conv = nn.Conv2d(channels, channels, 1)\n\n"
-        "    def forward(self, x):\n"
-        "        return torch.sigmoid(half(self.conv(x.mean((2, 3), keepdim=True))))\n"
-    )
+    own.write_text(MINE)
     models = {f"own_{init}": operated(NETWORK, f"{own}:Mine", init=init) for init in INITS}
     assert differences(models, tmp_path) == {}
     assert "def half" in (tmp_path / "own_paper.py").read_text()
