@@ -37,13 +37,12 @@ if TYPE_CHECKING:
     from attnsurgeon.splicing.switching import disabled
     from attnsurgeon.splicing.thinning import remove
     from attnsurgeon.sweeping.sweeps import sweep
-    from attnsurgeon.training.finetune import freeze_backbone, param_groups, unfreeze
     from attnsurgeon.training.finetune import freeze_backbone, unfreeze
     from attnsurgeon.training.groups import param_groups
     from attnsurgeon.training.norms import recalibrate_norms
-    from attnsurgeon.training.sharding import gathered, shard
     from attnsurgeon.training.optimizers import update_optimizer
     from attnsurgeon.training.phases import two_phases
+    from attnsurgeon.training.sharding import gathered, shard
 
 install()
 drawn_by("attnsurgeon.report.values")

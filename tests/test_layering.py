@@ -21,14 +21,10 @@ WINGS: dict[str, str] = {
     "recording": "calls randomness garbage caches hooks sharding twin record inputs examples"
     " input_records global_hooks ambient shape_only memory trace handed_on",
     "models": "",
-    "sites": "site flow layouts tokens levels residuals rises ending stem trunk blocks ascent"
-    " survey parts analysis",
-    "forwards": "retype script_source alignment decisions privately whereabouts proxies running "
-    "in_place symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "sites": "site flow layouts tokens levels residuals rises projections ending stem"
     " descent kept trunk blocks ascent survey parts analysis",
-    "forwards": "retype alignment decisions privately whereabouts proxies running in_place "
-    "symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
+    "forwards": "retype script_source alignment decisions privately whereabouts proxies running "
+    "in_place symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
@@ -36,26 +32,18 @@ WINGS: dict[str, str] = {
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first adapters configs makeup history selecting switching "
-    "rewriting removing splice replay folding thinning",
-    "splicing": "parts channels_first configs makeup history selecting switching rewriting scripting "
-    "splicing": "parts channels_first configs makeup history selecting switching rewriting scripted_ways scripting "
-    "removing splice replay folding thinning",
-    "splicing": "parts channels_first configs makeup history selecting switching rewriting "
-    "scripted_ways scripting removing splice replay folding thinning",
+    "rewriting scripted_ways scripting removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",
     "checks": "threads auditing status finite learning verify",
     "saved": "schema drafts folder file hub trust code origin weights base loading card pricing "
-    "config save restore exporting",
-    "training": "layer_depth finetune norms sharding",
-    "training": "new_parts held_norms layer_depth groups finetune norms",
-    "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
-    " callbacks.schedule callbacks.lightning callbacks.transformers callbacks.ultralytics",
     "config save restore",
     "exporting": "forms subject programs code.names code.bundle code.base code.forwards "
     "code.modules code.page code.tidy code.alone code.running code.writing exports",
-    "training": "layer_depth finetune norms",
+    "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
+    " sharding callbacks.schedule callbacks.lightning callbacks.transformers"
+    " callbacks.ultralytics",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
@@ -97,7 +85,6 @@ DOORS = {
     "click": "cli",
     "scipy": "searching",
     "ray": "sweeping",
-    "safetensors": ("saved", "models"),
     "safetensors": ("saved", "models", "exporting"),
     "huggingface_hub": ("saved", "models"),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from benchmarks.portability.subject import Subject
 from torch import nn
+
+from benchmarks.portability.subject import Subject
 
 
 def channels(subject: Subject) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.portability.subject import Subject, bare
 from torch import Tensor, nn
+
+from benchmarks.portability.subject import Subject, bare
 
 LOSES = 10.0  # decibels more than the bare network: three times its error
 Quantise = Callable[[nn.Module, list[Tensor]], Any]
