@@ -246,7 +246,6 @@ def test_the_page_of_a_mechanism_has_what_its_card_has():
     assert "| `hidden` | `null` |" in made
     assert all(f"- {deviation}" in made for deviation in card.deviations)
     assert "class SE(" in made
-    assert "## Portability" not in made  # no such table yet, or no row in it
 
 
 def test_a_card_takes_its_row_of_the_table_of_portability(tmp_path):

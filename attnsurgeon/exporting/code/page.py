@@ -26,8 +26,7 @@ from attnsurgeon.forwards.retype import is_generated, original_class
 from attnsurgeon.models import Source
 from attnsurgeon.models.imports import import_file
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook
-from attnsurgeon.splicing.history import history, inserted
-from attnsurgeon.splicing.removing import _STRIPPED
+from attnsurgeon.splicing.history import STRIPPED, history, inserted
 
 OURS = "attnsurgeon"
 _RESERVED = ("WEIGHTS", "build", "emptied", "module_at", "attend_ahead", "attend_behind")
@@ -139,7 +138,7 @@ class _Writer:
             for hook in hooks.values():
                 if (made := self._hook(module, hook)) is not None:
                     host.statements.append(f"block.{register}({made})")
-        if _STRIPPED in module.__dict__:
+        if STRIPPED in module.__dict__:
             host.statements.append("emptied(block)")
             self.uses_emptied = True
         return host
