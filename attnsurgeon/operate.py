@@ -49,6 +49,7 @@ from attnsurgeon.rules.where import Where, paths_of, require_listed, resolve_whe
 from attnsurgeon.saved.save import Origin, check_output, save_operation
 from attnsurgeon.shown import Shown
 from attnsurgeon.sites.analysis import analyse, sketch
+from attnsurgeon.sites.parts import small_maps
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.sizes import InputSize
 from attnsurgeon.splicing.removing import Removed
@@ -350,8 +351,8 @@ def plan_rules(survey: Survey, file: RuleFile, *, init: str, where: str) -> Plan
     own = _own(file) if where == PAPER else None
     if own is not None and not any(found.sites for found in matches):
         raise nothing_here(survey, own.type, own.args, init)
-    said = (judged_otherwise(survey, found.rule.match.site or ()) for found in matches)
-    notes = tuple(dict.fromkeys(filter(None, said)))
+    said = [judged_otherwise(survey, found.rule.match.site or ()) for found in matches]
+    notes = tuple(dict.fromkeys(filter(None, [*said, small_maps(survey)])))
     require_counts(matches, notes)
     requests = [
         Request(

@@ -166,6 +166,7 @@ def show_footnotes(console: Console, record: Mapping[str, Any], said: list[str])
     if record["refused"]:
         refused = fold(record["refused"], lambda one: one["path"], lambda one: one["reason"])
         said += [f"no residual addition: {_spelled(r, signs)}: {r.head['reason']}" for r in refused]
+    said += record.get("notes", ())
     if record["why_real"]:
         said.append(f"recorded on random values, not on the meta device: {record['why_real']}")
     if said:

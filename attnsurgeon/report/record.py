@@ -216,10 +216,17 @@ def network_record(model: str, found: Survey, sites: Iterable[Site]) -> Record:
         "model": model,
         "input_size": to_lists(found.traced.input_size),
         "why_real": found.traced.why_real,
+        "notes": [note for note in [_small_maps(found)] if note],
         "outline": outline(found),
         "sites": [site_record(site) for site in sites],
         "refused": [{"path": path, "reason": why} for path, why in found.refused.items()],
     }
+
+
+def _small_maps(found: Survey) -> str:
+    from attnsurgeon.sites.parts import small_maps  # not at the top: it imports torch
+
+    return small_maps(found)
 
 
 def modules_record(traced: Traced, weight: Weight) -> list[Record]:

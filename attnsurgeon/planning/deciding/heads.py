@@ -11,6 +11,7 @@ from attnsurgeon.planning.cutting.takeover import takeover
 from attnsurgeon.planning.deciding.asked import Asked, Draft, check_own, possible
 from attnsurgeon.planning.deciding.operand import Impossible
 from attnsurgeon.planning.place import class_name
+from attnsurgeon.sites.flow import is_weighted
 from attnsurgeon.sites.survey import Survey
 
 _MAPS = ("NCHW", "NHWC", "NCDHW", "NDHWC")
@@ -38,10 +39,25 @@ def decide(asked: Asked) -> Draft:
     removes = () if keeps_old else (place.host,)
     for path in removes:
         check_own(survey, path)
+    if removes:
+        _check_nothing_lost(survey, maps[-1].node, target)
     return Draft(
         place, maps[-1], facts, keeps_old=keeps_old, removes=removes,
         taps=used, tapped=tuple(value.layout for value in needed),
     )  # fmt: skip
+
+
+def _check_nothing_lost(survey: Survey, last: fx.Node, classifier: fx.Node) -> None:
+    """Raises where layers stand between the last map and the classifier that goes: nothing would
+    run them any more.
+    """
+    way = survey.flow.between(last, classifier)
+    lost = [node.meta["call"].path for node in way if is_weighted(node) and node is not classifier]
+    if lost:
+        raise Impossible(
+            f"{lost[0]} works between the last map and the classifier, and nothing would run it:"
+            " the identity start keeps both"
+        )
 
 
 def _maps(survey: Survey, stages: bool) -> Sequence[fx.Node]:
