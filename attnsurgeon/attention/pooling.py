@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.gradients import applied, jit_traces
 from attnsurgeon.attention.maxima import Amax
-from attnsurgeon.attention.shapes import extent, per_channel, positions
+from attnsurgeon.attention.shapes import extent, freedom, per_channel, positions
 
 
 @torch.fx.wrap
@@ -38,7 +38,7 @@ class _Moments(torch.autograd.Function):
     def forward(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         center = mean(x, axes, keepdim=True)
         spread = (x - center).square().sum(axes)
-        return center.flatten(1), spread * (1 / _freedom(x, axes))
+        return center.flatten(1), spread * (1 / freedom(extent(x, axes)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -50,14 +50,9 @@ class _Moments(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         rank = len(ctx.axes)
         deviation = x - mean(x, ctx.axes, keepdim=True)
-        slope = per_channel(by_variance * (2 / _freedom(x, ctx.axes)), rank)
+        slope = per_channel(by_variance * (2 / freedom(extent(x, ctx.axes))), rank)
         level = per_channel(by_mean * (1 / extent(x, ctx.axes)), rank)
         return torch.addcmul(level, deviation, slope), None
-
-
-def _freedom(x: Tensor, axes: tuple[int, ...]) -> int:
-    """Returns one less than the number of values; 1 for a single value, whose variance is 0 so."""
-    return max(extent(x, axes) - 1, 1)
 
 
 @torch.fx.wrap

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnsurgeon.attention.gradients import applied, eager
-from attnsurgeon.attention.shapes import unflatten
+from attnsurgeon.attention.shapes import freedom, unflatten
 
 
 def adaptive(length: int, parts: int, like: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def linear(length: int, parts: int, like: Tensor) -> Tensor:
 
     The first and the last place take the values of the first and the last part.
     """
-    step = max(length - 1, 1)
+    step = freedom(length)
     # place i lies at i (parts - 1) / step, and part j reaches as far as its neighbours
     offset = _offsets(length, parts, parts - 1, step, like)
     near = torch.promote_types(like.dtype, torch.float32)

@@ -28,6 +28,14 @@ def extent(x: Tensor, axes: tuple[int, ...]) -> int:
     return count
 
 
+def freedom(count: int) -> int:
+    """Returns one less than a number of values; 1 for a single value, whose variance is 0 so.
+
+    In whole numbers: `max` would be worked out once where torch.jit traces, for every size.
+    """
+    return count - 1 + 1 // count
+
+
 def per_channel(z: Tensor, rank: int) -> Tensor:
     """Returns `z` (N, C) as a view that broadcasts over the positions of an (N, C, ...) tensor."""
     return z[(slice(None), slice(None), *[None] * rank)]

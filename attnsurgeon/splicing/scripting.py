@@ -186,8 +186,8 @@ class _Scripting:
 
     def _host(self, path: str, host: nn.Module) -> Any:
         before, hooked = type(host), _hooked(host)
+        self._as_source(host)
         try:
-            self._as_source(host)
             return torch.jit.script(host)
         except Exception:  # in whichever way torch.jit says that it does not read a line
             if hooked or not is_generated(before):
@@ -202,12 +202,13 @@ class _Scripting:
         values: dict[str, Any] = dict(scripted_ways())
         if is_generated(type(host)):
             code: Any = type(host)
-            sources, references = code._surgeon_code
+            sources, references, _ = code._surgeon_code
             calls = {name: called for name, _, called in references}
             values |= {name: values[called] for name, called in calls.items() if called in values}
             written = []
             for source in sources:
-                if not source.startswith("def _load"):
+                # Neither what a pickle needs nor what adapters are told runs in a forward.
+                if source.startswith("def ") and not source.startswith("def _load"):
                     made, types = for_script(source, kind, calls)
                     written.append(made)
                     values |= types

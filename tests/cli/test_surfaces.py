@@ -81,8 +81,12 @@ def options_in(source: str) -> list[str]:
     tree = ast.parse(source)
     hidden = for_the_command_line(tree)
     parts = {part for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
-    strings = [n for n in ast.walk(tree) if text_of(n) and n not in hidden | parts]
-    return [option for node in strings for option in OPTION.findall(text_of(node))]
+    lists = [n for n in ast.walk(tree) if isinstance(n, ast.List)]
+    # The words of another program's command; no sentence is an option alone.
+    words = {n for one in lists for n in one.elts if OPTION.fullmatch(text_of(n) or "")}
+    strings = [n for n in ast.walk(tree) if text_of(n) and n not in hidden | parts | words]
+    said = [text_of(node).replace("python -m ", "") for node in strings]
+    return [option for text in said for option in OPTION.findall(text)]
 
 
 def hints_without_command(source: str) -> list[str]:
@@ -124,6 +128,8 @@ def test_the_checks_of_the_strings_can_fail():
     assert options_in("def f() -> tuple[str, str]:\n    return 'say --init', 'say --init'") != []
     assert options_in("def f() -> tuple[str, str]:\n    return 'say init=', 'say --init'") == []
     assert options_in("'''A docstring with --init.'''\nx = 'a - b, -1, -n+3, x--y'") == []
+    assert options_in("run([python, '-m', 'ruff', '--quiet'])") == []
+    assert options_in("said = ['say --init', 'run python -m a.b -x']") == ["--init", "-x"]
     assert hints_without_command("RuleError('no', f'a{b}c')") == ["a{}c"]
     assert hints_without_command("RuleError('no', 'a', command='b')") == []
     assert keywords_in("give checkpoint=FILE to load_model(...)") == ["checkpoint=", "load_model("]

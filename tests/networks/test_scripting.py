@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
+from typing import Any
 
 import pytest
 import timm
@@ -23,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning"),
 ]
 # A trace takes no shortcut of a size, and so adds in another order.
-ROUNDED = {"tse", "nam", "ran", "soca", "sge"}
+ROUNDED = {"tse", "nam", "ran", "soca", "sge", "fca", "mlca"}
 
 
 class Turning(nn.Module):
@@ -70,11 +72,14 @@ def ready(net: nn.Module) -> nn.Module:
 
 def operated(net: nn.Module, attn: str, where: str | None = None, init: str = "identity"):
     """The network with a mechanism that is no longer the identity, by default where it goes."""
-    size, places = (3, 32, 32), [where] if where else [None, "residual-branch"]
-    for place in places:
-        at = {} if place is None else {"where": place}
+    places = [where] if where else [None, "residual-branch"]
+    # At 32 the last maps have one position, behind which no head stands; at 64 they have four.
+    for place, side in itertools.product(places, (32, 64)):
+        at: dict[str, Any] = {} if place is None else {"where": place}
+        if attn == "lka":  # one product of the map with itself behind the other overflows
+            at["stage"] = 1
         try:
-            made = attnsurgeon.insert(net, attn, input_size=size, init=init, **at)  # type: ignore[arg-type]
+            made = attnsurgeon.insert(net, attn, input_size=(3, side, side), init=init, **at)
         except RuleError:
             continue
         return made.plan, active(made.model).eval()

@@ -32,6 +32,7 @@ NETWORKS = {"load", "load_model", "create_attention"}
 NOTHING = {"SurgeonError", "__version__", "freeze_backbone", "unfreeze", "remove"}
 NOTHING |= {"two_phases", "update_optimizer"}  # epochs, and names
 NOTHING |= {"save", "disabled", "recalibrate_norms"}  # a path; the paths that are off; of norms
+NOTHING |= {"export"}  # a path
 NOTHING |= {"sweep", "shard", "gathered"}  # a grid, as compare's; networks
 PICTURE = Image.new("RGB", (30, 30), "orange")
 CLASSES = {"Operation", "Site", "Sites", "Status"}  # of what the others return

@@ -22,7 +22,7 @@ from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import unflatten
+from attnsurgeon.attention.shapes import freedom, unflatten
 
 GROUPS = 64
 
@@ -72,7 +72,7 @@ def standing(x: Tensor) -> Tensor:
         t = t - t.mean(3, keepdim=True)
         # a norm, unlike a square root, has a gradient where there is no deviation: zero
         size = torch.linalg.vector_norm(t, dim=3, keepdim=True)
-        return t / (size * max(x.shape[3] - 1, 1) ** -0.5 + 1e-5)
+        return t / (size * freedom(x.shape[3]) ** -0.5 + 1e-5)
 
 
 def group_count(channels: int, groups: int | None) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import extent, positions
+from attnsurgeon.attention.shapes import extent, freedom, positions
 from attnsurgeon.errors import MechanismError
 
 
@@ -26,7 +26,7 @@ def salience(x: Tensor, axes: tuple[int, ...], e_lambda: float) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     n = extent(x, axes)
     d = (x - x.sum(axes, keepdim=True) * (1 / n)).square()
-    scale = (d.sum(axes, keepdim=True) * (4 / max(n - 1, 1)) + 4 * e_lambda).reciprocal()
+    scale = (d.sum(axes, keepdim=True) * (4 / freedom(n)) + 4 * e_lambda).reciprocal()
     return (d * scale).add_(0.5).sigmoid_()  # in place: neither needs its input for the backward
 
 

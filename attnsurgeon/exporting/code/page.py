@@ -259,7 +259,7 @@ class _Writer:
             if what and parent is not base:
                 name = f"{parts}For{base.__name__}"
             self.classes[kind] = name = self._unused(name)
-            self.blocks.append(self._class_text(name, parent, kind._surgeon_code, children))
+            self.blocks.append(self._class_text(name, parent, kind._surgeon_code[:2], children))
         return self.classes[kind]
 
     def _kind_of(self, child: Any) -> str:
@@ -277,8 +277,11 @@ class _Writer:
         self, name: str, base: type[nn.Module], code: Any, children: Mapping[str, Any]
     ) -> str:
         sources, references = code[:2]
+        sources = [source for source in sources if source.startswith("def ")]  # what runs
         names = {}
         for given, home, attribute in references_used(references):
+            if not any(re.search(rf"\b{re.escape(given)}\b", source) for source in sources):
+                continue
             now = self._referred(given, home, attribute)
             if now != given:
                 names[given] = now
