@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.attention.cases import (
-    LARGE,
     SIZES,
     each_init,
     each_mode,
@@ -155,8 +154,10 @@ def test_a_module_of_another_dtype_computes_in_it(case, dtype):
 
 @each_mode
 def test_half_precision_does_not_overflow_on_large_values(case, train):
-    module, size = case.build().half().train(train), LARGE.get(case.card.name, 1000.0)
-    y = module(size * case.input(dtype=torch.float16))  # squared or summed, far above 65504
+    module = case.build().half().train(train)
+    y = module(
+        case.large(train) * case.input(dtype=torch.float16)
+    )  # squared or summed, far above 65504
     assert y.isfinite().all()
 
 
