@@ -70,7 +70,7 @@ REPLACING: list[tuple[type[Case], str, dict[str, Any]]] = [
     (Activation, "acon", {"reduction": 4}),
     (Alone, "cot", {"kernel_size": 5}),
     (Alone, "splat", {"radix": 4}),
-    (Alone, "involution", {"kernel_size": 3, "share": 16}),
+    (Alone, "involution", {"kernel_size": 7}),
     (Excitation, "odconv", {"kernels": 1}),
     (Excitation, "odconv", {"kernels": 2, "reduction": 4}),
     (Excitation, "dyconv", {"kernels": 2, "temperature": 1.0}),
