@@ -22,11 +22,16 @@ _OTHERWISE = {"spanet": "spa"}  # what a vector calls otherwise than the catalog
 
 @lru_cache
 def vectors() -> dict[str, list[str]]:
-    """Mechanism -> the repositories of whose modules there are vectors, one entry a vector."""
+    """Mechanism -> the repositories of whose modules there are vectors, one entry a vector.
+
+    Where these are not the authors', a word behind the name says so.
+    """
     found: dict[str, list[str]] = {}
     for entry in json.loads(VECTORS.read_text(encoding="utf-8")).values():
-        attn = entry["config"]["attn"]
-        found.setdefault(_OTHERWISE.get(attn, attn), []).append(entry["source"])
+        attn, source = entry["config"]["attn"], entry["source"]
+        if entry.get("note", "").startswith("a third party's"):
+            source += " (third party)"
+        found.setdefault(_OTHERWISE.get(attn, attn), []).append(source)
     return found
 
 
@@ -43,7 +48,7 @@ def lines(networks: dict[str, int]) -> Iterator[str]:
     Args:
         networks: mechanism -> how many whole networks were counted.
     """
-    yield "| mechanism | authors' own module, in vectors | its test | whole networks |"
+    yield "| mechanism | running module, in vectors | its test | whole networks |"
     yield "|---|---|---|---:|"
     for name in mechanisms():
         theirs = vectors().get(name, [])

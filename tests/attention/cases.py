@@ -18,9 +18,11 @@ FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc", "nl", "danet")
 # Mechanisms that do something while training only, so that evaluation depends on no batch.
 IDENTITY_IN_EVAL = ("ba2m",)
-# How large the values are that a mechanism has to hold in half precision, if not 1000.
-# The output of these grows with the square of the input: 1000 would itself overflow.
-LARGE = {"gam": 100.0, "lka": 10.0, "nl": 100.0, "involution": 10.0}
+# How large the values are that a mechanism, or one form of it, has to hold in half precision, if
+# not 1000. The output of these grows with the square of the input, of the last with its cube: from
+# there on it would itself overflow. Involution is held by its norm while training.
+LARGE = {"gam": 100.0, "lka": 100.0, "lka-True": 10.0, "involution": 10.0, "nl-dot": 100.0}
+HELD_IN_TRAINING = ("involution",)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -78,6 +80,14 @@ class Case:
     def extra(self, channels: int | None = None) -> int:
         """Returns how many parameters the identity start has besides."""
         return {"native": 0, "blend": 1}[self.card.identity]
+
+    def large(self, train: bool) -> float:
+        """Returns how large the values are that it has to hold in half precision."""
+        name = self.card.name
+        if train and name in HELD_IN_TRAINING:
+            return 1000.0
+        form = "-".join([name, *(str(value) for _, value in self.args)])
+        return LARGE.get(form, LARGE.get(name, 1000.0))
 
     def input(self, batch: int = 2, size: tuple[int, ...] | None = None, **kwargs: Any) -> Tensor:
         return torch.randn(batch, self.channels, *(size or SIZES[self.rank]), **kwargs)

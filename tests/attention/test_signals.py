@@ -26,9 +26,9 @@ FILES = [
 ]
 SIGNALS = [case for file in FILES for case in file.CASES if case.rank == 1]
 # Shifts of s2 along the columns would take half of its channels; mca has one gate more for an axis
-# more; the convolution of mlca runs over a row of windows before the next; the layers that make the
-# kernels of cot and involution make more numbers for a square than for a column.
-SQUARE = ("s2", "mca", "mlca", "cot", "involution")
+# more; the convolution of mlca runs over a row of windows before the next; the norm of cot is over
+# all numbers of the windows, those beside the column too.
+SQUARE = ("s2", "mca", "mlca", "cot")
 OF_ONE_COLUMN = [case for case in SIGNALS if case.card.name not in SQUARE]
 OF_TWO_AXES = ("fca", "triplet", "coord", "crisscross", "ela", "ema")
 each_signal = pytest.mark.parametrize("signal", SIGNALS, ids=str)
@@ -45,7 +45,11 @@ def twin_of(case: Case) -> nn.Module:
 
 def carry(name: str, weight: torch.Tensor, into: torch.Tensor) -> None:
     """Gives a weight to the twin: its middle column, beside which there is noise."""
-    if into.dim() > weight.dim():
+    if name.startswith(("span.", "inner.span.")):  # of involution: a kernel for each group
+        k = into.shape[0] // weight.shape[0]
+        into.normal_()
+        into.view(-1, k, k, weight[0].numel())[:, :, k // 2] = weight.view(-1, k, weight[0].numel())
+    elif into.dim() > weight.dim():
         into.normal_()
         into[..., into.shape[-1] // 2] = weight
     elif into.shape == weight.shape:

@@ -15,6 +15,7 @@ from attnsurgeon.cost.weight import Count
 from attnsurgeon.errors import ModelError
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.recording.twin import meta_twin
+from tests.looking.operated import ELSEWHERE
 from tests.nets.stages import Stages
 
 
@@ -222,14 +223,16 @@ def test_inside_an_inserted_module_pooling_and_gating_have_a_price():
 @pytest.mark.parametrize("name", mechanisms())
 @pytest.mark.parametrize("init", [pytest.param("paper", marks=pytest.mark.slow), "identity"])
 def test_every_operator_of_every_mechanism_has_a_price(name, init):
-    where = "residual-branch" if name == "coord" else None  # its paper's place is in MobileNetV2
+    where = ELSEWHERE.get(name)
     cost = attnsurgeon.estimate(Stages(), name, where, init=init, input_size=(3, 64, 48))
     added = {
         operator: calls - cost.before.uncounted.get(operator, 0)
         for operator, calls in cost.uncounted.items()
     }
-    # AW under the identity start adds two results in the convolution's own forward.
-    own = {"add"} if (name, init) == ("aw", "identity") else set()
+    # With a weight for each image, the convolution's own forward adds its bias, and two results
+    # under the identity start; AW's placement takes none with a bias.
+    adds = mechanisms()[name].per_sample and (name, init) != ("aw", "paper")
+    own = {"add"} if adds else set()
     assert {operator for operator, calls in added.items() if calls > 0} == own
     assert cost.delta.macs != 0
     in_training = [note for note in cost.notes if "counted as it trains, at batch 1" in note]

@@ -499,7 +499,8 @@ def by_gc(m, x):
 
 
 def softly(z, axis=-1):
-    return torch.exp(z) / torch.exp(z).sum(axis, keepdim=True)
+    shares = torch.exp(z - z.amax(axis, keepdim=True))  # scores of positions are in the hundreds
+    return shares / shares.sum(axis, keepdim=True)
 
 
 def from_the_middle(q, k, x):

@@ -56,7 +56,12 @@ def without_gradient(net: nn.Module, steps: int, seed: int) -> set[str]:
 def starts(name: str, width: int, rectified: bool, count: int) -> Iterator[tuple[int, nn.Module]]:
     """Yields a number and an operated network, every time with another random start."""
     net = Hold(width, rectified)
-    where = {"we": {"name": "out"}, "psa": {"name": "out"}, "cmpe-se": {"site": "residual-add"}}
+    where = {
+        "we": {"name": "out"},
+        "dyconv": {"name": "out"},
+        "psa": {"name": "out"},
+        "cmpe-se": {"site": "residual-add"},
+    }
     args = {"groups": (1, 1, 2, 2)} if name == "psa" else {}
     at = where.get(name, {"site": "residual-branch"})
     plan = attnsurgeon.plan(net, name, at, attn_args=args, input_size=(3, 8, 8))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from attnsurgeon.attention.convs.geometry import output_size
 from attnsurgeon.attention.layout import channels_last
 from attnsurgeon.attention.pictures import Seen, index_of
+from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.shapes import Conv
 from attnsurgeon.errors import MechanismError
 
@@ -66,16 +67,21 @@ def local_sums(
     """
     spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     ends = [n // 2 for n in reversed(spans) for _ in range(2)]
-    wide = F.pad(x.to(weight.dtype), ends).unflatten(1, (groups, -1))
-    made = None
+    padded = F.pad(x.to(weight.dtype), ends).unflatten(1, (groups, -1))
+    made = line = None
     for tap, place in enumerate(itertools.product(*(range(k) for k in kernel))):
         window = [
             slice(d * i, d * i - span or None, step)
             for d, i, span, step in zip(dilation, place, spans, stride, strict=True)
         ]
-        part, seen = weight[:, :, :, tap], wide[(..., *window)]
-        made = part * seen if made is None else torch.addcmul(made, part, seen)
+        part, seen = weight[:, :, :, tap], padded[(..., *window)]
+        line = part * seen if line is None else torch.addcmul(line, part, seen)
+        if place[-1] == kernel[-1] - 1:
+            # Lines are added in float32: the sums of a large window would be rounded too often.
+            made = line.to(wide(line)) if made is None else made + line
+            line = None
     assert made is not None
+    made = made.to(weight.dtype)
     made = made.flatten(1, 2)
     return channels_last(made) if x.stride(1) == 1 and x.shape[1] > 1 else made.contiguous()
 

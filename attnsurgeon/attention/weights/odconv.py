@@ -79,7 +79,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "gates multiply the weight of each image, where the authors' code multiplies input and "
         "output instead, which is the same",
         "the first kernel is the weight that is there, so a pretrained one is not lost",
-        "the authors leave the stem as it is; the placement takes it as well, and rules take fewer",
+        "the authors leave the stem and the convolutions of shortcuts as they are; the placement "
+        "takes all, and rules take fewer",
         "ranks 1 and 3 are not the authors': a gate for each place of the kernel there too",
         ONE_VALUE,
     ),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.attention.cases import (
-    LARGE,
     SIZES,
     each_init,
     each_mode,
@@ -172,14 +171,16 @@ def test_a_state_dict_carries_everything_that_was_learned(case, init):
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_makes_the_dtype_that_was_there_and_stays_near(case, init, train, dtype):
-    module, x = stir(case.build(init)).train(train), case.input(dtype=dtype)
+    # Of two images alone, statistics over the batch are all but a sign, which rounding may turn.
+    module, x = stir(case.build(init)).train(train), case.input(8, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
         y, grads = gradients(module, x)
         wanted = case.before(x).dtype  # for a gate the input's, for a convolution that of autocast
     assert y.dtype == wanted
     assert all(g.isfinite().all() for g in grads)
     reference = module(x.float())
-    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=0.1)
+    scale = max(1.0, reference.std().item())  # what rounds are the terms of a sum, not the sum
+    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=0.1 * scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -193,8 +194,10 @@ def test_a_module_of_another_dtype_computes_in_it(case, dtype):
 
 @each_mode
 def test_half_precision_does_not_overflow_on_large_values(case, train):
-    module, size = case.build().half().train(train), LARGE.get(case.card.name, 1000.0)
-    y = module(size * case.input(dtype=torch.float16))  # squared or summed, far above 65504
+    module = case.build().half().train(train)
+    y = module(
+        case.large(train) * case.input(dtype=torch.float16)
+    )  # squared or summed, far above 65504
     assert y.isfinite().all()
 
 

@@ -23,6 +23,16 @@ def test_each_window_of_a_map_has_a_gate_of_its_own():
     assert not torch.allclose(gate[:, :, 0], gate[:, :, 1])
 
 
+def test_the_windows_of_a_signal_follow_one_another_in_one_row_of_channels():
+    mlca = stir(make("mlca", 64, rank=1, weight=1.0).double())
+    x = torch.randn(2, 64, 15, dtype=torch.float64)
+    means = x.unflatten(2, (5, 3)).mean(3)  # (N, C, 5)
+    row = torch.cat([means[:, :, i] for i in range(5)], 1)
+    gate = torch.nn.functional.conv1d(row.unsqueeze(1), mlca.local.weight, padding=1).sigmoid()
+    spread = torch.stack(gate.squeeze(1).split(64, 1), 2).repeat_interleave(3, 2)
+    torch.testing.assert_close(mlca(x), x * spread, rtol=0, atol=1e-12)
+
+
 def test_the_identity_start_is_exact_where_windows_are_larger_and_smaller_than_places():
     mlca = make("mlca", 64, init="identity")
     for size in ((1, 1), (3, 7), (13, 4)):

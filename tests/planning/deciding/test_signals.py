@@ -19,7 +19,8 @@ from tests.surgery import active, operated, outputs, plan_of, ready, same, surve
 LENGTH = 96
 # kind -> the role that it is for
 ROLES = {"conv": "conv", "weight": "conv", "activation": "act", "fusion": "residual-add"}
-OF_TWO_AXES = ("fca", "triplet", "coord", "crisscross")
+OF_TWO_AXES = ("fca", "triplet", "coord", "crisscross", "ela", "ema")
+KEEP_CHANNELS = ("cot", "involution")  # which a convolution to more channels is not for
 ARGS = {"psa": {"kernels": (3, 5), "groups": (1, 2), "reduction": 2}, "sk": {"groups": 8}}
 
 
@@ -40,6 +41,8 @@ def planned(net: nn.Module, attn: str, init: str = "identity", size=(3, LENGTH))
     kind = mechanisms()[attn].kind
     role = "classifier" if kind == "head" else ROLES.get(kind, "residual-branch")
     inner = [f"layer{i}.{j}.one.0" for i in (1, 2, 3) for j in (0, 1)]
+    if attn in KEEP_CHANNELS:
+        inner = [path for path in inner if path not in ("layer2.0.one.0", "layer3.0.one.0")]
     only = tuple(inner) if kind in ("conv", "weight") else ()
     args = {"attn": attn, "action": "", "init": init, "only": only, **ARGS.get(attn, {})}
     return plan_of(surveyed(net, size), role, **args)

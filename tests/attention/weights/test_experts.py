@@ -1,0 +1,31 @@
+"""Kernels that each image mixes: how they start, and how many there have to be."""
+
+import pytest
+import torch
+from torch import nn
+
+from attnsurgeon.attention.registry import create_attention
+from attnsurgeon.errors import MechanismError
+
+
+@pytest.mark.parametrize("name", ["odconv", "dyconv", "condconv"])
+def test_from_the_identity_all_kernels_and_what_chooses_among_them_learn(name):
+    conv = nn.Conv2d(8, 6, 3, bias=False)
+    made = create_attention(name, conv=conv, init="identity").double()
+    x, target = torch.randn(4, 8, 5, 4).double(), torch.randn(4, 6, 3, 2).double()
+    assert torch.equal(made(x), made.conv(x))
+    before = {n: p.detach().clone() for n, p in made.named_parameters()}
+    descent = torch.optim.SGD(made.parameters(), lr=0.1)
+    for _ in range(2):
+        descent.zero_grad()
+        (made(x) - target).square().mean().backward()
+        descent.step()
+    assert all(not torch.equal(p, before[n]) for n, p in made.named_parameters())
+    others = made.excitation.experts.weight
+    assert not torch.allclose(others[0], others[1])
+
+
+@pytest.mark.parametrize("name", ["dyconv", "condconv"])
+def test_a_single_kernel_is_refused(name):
+    with pytest.raises(MechanismError, match="kernels=1 leaves nothing to mix"):
+        create_attention(name, conv=nn.Conv2d(8, 8, 3), kernels=1)
