@@ -68,7 +68,9 @@ def _tap_by_tap(
     x = unflatten(x, 1, (groups, -1))
     made: Any = 0
     size: Any = ()
-    for tap in itertools.product(*(range(0, n + 1, d) for n, d in zip(spans, dilation))):  # noqa: B905
+    for tap in itertools.product(
+        *(range(0, n + 1, d) for n, d in zip(spans, dilation, strict=True))
+    ):
         along = [
             slice(first, first - span or None, step)
             for first, span, step in zip(tap, spans, stride, strict=True)
