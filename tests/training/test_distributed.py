@@ -52,10 +52,16 @@ def far(results: list[dict]) -> list[dict]:
     ]
 
 
-@pytest.mark.slow
-def test_losses_and_weights_are_those_of_one_process():
-    results = run(2, "compare", json.dumps([[*case, *WAYS] for case in CASES]))
-    assert len(results) == len(CASES) * len(WAYS)
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param(CASES[:2], marks=pytest.mark.slow, id="two"),
+        pytest.param(CASES[2:], marks=pytest.mark.nightly, id="others"),
+    ],
+)
+def test_losses_and_weights_are_those_of_one_process(cases):
+    results = run(2, "compare", json.dumps([[*case, *WAYS] for case in cases]))
+    assert len(results) == len(cases) * len(WAYS)
     assert far(results) == []
 
 
@@ -72,7 +78,7 @@ def test_every_mechanism_is_trained_in_two_processes_as_in_one(init):
     assert far(results) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_checkpoint_goes_on_in_another_number_of_processes_and_in_a_folder(tmp_path):
     written = {one["kind"]: one["losses"] for one in run(2, "write", str(tmp_path))}
     assert set(written) == {"resnet", "vit"}
@@ -99,7 +105,7 @@ def loss(net: torch.nn.Module) -> float:
         return torch.nn.functional.cross_entropy(net.train()(x), y).item()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_attention_that_was_trained_alone_is_gathered_into_an_adapter(tmp_path):
     torch.save(Net().state_dict(), tmp_path / "base.pt")
     results = run(2, "adapter", str(tmp_path))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.layers import CondConv2d
+from timm.layers.cond_conv2d import CondConv2d
 from torch import nn
 
 from attnsurgeon.attention.registry import create_attention, lookup
