@@ -28,7 +28,8 @@ def vectors() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for entry in json.loads(VECTORS.read_text(encoding="utf-8")).values():
-        attn, source = entry["config"]["attn"], entry["source"]
+        attn: str = entry["config"]["attn"]
+        source: str = entry["source"]
         if entry.get("note", "").startswith("a third party's"):
             source += " (third party)"
         found.setdefault(_OTHERWISE.get(attn, attn), []).append(source)
