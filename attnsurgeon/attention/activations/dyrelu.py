@@ -20,7 +20,7 @@ from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 
 Form = Literal["A", "B"]
 HEIGHT = 0.5  # of the authors: how far a line may be lifted, where its slope may change by 1
@@ -100,7 +100,7 @@ class DyReLU(nn.Module):
     def lines(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Returns slope and height of each line, views that broadcast."""
         t = 2 * self.fc2(F.relu(self.fc1(self.pool(x)))).sigmoid() - 1
-        parts = t.to(x.dtype).unflatten(1, (-1, 2 * self.number)).unbind(2)  # each (N, C or 1)
+        parts = unflatten(t.to(x.dtype), 1, (-1, 2 * self.number)).unbind(2)  # each (N, C or 1)
         found = []
         for j in range(self.number):
             slope, height = parts[j], HEIGHT * parts[self.number + j]

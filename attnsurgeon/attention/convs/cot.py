@@ -30,7 +30,7 @@ from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import along, windows
-from attnsurgeon.attention.shapes import CONV, per_channel
+from attnsurgeon.attention.shapes import CONV, per_channel, unflatten
 
 torch.fx.wrap("local_sums")
 KEY_GROUPS, SHARE, FACTOR, RADIX = 4, 8, 2, 2  # of the authors
@@ -147,7 +147,7 @@ class CoT(nn.Module):
         """Returns (N, 1, C / 8, window, ...): the weights of each position's window."""
         both = torch.cat((x.to(context.dtype), context), dim=1)
         w = self.span_norm(self.span(F.relu(self.embed_norm(self.embed(both)))))
-        return w.unflatten(1, (1, -1, math.prod(self.kernel)))
+        return unflatten(w, 1, (1, -1, math.prod(self.kernel)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the two branches, mixed."""
@@ -158,7 +158,7 @@ class CoT(nn.Module):
         found = local_sums(values, weight, SHARE, self.kernel, (1,) * self.rank, self.dilation)
         found = F.silu(self.norm(found))
         z = self.expand(F.relu(self.squeeze_norm(self.squeeze(self.pool(found + context)))))
-        shares = z.unflatten(1, (-1, RADIX)).transpose(1, 2).softmax(1).to(context.dtype)
+        shares = unflatten(z, 1, (-1, RADIX)).transpose(1, 2).softmax(1).to(context.dtype)
         of_found = per_channel(shares[:, 0], self.rank)
         of_context = per_channel(shares[:, 1], self.rank)
         return found * of_found + context * of_context

@@ -26,7 +26,7 @@ from attnsurgeon.attention.partition import most_groups
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import along, tiles
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, unflatten
 
 torch.fx.wrap("local_sums")
 
@@ -123,7 +123,7 @@ class Involution(nn.Module):
     def kernels(self, x: Tensor) -> Tensor:
         """Returns (N, groups, 1, window, ...): a kernel for each position of the output."""
         z = self.span(F.relu(self.norm(self.reduce(strided(x, self.stride)))))
-        return z.unflatten(1, (self.groups, -1)).unsqueeze(2)
+        return unflatten(z, 1, (self.groups, -1)).unsqueeze(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sums."""

@@ -13,7 +13,7 @@ from attnsurgeon.attention.convs.geometry import output_size
 from attnsurgeon.attention.layout import channels_last
 from attnsurgeon.attention.pictures import Seen, index_of
 from attnsurgeon.attention.precision import wide
-from attnsurgeon.attention.shapes import Conv
+from attnsurgeon.attention.shapes import Conv, unflatten
 from attnsurgeon.errors import MechanismError
 
 LENGTHS = (24, 25, 26, 27)  # of maps that a convolution is tried on
@@ -67,7 +67,7 @@ def local_sums(
     """
     spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     ends = [n // 2 for n in reversed(spans) for _ in range(2)]
-    padded = F.pad(x.to(weight.dtype), ends).unflatten(1, (groups, -1))
+    padded = unflatten(F.pad(x.to(weight.dtype), ends), 1, (groups, -1))
     made = line = None
     for tap, place in enumerate(itertools.product(*(range(k) for k in kernel))):
         window = [

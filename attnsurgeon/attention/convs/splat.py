@@ -22,7 +22,7 @@ from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 from attnsurgeon.errors import MechanismError
 
 LEAST = 32  # channels between the two layers
@@ -113,10 +113,10 @@ class SplAt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the splits, mixed."""
-        splits = F.relu(self.norm(self.conv(x))).unflatten(1, (self.radix, -1))  # (N, R, C, ...)
+        splits = unflatten(F.relu(self.norm(self.conv(x))), 1, (self.radix, -1))  # (N, R, C, ...)
         total = splits.sum(1)
         z = self.fc2(F.relu(self.norm1(self.fc1(self.pool(total).unsqueeze(2))))).squeeze(2)
-        shares = z.unflatten(1, (self.groups, self.radix, -1)).transpose(1, 2).softmax(1)
+        shares = unflatten(z, 1, (self.groups, self.radix, -1)).transpose(1, 2).softmax(1)
         shares = shares.flatten(2).to(total.dtype)  # (N, R, C)
         mixed = splits[:, 0] * per_channel(shares[:, 0], self.rank)
         for j in range(1, self.radix):

@@ -20,7 +20,7 @@ from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, unflatten
 
 AXES = {"vectors": 1, "positions": 2}
 
@@ -41,13 +41,13 @@ def gathered(x: Tensor, weights: Tensor) -> Tensor:
 @torch.fx.wrap
 def handed_out(vectors: Tensor, weights: Tensor, like: Tensor) -> Tensor:
     """Returns (N, m, ...): of n vectors (N, m, n) those that each position takes."""
-    return (vectors @ weights.to(vectors.dtype)).unflatten(2, like.shape[2:])
+    return unflatten(vectors @ weights.to(vectors.dtype), 2, like.shape[2:])
 
 
 def maps(seen: Seen) -> dict[str, Tensor]:
     """Returns where each position's vectors come from, on average over the vectors, (N, ...)."""
     gathers = seen.results["softmax"][0]
-    return {"attention": gathers.mean(1).unflatten(1, seen.values[0].shape[2:])}
+    return {"attention": unflatten(gathers.mean(1), 1, seen.values[0].shape[2:])}
 
 
 def count(channels: int, reduction: int) -> int:

@@ -22,7 +22,7 @@ from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, unflatten
 
 torch.fx.wrap("products")
 torch.fx.wrap("gathered")
@@ -36,7 +36,7 @@ def among_channels(x: Tensor, gamma: Tensor) -> Tensor:
     with without_autocast(x):
         weights = (flat @ flat.transpose(1, 2)).neg().softmax(-1)  # (N, C, C)
         found = (weights @ flat).to(x.dtype)
-    return gamma.to(x.dtype) * found.unflatten(2, x.shape[2:])
+    return gamma.to(x.dtype) * unflatten(found, 2, x.shape[2:])
 
 
 class Positions(nn.Module):

@@ -98,7 +98,9 @@ class ECA(nn.Module):
         self.gate = Gate()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"expand": None, **state})  # networks pickled by 0.1 have none
+        super().__setstate__(state)
+        if "expand" not in self._modules:  # networks pickled by 0.1 have none at all
+            self.__dict__.setdefault("expand", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates."""

@@ -23,7 +23,7 @@ from attnsurgeon.attention.partition import groups_of, most_groups
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV, positions
+from attnsurgeon.attention.shapes import CONV, positions, unflatten
 
 GROUPS = 32
 
@@ -98,7 +98,7 @@ class EMA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its gates."""
-        groups = x.unflatten(1, (self.groups, -1))  # (N, G, c, ...)
+        groups = unflatten(x, 1, (self.groups, -1))  # (N, G, c, ...)
         z = groups.flatten(0, 1)
         pooled = [pool(z) for pool in self.pools]  # (N G, c, H) and (N G, c, W)
         lines = self.conv1x1(torch.cat(pooled, dim=2)).sigmoid()
@@ -112,8 +112,8 @@ class EMA(nn.Module):
         from_u = self.norm.bias.softmax(0).unsqueeze(0)
         from_v = self.pool(v).softmax(1)
         scores = weighed(from_u, v) + weighed(from_v, u).to(v.dtype)  # (N G, 1, P)
-        gate = self.gate(scores).to(x.dtype).unflatten(2, x.shape[2:])
-        return (groups * gate.unflatten(0, (-1, self.groups))).flatten(1, 2)
+        gate = unflatten(self.gate(scores).to(x.dtype), 2, x.shape[2:])
+        return (groups * unflatten(gate, 0, (-1, self.groups))).flatten(1, 2)
 
     def extra_repr(self) -> str:
         """Returns the groups, whose number the parameters do not show."""

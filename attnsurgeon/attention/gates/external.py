@@ -22,6 +22,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import unflatten
 
 TINY = 1e-9
 
@@ -35,7 +36,7 @@ def remembered(x: Tensor, keys: Tensor, bias: Tensor, values: Tensor) -> Tensor:
         weights = scores.softmax(-1)
         weights = weights / (TINY + weights.sum(1, keepdim=True))
         found = values.to(weights.dtype) @ weights
-    return found.to(x.dtype).unflatten(2, x.shape[2:])
+    return unflatten(found.to(x.dtype), 2, x.shape[2:])
 
 
 def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
@@ -49,7 +50,7 @@ _ADDS_NOTHING = native("norm", how="")
 
 def maps(seen: Seen) -> dict[str, Tensor]:
     """Returns where the memories look, on average, (N, ...)."""
-    return {"attention": seen.last("softmax").mean(1).unflatten(1, seen.values[0].shape[2:])}
+    return {"attention": unflatten(seen.last("softmax").mean(1), 1, seen.values[0].shape[2:])}
 
 
 def count(channels: int, memory: int) -> int:

@@ -23,7 +23,7 @@ from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.pooling import Mean, Pool
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel, positions
+from attnsurgeon.attention.shapes import per_channel, positions, unflatten
 from attnsurgeon.errors import MechanismError
 
 
@@ -93,7 +93,7 @@ def looks(seen: Seen) -> Mapping[str, Tensor]:
     """Returns with which weights all look at the positions, and what a scale multiplies by."""
     found = gates_of(seen, ("channel",)) if seen.module.add is None else {}
     if isinstance(seen.module.pool, Attended):
-        found["attention"] = seen.last("softmax")[:, 0].unflatten(-1, seen.values[0].shape[2:])
+        found["attention"] = unflatten(seen.last("softmax")[:, 0], -1, seen.values[0].shape[2:])
     return found
 
 

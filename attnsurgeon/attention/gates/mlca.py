@@ -20,7 +20,7 @@ from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import pool_to
-from attnsurgeon.attention.shapes import per_channel
+from attnsurgeon.attention.shapes import per_channel, unflatten
 from attnsurgeon.errors import MechanismError
 
 
@@ -100,8 +100,8 @@ class MLCA(nn.Module):
         rows = local.flatten(2).transpose(1, 2)  # (N, windows, C)
         whole = self.gate(self.conv(rows.mean(1, keepdim=True)).squeeze(1))  # (N, C)
         parts = self.local(rows.flatten(1).unsqueeze(1)).squeeze(1)
-        parts = self.gate(parts.unflatten(1, (-1, x.shape[1]))).transpose(1, 2)
-        parts = parts.unflatten(2, self.size)
+        parts = self.gate(unflatten(parts, 1, (-1, x.shape[1]))).transpose(1, 2)
+        parts = unflatten(parts, 2, self.size)
         mixed = torch.lerp(per_channel(whole, self.rank).expand_as(parts), parts, self.weight)
         return x * spread(mixed, x).to(x.dtype)
 

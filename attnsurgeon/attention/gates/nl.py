@@ -23,7 +23,7 @@ from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.pictures import Picture, Seen, index_of
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import CONV
+from attnsurgeon.attention.shapes import CONV, unflatten
 
 Form = Literal["embedded", "gaussian", "dot", "concatenation"]
 STD = 0.01  # of the authors' weights
@@ -56,7 +56,7 @@ def gathered(weights: Tensor, v: Tensor) -> Tensor:
     """Returns for each position the sum of `v` (N, m, ...) by its row of weights (N, P, P)."""
     with without_autocast(v):
         found = v.to(weights.dtype).flatten(2) @ weights.transpose(1, 2)
-    return found.to(v.dtype).unflatten(2, v.shape[2:])
+    return unflatten(found.to(v.dtype), 2, v.shape[2:])
 
 
 def looks(seen: Seen) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def looks(seen: Seen) -> dict[str, Tensor]:
     at, sides = 0, x.shape[2:]
     for index, side in zip(index_of(seen.position, sides), sides, strict=True):
         at = at * side + index
-    return {"attention": seen.module.weights(x)[:, at].unflatten(1, sides).to(x.dtype)}
+    return {"attention": unflatten(seen.module.weights(x)[:, at], 1, sides).to(x.dtype)}
 
 
 def count(channels: int, form: Form, reduction: int) -> int:

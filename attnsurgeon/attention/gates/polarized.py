@@ -25,7 +25,7 @@ from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.shapes import per_channel, positions
+from attnsurgeon.attention.shapes import per_channel, positions, unflatten
 from attnsurgeon.errors import MechanismError
 
 Form = Literal["parallel", "sequential"]
@@ -48,7 +48,7 @@ def looked_at(x: Tensor, query: Tensor) -> Tensor:
     """Returns (N, 1, ...): the softmax over positions of query . x, of a query (N, C) an image."""
     with without_autocast(x):
         scores = torch.bmm(query.to(wide(x)).unsqueeze(1), x.flatten(2).to(wide(x)))
-        return scores.softmax(-1).to(x.dtype).unflatten(2, x.shape[2:])
+        return unflatten(scores.softmax(-1).to(x.dtype), 2, x.shape[2:])
 
 
 @torch.fx.wrap
@@ -57,7 +57,7 @@ def looked_up(x: Tensor, keys: Tensor, query: Tensor) -> Tensor:
     with without_autocast(x):
         shares = (keys.to(wide(x)) @ x.flatten(2).to(wide(x))).softmax(-1)  # (N, m, P)
         found = torch.bmm(query.to(wide(x)).unsqueeze(1), shares)
-        return found.to(x.dtype).unflatten(2, x.shape[2:])
+        return unflatten(found.to(x.dtype), 2, x.shape[2:])
 
 
 def half(channels: int, form: Form) -> int:

@@ -26,7 +26,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import adaptive, product
-from attnsurgeon.attention.shapes import CONV, per_channel
+from attnsurgeon.attention.shapes import CONV, per_channel, unflatten
 from attnsurgeon.errors import MechanismError
 
 Variant = Literal["A", "B", "C"]
@@ -62,7 +62,7 @@ class _Pyramid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_means: Tensor) -> tuple[Tensor, None]:
         matrix = torch.cat([windows(ctx.size, parts, by_means) for parts in ctx.pools])
-        return product(by_means, matrix.transpose(-2, -1)).unflatten(2, ctx.size), None
+        return unflatten(product(by_means, matrix.transpose(-2, -1)), 2, ctx.size), None
 
 
 @torch.fx.wrap

@@ -67,11 +67,11 @@ def looks(seen: Seen) -> dict[str, Tensor]:
     module, x = seen.module, seen.values[0]
     kernel = unit(module.weight).flatten(0, 1)[(..., *[None] * module.rank)]
     scores = _CONVOLVE[module.rank](x, kernel).flatten(2)
-    by_head = scores.to(wide(scores)).unflatten(1, (len(module.temperatures), -1))
+    by_head = unflatten(scores.to(wide(scores)), 1, (len(module.temperatures), -1))
     weights = torch.stack(
         [weights_of(s, t) for s, t in zip(by_head.unbind(1), module.temperatures, strict=True)]
     )
-    return {"classes": weights.mean(0).unflatten(2, x.shape[2:])}
+    return {"classes": unflatten(weights.mean(0), 2, x.shape[2:])}
 
 
 def weights_of(score: Tensor, temperature: int) -> Tensor:

@@ -47,7 +47,7 @@ def gates(seen: Seen) -> dict[str, Tensor]:
     """Returns what the weight of each image is multiplied by, (N, C, C_in / groups, ...)."""
     module, weight = seen.module, seen.values[0]
     gate = (module.gate.gain * seen.last("sigmoid")).to(weight.dtype)
-    gate = gate.unflatten(1, (-1, module.maps))
+    gate = unflatten(gate, 1, (-1, module.maps))
     if module.shared is not None:
         gate = gate.repeat_interleave(module.shared, dim=2)
     gate = gate.expand(-1, *weight.shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.attention.pictures import Seen
-from attnsurgeon.attention.shapes import Conv
+from attnsurgeon.attention.shapes import Conv, unflatten
 from attnsurgeon.errors import MechanismError
 
 
@@ -32,7 +32,7 @@ class Experts(nn.Module):
     def mixed(self, shares: Tensor) -> Tensor:
         """Returns (N, out, in, ...): the sum of the kernels but the first, by shares (N, K)."""
         others = shares[:, 1:].to(self.weight.dtype) @ self.weight.flatten(1)
-        return others.unflatten(1, self.weight.shape[1:])
+        return unflatten(others, 1, self.weight.shape[1:])
 
     def first(self, shares: Tensor) -> Tensor:
         """Returns the share of the first kernel as a view that broadcasts, (N, 1, 1, ...)."""

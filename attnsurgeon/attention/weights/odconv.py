@@ -22,6 +22,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
+from attnsurgeon.attention.shapes import unflatten
 from attnsurgeon.attention.weights.experts import Experts, shares
 
 LEAST = 16  # hidden units
@@ -145,14 +146,14 @@ class ODConv(nn.Module):
         """Returns (N, C, C_in / groups, ...): what each number of the weight is multiplied by."""
         ones = (1,) * self.rank
         gate = self.gate(self.channel(z)).to(weight.dtype)
-        gate = gate.unflatten(1, (self.groups, 1, weight.shape[1], *ones))
+        gate = unflatten(gate, 1, (self.groups, 1, weight.shape[1], *ones))
         outputs = weight.shape[0] // self.groups
         gate = gate.expand(-1, -1, outputs, *[-1] * (1 + self.rank)).flatten(1, 2)
         if self.filter is not None:
-            gate = gate * self.gate(self.filter(z)).to(weight.dtype).unflatten(1, (-1, 1, *ones))
+            gate = gate * unflatten(self.gate(self.filter(z)).to(weight.dtype), 1, (-1, 1, *ones))
         if self.place is not None:
             place = self.gate(self.place(z)).to(weight.dtype)
-            gate = gate * place.unflatten(1, (1, 1, *self.kernel))
+            gate = gate * unflatten(place, 1, (1, 1, *self.kernel))
         return gate
 
     def forward(self, weight: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
