@@ -159,8 +159,8 @@ def _of_streams(
     plain = [
         t for t in terms if _is_projection(inside[t]) and not any(map(_looks_around, inside[t]))
     ]
-    if len(plain) != 1:
-        return None
+    if len(plain) != 1 or any(name_of(n) in UPSAMPLING for n in inside[plain[0]]):
+        return None  # what comes up from below is no shortcut (PAN's attention upsampling)
     source = _stream_of(plain[0], add, given, call, flow, levels)
     crosses = any(not flow.reaches(source, n) for n in given if n is not source)
     branches = [t for t in terms if t is not plain[0]]

@@ -21,7 +21,7 @@ IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism, or one form of it, has to hold in half precision, if
 # not 1000. The output of these grows with the square of the input, of the last with its cube: from
 # there on it would itself overflow. Involution is held by its norm while training.
-LARGE = {"gam": 100.0, "lka": 100.0, "lka-True": 10.0, "involution": 10.0, "nl-dot": 100.0}
+LARGE = {"gam": 100.0, "lka": 50.0, "lka-True": 10.0, "involution": 10.0, "nl-dot": 100.0}
 HELD_IN_TRAINING = ("involution",)
 
 
