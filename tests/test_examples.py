@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore:`get_trial_id`:UserWarning")  # of Ray beside YOLO
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 

@@ -21,6 +21,7 @@ from attnsurgeon.exporting.exports import export
 NETWORK = "benchmarks/portability/network.py:Network"
 SIZE = (3, 32, 24)
 INITS = ("identity", "paper")
+pytestmark = pytest.mark.slow  # written files run in a process of their own
 
 
 def operated(spec, attn, where=None, *, init="identity", size=SIZE, **args):
