@@ -69,8 +69,9 @@ def codes(language: str) -> list:
 
 
 @pytest.mark.parametrize("code", codes("python"))
-def test_the_python_of_a_page_runs_and_asserts_something(code):
+def test_the_python_of_a_page_runs_and_asserts_something(code, tmp_path, monkeypatch):
     assert "assert " in code
+    monkeypatch.chdir(tmp_path)  # for what it writes
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
