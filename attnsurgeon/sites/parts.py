@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnsurgeon.sites.flow import convolution_of
+from attnsurgeon.sites.flow import Flow, convolution_of
 from attnsurgeon.sites.levels import is_vector
 from attnsurgeon.sites.site import Site
 from attnsurgeon.sites.survey import Survey
@@ -30,7 +30,9 @@ def small_maps(found: Survey) -> str:
         if "head" not in site.roles:
             continue
         last = found.nodes[site.path]
-        for node in filter(is_vector, found.flow.nodes):
+        for node in found.flow.nodes:
+            if not all(map(is_vector, [node, *Flow.inputs(node)])):
+                continue  # a classifier may be a convolution over the whole map
             kernel = made.kernel if (made := convolution_of(node)) is not None else ()
             windowed = len(kernel) == len(image) - 2 and max(kernel, default=1) > 1
             if windowed and found.flow.reaches(last, node):

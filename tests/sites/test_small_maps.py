@@ -24,7 +24,9 @@ def test_a_plan_says_where_the_last_maps_have_one_position(side, said):
     assert [note.startswith(NOTE) for note in made.notes] == [True] * said
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "seresnet18", "eca_resnext26ts"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", "seresnet18", "eca_resnext26ts", "vgg11"]
+)
 def test_layers_on_pooled_vectors_are_no_maps_that_a_larger_input_would_show(name):
     assert small_maps(surveyed(meta(name), (3, 224, 224))) == ""
 
