@@ -180,5 +180,6 @@ def _difference(subject: Subject, run: Run, inputs: Inputs) -> float:
     """The largest difference of any output, over the largest output."""
     with torch.no_grad():
         pairs = list(zip(subject.expected(inputs), run(inputs), strict=True))
-    moved = max(float((a - b).abs().max()) for a, b in pairs)
+    # By torch, whose maximum is NaN where any is; Python's depends on which comes first.
+    moved = float(torch.stack([(a - b).abs().max().double() for a, b in pairs]).max())
     return moved / max(float(a.abs().max()) for a, b in pairs) if moved else 0.0

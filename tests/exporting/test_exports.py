@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from attnsurgeon import insert
-from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.errors import CheckFailed, ModelError, UsageError
+from attnsurgeon.exporting import exports
 from attnsurgeon.exporting.exports import export
 from attnsurgeon.exporting.forms import form_of
+from attnsurgeon.exporting.programs import READERS
 from tests.cli.tiny import Decides, net
 
 SIZE = (3, 40, 24)
@@ -100,3 +102,26 @@ def test_outputs_without_a_single_difference_need_no_largest_value(tmp_path):
             return x * 0
 
     assert export(Zero(), tmp_path / "zero.pt2", input_size=SIZE).relative_diff == 0
+
+
+@pytest.mark.parametrize("wrong", [0.01, float("nan")])
+def test_a_program_that_computes_something_else_is_not_kept(wrong, tmp_path, monkeypatch):
+    """Also where only the second of two outputs does."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.net(x)
+            return y, 2 * y
+
+    def off(file):
+        run = READERS["torch-export"](file)
+        return lambda inputs: [y + wrong if at else y for at, y in enumerate(run(inputs))]
+
+    monkeypatch.setattr(exports, "READERS", {"torch-export": off})
+    with pytest.raises(CheckFailed, match="the exported program differs from the network"):
+        export(Two(), tmp_path / "two.pt2", input_size=SIZE)
+    assert list(tmp_path.iterdir()) == []
