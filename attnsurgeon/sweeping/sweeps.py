@@ -42,8 +42,9 @@ def sweep(
     """Train every variant of a comparison by a function of the user's, on Ray Tune.
 
     Called again with the same arguments it goes on: what has ended stays, what failed or was
-    interrupted is taken up at its last checkpoint. What came out is written into the folder of the
-    variants, so that a later comparison there shows it as well.
+    interrupted is taken up at its last checkpoint. A function that was edited keeps its name, and
+    so the trials that ended: give another storage to train anew. What came out is written into
+    the folder of the variants, so that a later comparison there shows it as well.
 
     Args:
         variants: the folder that `compare(..., save_all=FOLDER)` wrote.
