@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,8 @@ from attnsurgeon.splicing.history import history, inserted
 from attnsurgeon.splicing.replay import replay
 
 try:
-    import ultralytics  # pyright: ignore[reportMissingImports]
+    # By name: a type checker without the library takes this file, which is called so, for it.
+    ultralytics: Any = importlib.import_module("ultralytics")
     from ultralytics.engine import trainer as engine  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(

@@ -107,7 +107,7 @@ def run_job(job: Job, progress: Progress | None = None) -> tuple[list[Trial], bo
     """
     require_ray()
     with _environment(job), _connected(job), _travelling(job.train):
-        from ray import tune
+        from ray import tune  # pyright: ignore[reportMissingImports]
 
         from attnsurgeon.sweeping.watching import told
 
@@ -132,7 +132,7 @@ def require_ray() -> None:
     for name, value in _QUIET.items():  # some are read when Ray is imported
         os.environ.setdefault(name, value)
     try:
-        import ray.tune  # noqa: F401
+        import ray.tune  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(
             "a sweep needs Ray Tune, which runs it", 'pip install "attnsurgeon[sweep]"'
@@ -216,7 +216,7 @@ def _why(trial: Any) -> str:
 
 def _packed(job: Job) -> dict[str, Any]:
     """Each variant's folder in Ray's store, for machines that cannot see it."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     return {name: ray.put(pack(job.folder / name)) for name in job.variants}
 
@@ -241,7 +241,7 @@ def _environment(job: Job) -> Iterator[None]:
 @contextlib.contextmanager
 def _connected(job: Job) -> Iterator[None]:
     """Ray, started here or reached by its address; one that runs already is taken as it is."""
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     if ray.is_initialized():
         _refuse_too_much(job, ray.cluster_resources())
@@ -282,7 +282,7 @@ def _refuse_too_much(job: Job, there: Mapping[str, float]) -> None:
 @contextlib.contextmanager
 def _travelling(train: Train) -> Iterator[None]:
     """Lets the functions of a file travel to processes that cannot import it."""
-    from ray import cloudpickle
+    from ray import cloudpickle  # pyright: ignore[reportMissingImports]
 
     module = by_value(train)
     if module is None:

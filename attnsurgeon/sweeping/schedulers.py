@@ -23,7 +23,7 @@ def scheduler_of(text: str) -> Any:
     Raises:
         UsageError: there is none of that name, or it has no such argument.
     """
-    from ray import tune
+    from ray import tune  # pyright: ignore[reportMissingImports]
 
     try:
         spelled = read_attn(text)

@@ -122,14 +122,14 @@ def _folder(path: Path, name: str, packed: Mapping[str, Any] | None) -> Iterator
 
 
 def _fetched(reference: Any) -> bytes:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     return ray.get(reference)
 
 
 @contextlib.contextmanager
 def _last_checkpoint() -> Iterator[Path | None]:
-    from ray import tune
+    from ray import tune  # pyright: ignore[reportMissingImports]
 
     found = tune.get_checkpoint()
     if found is None:
@@ -140,7 +140,7 @@ def _last_checkpoint() -> Iterator[Path | None]:
 
 
 def _send(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-    from ray import tune
+    from ray import tune  # pyright: ignore[reportMissingImports]
 
     kept = None if checkpoint is None else tune.Checkpoint.from_directory(str(checkpoint))
     tune.report(metrics, checkpoint=kept)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ray import tune
+from ray import tune  # pyright: ignore[reportMissingImports]
 
 Progress = Callable[[str, int, int], object]  # what was finished, how many are, of how many
 # Ray pickles a callback with its sweep; taken up again, it finds here whom to tell.

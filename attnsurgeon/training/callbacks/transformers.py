@@ -17,7 +17,7 @@ except ImportError as missing:
     ) from missing
 
 
-class FreezeBackbone(TrainerCallback):
+class FreezeBackbone(TrainerCallback):  # pyright: ignore[reportGeneralTypeIssues]
     """Train what is new alone in the first epochs, then everything; or it alone all through.
 
     The optimizer is made before anything is frozen, holds all parameters, and goes on as it is; a
