@@ -41,8 +41,9 @@ def plan_one(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     from attnsurgeon import SurgeonError
+    from attnsurgeon.asked import rules_for
     from attnsurgeon.models import build_on_meta, load_model
-    from attnsurgeon.operate import plan_rules, rules_for
+    from attnsurgeon.operate import plan_rules
     from attnsurgeon.sites.analysis import analyse
 
     start = time.perf_counter()

@@ -128,7 +128,8 @@ def operate_with(
     the first mechanism at each placement; `places` holds those that have had their check.
     """
     from attnsurgeon import SurgeonError
-    from attnsurgeon.operate import carry_out, plan_rules, rules_for
+    from attnsurgeon.asked import rules_for
+    from attnsurgeon.operate import carry_out, plan_rules
     from attnsurgeon.recording.twin import full_twin
     from attnsurgeon.rules.match import match_rules
 

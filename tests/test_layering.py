@@ -44,6 +44,7 @@ WINGS: dict[str, str] = {
     "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
     " sharding callbacks.schedule callbacks.lightning callbacks.transformers"
     " callbacks.ultralytics",
+    "asked": "",
     "operate": "",
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "

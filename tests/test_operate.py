@@ -3,8 +3,8 @@
 import pytest
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.errors import UsageError
-from attnsurgeon.operate import rules_for
 from attnsurgeon.rules.parse import parse_rules
 
 

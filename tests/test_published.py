@@ -9,9 +9,10 @@ import torch
 import torchvision
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.errors import SurgeonError
-from attnsurgeon.operate import matches_of, plan_rules, rules_for
+from attnsurgeon.operate import matches_of, plan_rules
 from attnsurgeon.sites.survey import Survey
 from tests.published import (
     PAGES,

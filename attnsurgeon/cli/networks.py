@@ -179,7 +179,7 @@ def device_named(name: str) -> torch.device:
 def read_selection(chosen: Selection) -> RuleFile:
     """Returns the rules that the options stand for; needs no network."""
     with step("starting"):
-        from attnsurgeon.operate import rules_for
+        from attnsurgeon.asked import rules_for
         from attnsurgeon.rules.narrowing import Narrowing
 
         narrow = Narrowing.of(**chosen.narrow)
@@ -190,7 +190,8 @@ def read_selection(chosen: Selection) -> RuleFile:
 def plan_on(found: Survey, file: RuleFile, chosen: Selection) -> Plan:
     """Decides what would be cut where."""
     with step("planning"):
-        from attnsurgeon.operate import plan_rules, spelled
+        from attnsurgeon.asked import spelled
+        from attnsurgeon.operate import plan_rules
         from attnsurgeon.rules.narrowing import Narrowing
 
         where = spelled(chosen.where, chosen.rules, Narrowing.of(**chosen.narrow))

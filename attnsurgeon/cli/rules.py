@@ -59,7 +59,7 @@ def show_rules(name: str) -> None:
 @trust_option
 def check_rules(files: tuple[str, ...], trust_code: bool) -> None:
     """Check keys, values and mechanisms of rule files, and say all that is wrong."""
-    from attnsurgeon.operate import check_attn
+    from attnsurgeon.asked import check_attn
     from attnsurgeon.rules.parse import read_text, review
 
     def check(attn: Attn) -> None:
@@ -137,7 +137,7 @@ def new_rules(name: str, output: str | None) -> None:
 
 
 def _read(name: str, trust: bool) -> RuleFile:
-    from attnsurgeon.operate import check_attn
+    from attnsurgeon.asked import check_attn
     from attnsurgeon.rules.parse import read_rules
 
     return read_rules(name, check_attn=lambda attn: check_attn(attn, trust=trust))

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from attnsurgeon.asked import check_attn, rules_for, spelled
 from attnsurgeon.attention.own.card import is_code
 from attnsurgeon.attention.own.plugins import plugins
 from attnsurgeon.attention.registry import lookup, mechanisms
 from attnsurgeon.errors import MechanismError, RuleError, UsageError, nearest
 from attnsurgeon.grid.spelling import Spelled, read_attn, split
 from attnsurgeon.models.own_attention import Attention, find_attention
-from attnsurgeon.operate import check_attn, rules_for, spelled
 from attnsurgeon.rules.fields import Attn
 from attnsurgeon.rules.narrowing import Narrowing
 from attnsurgeon.rules.parse import write_rules

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from attnsurgeon.asked import rules_for
 from attnsurgeon.attention.identity import native
 from attnsurgeon.attention.registry import Mechanism, mechanisms
-from attnsurgeon.operate import plan_rules, rules_for
+from attnsurgeon.operate import plan_rules
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.rules.narrowing import Narrowing
 from attnsurgeon.sites.analysis import analyse

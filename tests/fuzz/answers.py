@@ -67,7 +67,7 @@ def of_record(whole: dict[str, Any], folder: Path, seed: int) -> str | None:
 
 def of_rules(sites: Any, folder: Path, seed: int) -> str | None:
     """Writes a damaged rule file, checks it, and matches it where it can be read."""
-    from attnsurgeon.operate import check_attn
+    from attnsurgeon.asked import check_attn
     from attnsurgeon.rules.match import match_rules, require_counts
     from attnsurgeon.rules.parse import read_rules
 

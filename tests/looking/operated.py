@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.attention.heads.tapped import Tapped
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.looking.told import Gates
-from attnsurgeon.operate import plan_rules, rules_for
+from attnsurgeon.operate import plan_rules
 from attnsurgeon.recording.randomness import OwnDice
 from attnsurgeon.recording.record import map_tensors
 from attnsurgeon.rules.narrowing import Narrowing

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.checks.verify import randomise_norms
-from attnsurgeon.operate import plan_rules, rules_for, weigh_plan
+from attnsurgeon.operate import plan_rules, weigh_plan
 from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
 

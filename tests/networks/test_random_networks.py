@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.forwards.retype import original_class
-from attnsurgeon.operate import Operation, carry_out, plan_rules, rules_for
+from attnsurgeon.operate import Operation, carry_out, plan_rules
 from attnsurgeon.recording.randomness import OwnDice, settled
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.recording.twin import full_twin

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import RuleError
-from attnsurgeon.operate import plan_rules, rules_for
+from attnsurgeon.operate import plan_rules
 from attnsurgeon.recording.record import tensors_in
 from attnsurgeon.sites.analysis import sketch
 from attnsurgeon.splicing.history import inserted

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from attnsurgeon.asked import rules_for
 from attnsurgeon.errors import MechanismError, RuleError, SurgeonError
-from attnsurgeon.operate import plan_rules, rules_for
+from attnsurgeon.operate import plan_rules
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.report.surfaces import hint_of
 from attnsurgeon.rules.parse import parse_rules

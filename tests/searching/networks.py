@@ -6,7 +6,7 @@ import itertools
 
 from torch import nn
 
-from attnsurgeon.operate import rules_for
+from attnsurgeon.asked import rules_for
 from attnsurgeon.searching.candidates import Found, exclusions, find_candidates
 from attnsurgeon.searching.solving import Set
 from attnsurgeon.sites.analysis import analyse

@@ -7,9 +7,10 @@ import timm
 from torch import nn
 
 import attnsurgeon
+from attnsurgeon.asked import rules_for
 from attnsurgeon.cost.weight import Count
 from attnsurgeon.errors import SurgeonError
-from attnsurgeon.operate import plan_rules, rules_for, weigh_plan
+from attnsurgeon.operate import plan_rules, weigh_plan
 from attnsurgeon.rules.schema import RuleFile
 from attnsurgeon.searching.candidates import exclusions, find_candidates
 from attnsurgeon.searching.choosing import cost_of
