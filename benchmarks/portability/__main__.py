@@ -1,16 +1,18 @@
 """Runs every probe on every mechanism.
 
     python -m benchmarks.portability --write docs/portability.md
-    python -m benchmarks.portability --cells cells.json --write docs/portability.md
+    python -m benchmarks.portability --cells cells.jsonl --write docs/portability.md
+    python -m benchmarks.portability se cbam --write docs/portability.md
     python -m benchmarks.portability se cbam --columns "script,ONNX classic"
 
-The page has the columns that every mechanism was measured in; with names the cells are printed
-alone. With a file of cells an interrupted run goes on where it was.
+With names or columns the page keeps what it says of the others, so that a mechanism more is a row
+more; cells alone are printed. With a file of cells an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -21,7 +23,8 @@ import torch
 
 from attnsurgeon.attention.registry import mechanisms
 from benchmarks.portability.probes import PROBES
-from benchmarks.portability.table import Reasons, measured, verdict, written
+from benchmarks.portability.subject import Subject
+from benchmarks.portability.table import Cells, measured, missing, read, verdict, written
 
 
 def main() -> None:
@@ -29,30 +32,44 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="mechanisms; default: all")
     parser.add_argument("--columns", help="titles, separated by commas; default: all")
     parser.add_argument("--cells", type=Path, help="the file that keeps what is measured")
+    parser.add_argument("--again", action="store_true", help="measure what did not hold once more")
     parser.add_argument("--write", type=Path, help="the page to write")
     asked = parser.parse_args()
-    columns = asked.columns.split(",") if asked.columns else list(PROBES)
-    if unknown := {*columns} - {*PROBES} | {*asked.names} - {*mechanisms()}:
+    names = asked.names or [*mechanisms()]
+    columns = asked.columns.split(",") if asked.columns else [*PROBES]
+    if unknown := {*columns} - {*PROBES} | {*names} - {*mechanisms()}:
         parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(PROBES)}")
-    if asked.write and asked.names:
-        parser.error("--write needs every mechanism")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    kept = json.loads(asked.cells.read_text()) if asked.cells and asked.cells.exists() else []
-    cells: dict[tuple[str, str], Reasons] = {(name, column): why for name, column, why in kept}
-    for name in asked.names or mechanisms():
+    cells = _kept(asked.cells)
+    for name, column in itertools.product(names, columns):
+        if (name, column) in cells and not (asked.again and verdict(cells[name, column]) != "yes"):
+            continue
         begun = time.perf_counter()
-        missing = [column for column in columns if (name, column) not in cells]
-        cells |= (own := measured([name], missing))
+        cells[name, column] = reasons = measured(name, column)
         if asked.cells:
-            asked.cells.write_text(json.dumps([[*key, dict(why)] for key, why in cells.items()]))
-        bad = {c: r for (_, c), r in own.items() if verdict(r) != "yes"}
-        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-        for column, reasons in bad.items():
-            for init, reason in reasons.items():
-                print(f"  {column} ({init}): {reason or 'yes'}")
+            with asked.cells.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, column, reasons]) + "\n")
+        seconds = f"{time.perf_counter() - begun:.0f} s"
+        print(f"{name}, {column}: {verdict(reasons)} ({seconds})", file=sys.stderr)
+    for name, column in itertools.product(names, columns):
+        for init, reason in cells[name, column].items():
+            if reason:
+                print(f"{name}, {column} ({init}): {reason}")
     if asked.write:
+        page = asked.write.read_text(encoding="utf-8") if asked.write.exists() else ""
+        cells = {**read(page), **cells}
+        if empty := missing(cells):
+            sys.exit(f"not written, as nothing is known of {', '.join(empty)}")
         asked.write.write_text(written(cells), encoding="utf-8")
+
+
+def _kept(path: Path | None) -> Cells:
+    """Returns the cells of a file, of several of one name and column the last."""
+    if path is None or not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {(name, column): reasons for name, column, reasons in map(json.loads, lines)}
 
 
 if __name__ == "__main__":

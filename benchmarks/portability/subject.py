@@ -39,7 +39,12 @@ class Subject:
 
     def input(self, batch: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
         """Returns random images, (N, 3, H, W), the same at every call."""
-        return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
+        return images_of(batch, batch, size)
+
+
+def images_of(batch: int, seed: int, size: tuple[int, int] = SIZE) -> Tensor:
+    """Returns random images, (N, 3, H, W), the same for one seed."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
 def bare() -> nn.Module:
@@ -61,10 +66,11 @@ def operated(network: nn.Module, mechanism: str, init: str) -> nn.Module:
 
 
 def stirred(network: nn.Module) -> nn.Module:
-    """Moves every parameter and statistic by a tenth of its deviation, in place."""
+    """Moves every parameter and statistic, in place: a layer by a third of what is usual at a start."""
     with torch.no_grad():
         for tensor in network.parameters():
-            tensor.add_(0.1 * torch.randn_like(tensor))
+            usual = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 0.3
+            tensor.add_(0.3 * usual * torch.randn_like(tensor))
         for name, tensor in network.named_buffers():
             if name.endswith("running_mean"):
                 tensor.add_(0.1 * torch.randn_like(tensor))

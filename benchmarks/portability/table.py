@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from attnsurgeon.attention.registry import INITS, mechanisms
+from attnsurgeon.attention.registry import INITS, lookup, mechanisms
 from benchmarks.portability.probes import PROBES, tried
 from benchmarks.portability.subject import Subject
 
 Reasons = Mapping[str, str]  # start -> why not, "" where it holds
-Cells = Mapping[tuple[str, str], Reasons]  # (mechanism, column) -> the same of each start
+Cells = dict[tuple[str, str], Reasons]  # (mechanism, column) -> the same of each start
 
 PAGE = Path(__file__).parents[2] / "docs" / "portability.md"
 _HEAD = """\
@@ -28,14 +28,9 @@ PyTorch; `yes` says that it held with both. Made by
 """
 
 
-def measured(names: Iterable[str], columns: Iterable[str]) -> dict[tuple[str, str], Reasons]:
-    """Runs probes and returns what came of them."""
-    columns = tuple(columns)
-    return {
-        (name, column): {i: tried(PROBES[column], Subject(name, i)) for i in INITS}
-        for name in names
-        for column in columns
-    }
+def measured(name: str, column: str) -> Reasons:
+    """Runs a probe with both starts and returns what came of it."""
+    return {init: tried(PROBES[column], Subject(name, init)) for init in INITS}
 
 
 def verdict(reasons: Reasons) -> str:
@@ -44,24 +39,37 @@ def verdict(reasons: Reasons) -> str:
     return "yes" if len(holds) == len(INITS) else " ".join(holds) or "no"
 
 
+def limit(name: str, column: str) -> str:
+    """Returns what a mechanism's card says of a column: "FX int8, pruning: reason" is of two."""
+    for text in lookup(name).limits:
+        ways, _, reason = text.partition(": ")
+        if column in ways.split(", "):
+            return reason
+    return ""
+
+
+def missing(cells: Cells) -> list[str]:
+    """Returns which cells a page of all mechanisms would need besides: no cell is empty."""
+    return [f"{n}, {c}" for n in mechanisms() for c in PROBES if (n, c) not in cells]
+
+
 def written(cells: Cells) -> str:
     """Returns the page; every cell that is not "yes" bears the number of its reason.
 
-    A column stands on it when every mechanism was run there: no cell is empty.
+    The reason is what the card says; what the card is silent about, in the words of the probe.
     """
     notes: dict[str, int] = {}
-    columns = [c for c in PROBES if all((name, c) in cells for name in mechanisms())]
-    rows = [["", *columns], ["---", *["---"] * len(columns)]]
+    rows = [["", *PROBES], ["---", *["---"] * len(PROBES)]]
     for name in mechanisms():
         row = [f"`{name}`"]
-        for column in columns:
-            reasons = cells[name, column]
-            why = dict.fromkeys(f"{column}: {reason}" for reason in reasons.values() if reason)
+        for column in PROBES:
+            reasons, said = cells[name, column], limit(name, column)
+            why = dict.fromkeys(f"{column}: {said or one}" for one in reasons.values() if one)
             marks = "".join(f" [{notes.setdefault(one, len(notes) + 1)}]" for one in why)
             row.append(verdict(reasons) + marks)
         rows.append(row)
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    how = "".join(f"- **{column}**: {_sentence(column)}\n" for column in columns)
+    how = "".join(f"- **{column}**: {_sentence(column)}\n" for column in PROBES)
     why = "".join(f"{number}. {reason}\n" for reason, number in notes.items())
     version = torch.__version__.partition("+")[0]
     return (
@@ -72,16 +80,31 @@ def written(cells: Cells) -> str:
     )
 
 
-def read(page: str) -> dict[tuple[str, str], str]:
-    """Returns (mechanism, column) -> verdict of a page."""
+def read(page: str) -> Cells:
+    """Returns the cells of a page as `written` makes it; of a page of other columns, those."""
     lines = [line for line in page.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    header = rows[0][1:]
+    notes = dict(re.findall(r"^(\d+)\. [^:]+: (.+)$", page, re.MULTILINE))
     return {
-        (row[0].strip("`"), column): re.sub(r" \[\d+\]", "", cell)
+        (row[0].strip("`"), column): _reasons(cell, notes)
         for row in rows[2:]
-        for column, cell in zip(header, row[1:], strict=True)
+        for column, cell in zip(rows[0][1:], row[1:], strict=True)
     }
+
+
+def _reasons(cell: str, notes: Mapping[str, str]) -> Reasons:
+    """Returns the reasons behind a cell: each start that does not hold has the next of its notes.
+
+    Raises:
+        ValueError: the cell is empty, or bears no note.
+    """
+    found, *marks = cell.replace("[", "").replace("]", "").split()
+    why = [notes[mark] for mark in marks]
+    fails = [] if found == "yes" else [init for init in INITS if init != found]
+    if found not in ("yes", "no", *INITS) or bool(fails) != bool(why):
+        raise ValueError(f"{cell!r} is no cell of this table")
+    of = dict(zip(fails, (*why, *why[-1:])))  # one note for both, where there is one
+    return {init: of.get(init, "") for init in INITS}
 
 
 def _sentence(column: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.convs.geometry import Conv, alike
-from attnsurgeon.attention.identity import replacing
+from attnsurgeon.attention.identity import opened, replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import Picture, Seen
@@ -151,5 +151,5 @@ class SK(nn.Module):
         a, b = self.first(x), self.second(x)
         squeezed = F.relu(self.norm(self.fc1(self.pool(a) + self.pool(b))))
         for_a, for_b = self.fc2(squeezed).chunk(2, dim=1)  # (N, C) each
-        weight = (for_a - for_b).sigmoid()  # a softmax over two
+        weight = opened(for_a - for_b, 1.0)  # a softmax over two
         return torch.lerp(b, a, per_channel(weight, self.rank))

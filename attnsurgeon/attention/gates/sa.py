@@ -201,7 +201,8 @@ class SA(nn.Module):
         slope = self.spatial_weight * self.norm_weight
         level = self.spatial_weight * self.norm_bias + self.spatial_bias
         parameters = (self.channel_weight, self.channel_bias, slope, level)
-        halves = unflatten(x, 1, (self.groups, 2, -1))  # (N, G, 2, c, ...)
+        width = self.channel_weight.shape[0]
+        halves = unflatten(x, 1, (-1, 2, width))  # (N, G, 2, c, ...): pruned, there are fewer groups
         y = half_gates(halves, *parameters, gain=self.gain).flatten(1, 3)
         return shuffle(y, 2) if self.shuffled else y
 

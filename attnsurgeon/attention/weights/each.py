@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import torch
 import torch.fx
+import torch.onnx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +43,8 @@ def convolve_each(
         common, weight = weight
         shared = convolve(input, common, bias, stride, padding, dilation, groups)
         return shared + convolve_each(input, weight, None, stride, padding, dilation, groups)
-    if jit_traces():  # the number of groups would stay that of the images traced with
+    # The number of groups would stay that of the images traced with; of ONNX it is a constant.
+    if jit_traces() or torch.onnx.is_in_onnx_export():
         made = _tap_by_tap(input, weight, stride, padding, dilation, groups)
         return made if bias is None else made + bias.reshape(1, -1, *[1] * rank)
     folded = input.reshape(1, images * channels, *input.shape[2:])

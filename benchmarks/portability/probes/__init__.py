@@ -14,6 +14,7 @@ from benchmarks.portability.probes import (
     onnx_files,
     processes,
     programs,
+    pruned,
     quantised,
     torchscript,
 )
@@ -29,6 +30,7 @@ PROBES: Mapping[str, Probe] = {
     "torch.export": programs.export_any_size,
     "compile": programs.compile_whole,
     "PT2E int8": quantised.pt2e,
+    "FX int8": quantised.fx,
     "fx": programs.trace_symbolically,
     "copy + pickle": copies.copy_and_pickle,
     "DDP": processes.data_parallel,
@@ -36,6 +38,7 @@ PROBES: Mapping[str, Probe] = {
     "bf16": numerics.autocast,
     "channels_last": numerics.channels_last,
     "deterministic": numerics.deterministic,
+    "pruning": pruned.channels,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.portability.subject import Subject, bare
+from benchmarks.portability.subject import Subject, bare, images_of
 
 LOSES = 10.0  # decibels more than the bare network: three times its error
 Quantise = Callable[[nn.Module, list[Tensor]], Any]
@@ -27,17 +28,23 @@ def fx(subject: Subject) -> str:
 
 
 def _compared(subject: Subject, quantise: Quantise) -> str:
-    images = [subject.input(batch) for batch in (4, 5, 6)]
-    images = [batch[:4] for batch in images]
-    x = subject.input(7)[:4]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network, plain = subject.network(), bare()
-        ours = _decibels(network(x), quantise(network, images)(x))
-        theirs = _decibels(plain(x), quantise(plain, images)(x))
+    ours, theirs = _kept(subject.network(), quantise), _kept_bare(quantise)
     if ours > theirs - LOSES:
         return ""
     return f"the error is {10 ** ((theirs - ours) / 20):.1f} times that of the bare network"
+
+
+@functools.cache
+def _kept_bare(quantise: Quantise) -> float:
+    return _kept(bare(), quantise)
+
+
+def _kept(network: nn.Module, quantise: Quantise) -> float:
+    """Returns the decibels of a network's output above the error of the quantised one."""
+    *images, x = (images_of(4, seed) for seed in (4, 5, 6, 7))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _decibels(network(x), quantise(network, images)(x))
 
 
 def _by_pt2e(network: nn.Module, images: list[Tensor]) -> Any:
