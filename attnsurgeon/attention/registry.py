@@ -64,7 +64,8 @@ class Mechanism(Shown):
             where `start` serves.
         constraints: what the input or the arguments have to satisfy.
         deviations: where published versions disagree and which one is followed here.
-        limits: where it cannot be carried, each as "WAY: reason".
+        limits: where it cannot be carried, each as "COLUMN, COLUMN: reason", after the columns of
+            docs/portability.md.
         unmoved: parameters that cannot learn while the module is in training mode, with the
             reason among the deviations (biases straight before a batch norm).
         inert: parameters that cannot learn in any mode and are kept for the authors' count, with

@@ -23,7 +23,6 @@ import torch
 
 from attnsurgeon.attention.registry import mechanisms
 from benchmarks.portability.probes import PROBES
-from benchmarks.portability.subject import Subject
 from benchmarks.portability.table import Cells, measured, missing, read, verdict, written
 
 

@@ -66,7 +66,7 @@ def operated(network: nn.Module, mechanism: str, init: str) -> nn.Module:
 
 
 def stirred(network: nn.Module) -> nn.Module:
-    """Moves every parameter and statistic, in place: a layer by a third of what is usual at a start."""
+    """Moves parameters and statistics, in place: a layer by a third of its usual start."""
     with torch.no_grad():
         for tensor in network.parameters():
             usual = tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 0.3

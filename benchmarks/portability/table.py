@@ -103,7 +103,7 @@ def _reasons(cell: str, notes: Mapping[str, str]) -> Reasons:
     fails = [] if found == "yes" else [init for init in INITS if init != found]
     if found not in ("yes", "no", *INITS) or bool(fails) != bool(why):
         raise ValueError(f"{cell!r} is no cell of this table")
-    of = dict(zip(fails, (*why, *why[-1:])))  # one note for both, where there is one
+    of = dict(zip(fails, why if len(why) > 1 else why * len(fails), strict=True))
     return {init: of.get(init, "") for init in INITS}
 
 

@@ -113,7 +113,7 @@ def test_a_page_with_an_empty_cell_is_not_written(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     monkeypatch.setattr(command, "measured", lambda *key: HOLDS)
     monkeypatch.setattr(sys, "argv", ["", "se", "eca", "--write", str(page)])
-    with pytest.raises(SystemExit, match="nothing is known of .*cbam, script"):
+    with pytest.raises(SystemExit, match=r"nothing is known of .*cbam, script"):
         command.main()
     assert not page.exists()
     assert len(missing({})) == len(mechanisms()) * len(PROBES)

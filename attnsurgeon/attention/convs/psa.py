@@ -89,7 +89,10 @@ def count(conv: Conv, kernels: tuple[int, ...], groups: tuple[int, ...], reducti
         "it has them",
         "ranks 1 and 3 are not the authors': kernels are k long, or cover three frames at most",
     ),
-    limits=("channel pruning: the scales side by side have to stay of one width",),
+    limits=(
+        "pruning: the scales side by side have to stay of one width, and a pruner narrows each by "
+        "itself",
+    ),
 )
 class PSA(nn.Module):
     """Convolves at several scales, each with a share of the channels, and weighs the scales.

@@ -70,8 +70,8 @@ def count(channels: int, hidden: int) -> int:
     ),
     unmoved=("reduce.bias",),
     limits=(
-        "channel pruning: the kernel of the layer `rows` is as long as the covariance is wide, and "
-        "a pruner narrows channels, not kernels",
+        "pruning: the kernel of the layer `rows` is as long as the covariance is wide, and a "
+        "pruner narrows channels, not kernels; let it ignore this module",
     ),
 )
 class GSoP(nn.Module):

@@ -167,8 +167,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "expect each where it was",
     ),
     limits=(
-        "channel pruning: the number of groups is fixed, and channels that are pruned away leave "
-        "groups of unlike size",
+        "pruning: where a group has more than two channels, from C = 256 on by default, a pruner "
+        "takes the parameters of a group for those of channels, and comes to no end",
     ),
     spatial=False,
 )
@@ -202,7 +202,9 @@ class SA(nn.Module):
         level = self.spatial_weight * self.norm_bias + self.spatial_bias
         parameters = (self.channel_weight, self.channel_bias, slope, level)
         width = self.channel_weight.shape[0]
-        halves = unflatten(x, 1, (-1, 2, width))  # (N, G, 2, c, ...): pruned, there are fewer groups
+        halves = unflatten(
+            x, 1, (-1, 2, width)
+        )  # (N, G, 2, c, ...): pruned, there are fewer groups
         y = half_gates(halves, *parameters, gain=self.gain).flatten(1, 3)
         return shuffle(y, 2) if self.shuffled else y
 

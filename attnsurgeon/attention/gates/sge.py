@@ -103,8 +103,8 @@ def count(channels: int, groups: int | None) -> int:
         "ranks 1 and 3 are not the authors'",
     ),
     limits=(
-        "channel pruning: the number of groups is fixed, and channels that are pruned away leave "
-        "groups of unlike size",
+        "pruning: it has one weight for each of a fixed number of groups, and a pruner takes "
+        "single channels out of groups; let it ignore the layer before",
     ),
     spatial=False,
 )

@@ -63,6 +63,10 @@ def count(channels: int, groups: int) -> int:
         "ranks 1 and 3 are not the authors': the window of the maximum is 3 long, or 3x3x3",
         ONE_VALUE,
     ),
+    limits=(
+        "pruning: a pruner takes the parameters of its groups for those of channels, and comes to "
+        "no end",
+    ),
     unmoved=("bias", "point_bias"),
 )
 class ULSAM(nn.Module):

@@ -142,8 +142,9 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     site_args=site_args,
     adopt=adopt,
     limits=(
-        "torch.fx, and int8 by its graph mode: in a network its maps come from hooks, which "
-        "torch.fx does not trace; torch.export and torch.jit do",
+        'fx, FX int8: its maps come from hooks, which torch.fx does not run: under init="paper" it '
+        "cannot be traced, and the graph mode for int8 loses them; torch.export and torch.jit do",
+        "pruning: a pruner takes it for the linear layer that it is held by",
     ),
 )
 class CSRA(nn.Module):

@@ -106,8 +106,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     site_args=site_args,
     takes=("logits", "stages"),
     limits=(
-        "torch.fx, and int8 by its graph mode: in a network its maps come from hooks, which "
-        "torch.fx does not trace; torch.export and torch.jit do",
+        "FX int8: its maps come from hooks, which the graph mode of torch.fx loses with the "
+        "modules that it exchanges; PT2E keeps them",
     ),
 )
 class Interflow(nn.Module):

@@ -11,8 +11,7 @@ from torch import nn
 
 from benchmarks.portability.subject import Subject
 
-
-PATIENCE = 30.0  # seconds of the processor; most take less than one
+PATIENCE = 10.0  # seconds of the processor; most take less than one
 
 
 def channels(subject: Subject) -> str:
