@@ -14,11 +14,12 @@ import math
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.convs.geometry import Conv, alike
-from attnsurgeon.attention.identity import opened, replacing
+from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
 from attnsurgeon.attention.pictures import Picture, Seen
@@ -66,6 +67,12 @@ def adopt(module: nn.Module, conv: Any) -> None:
                 )
             with torch.no_grad():
                 ours.copy_(theirs)
+
+
+@torch.fx.wrap
+def share(a: Tensor, b: Tensor) -> Tensor:
+    """Returns a's part of the softmax over two, as one step for torch.fx: see `opened`."""
+    return (a - b).sigmoid()
 
 
 @mechanism(
@@ -151,5 +158,5 @@ class SK(nn.Module):
         a, b = self.first(x), self.second(x)
         squeezed = F.relu(self.norm(self.fc1(self.pool(a) + self.pool(b))))
         for_a, for_b = self.fc2(squeezed).chunk(2, dim=1)  # (N, C) each
-        weight = opened(for_a - for_b, 1.0)  # a softmax over two
+        weight = share(for_a, for_b)
         return torch.lerp(b, a, per_channel(weight, self.rank))
