@@ -288,6 +288,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         start,
     ),
     constraints=("C >= reduction, but for inner='ge'", "inner='cbam' needs a map of positions"),
+    limits=("pruning: a pruner takes the weights that a link has in all for those of channels",),
     deviations=(
         "all as in the authors' code; the 28.65 and 26.12 million parameters that they print for "
         "SE and GE in a ResNet-50 are not those of the code, 30.90 and 28.37 million",

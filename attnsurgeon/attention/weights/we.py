@@ -129,6 +129,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         start,
     ),
     constraints=("eps > 0",),
+    limits=(
+        "pruning: it reads the weight of a convolution, and a pruner follows only what the layers "
+        "make of the map",
+    ),
     deviations=(
         "as in the code of the authors' fork, the hidden layer of a grouped convolution follows "
         "from all of its input channels",

@@ -19,7 +19,9 @@ def channels(subject: Subject) -> str:
     import torch_pruning  # pyright: ignore[reportMissingImports]
 
     network, x = subject.network(), subject.input()
-    heads = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == 10]
+    heads: list[nn.Module] = [
+        m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == 10
+    ]
     importance = torch_pruning.importance.MagnitudeImportance(p=2)
     before = sum(p.numel() for p in network.parameters())
     with _patience():
