@@ -94,8 +94,8 @@ def at_site(conv: Conv) -> Mapping[str, Any]:
     identity=replacing(),
     constraints=("an odd kernel", "the convolution pads with zeros, and alike on both sides"),
     limits=(
-        "pruning: it splits the channels into two halves, and a pruner narrows the layers of each by "
-        "itself",
+        "pruning: it splits the channels into two halves, and a pruner narrows the layers of "
+        "each by itself",
     ),
     deviations=(
         "in a network the channels are halved as the authors halve them: the block's first 1x1 "
