@@ -18,7 +18,9 @@ from torch import fx
 from attnsurgeon.recording.record import Traced
 from attnsurgeon.sites.ending import Ending
 from attnsurgeon.sites.flow import (
+    ACTIVATIONS,
     CONVOLUTIONS,
+    NORMS,
     SQUASHING,
     UPSAMPLING,
     Flow,
@@ -28,6 +30,7 @@ from attnsurgeon.sites.flow import (
 )
 from attnsurgeon.sites.levels import Levels, is_vector
 from attnsurgeon.sites.projections import (
+    channels_of,
     entering_lateral,
     entering_projection,
     is_pointwise,
@@ -72,9 +75,11 @@ class Ascent:
 
 def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | None) -> Ascent:
     """Finds what follows the encoder."""
-    if ending is None or not ending.rises:
+    if ending is None:
         return Ascent()
     outputs = [n for n in traced.root.outputs if n in flow.rank]
+    if not ending.rises:
+        return Ascent(neck=_looked_at_alone(outputs, traced, flow, levels, ending))
     needed = ways_back(outputs, set())
     risen = descendants(flow, [r.node for r in ending.rises]) & needed
     if not risen:
@@ -91,13 +96,45 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     rises = [r for r in ending.rises if r.node in needed and not r.pooled]
     raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
     maps = _looked_at([n for n in outputs if not is_vector(n)], levels)
-    scored = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
+    looked = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
+    scored = [entered for n in looked if (entered := _before_bent(n, flow, levels)) is not None]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
     last = _common(
         [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen, flow, levels
     )
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
+
+
+def _before_bent(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node | None:
+    """What enters scores that are normed or bent, which have fewer channels than any map that they
+    are made of, where it has their resolution; None where it has another. Else the value itself.
+    """
+    scores = node
+    while name_of(scores) in ACTIVATIONS | NORMS and Flow.inputs(scores):
+        scores = Flow.inputs(scores)[0]
+    if scores is node or not is_weighted(scores) or len(scores.meta["axes"]) != 1:
+        return node
+    entered = Flow.inputs(scores)[0]
+    before = [n for n in flow.before(entered) if levels.is_map(n) and is_weighted(n)]
+    if any(channels_of(n) <= channels_of(scores) for n in before):
+        return node
+    return entered if levels.of[entered] == levels.of[node] else None
+
+
+def _looked_at_alone(
+    outputs: list[fx.Node], traced: Traced, flow: Flow, levels: Levels, ending: Ending
+) -> tuple[fx.Node, ...]:
+    """What heads of several resolutions look at where nothing rises (SSD); maps that are given as
+    they are, and those of classifiers, have no heads.
+    """
+    looked_at = _looked_at(outputs, levels)
+    scores = [n for nodes in looked_at.values() for n in nodes]
+    vectors = all(len(n.meta["shape"]) == 2 for n in outputs)
+    if not ending.dense or vectors or len(looked_at) < 2 or not all(map(_is_score, scores)):
+        return ()
+    neck = {_before_heads(nodes, traced, flow, levels) for nodes in looked_at.values()}
+    return tuple(sorted((n for n in neck if n is not None), key=flow.rank.__getitem__))
 
 
 def _goes_on(node: fx.Node, others: set[fx.Node], flow: Flow, levels: Levels) -> bool:
@@ -227,7 +264,7 @@ def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
     """The feature map that a rise begins with: what enters the block that makes it, where that goes
     on at the new resolution; a block that ends with its own upsampling is the old one's.
     """
-    after = [n for n in flow.nodes[flow.rank[rise.node] :] if is_weighted(n)]
+    after = [n for n in flow.nodes[flow.rank[rise.node] + 1 :] if is_weighted(n)]
     scores = all(is_pointwise(n) for n in after if flow.reaches(rise.node, n))
     node = entering_projection(rise.source, levels, to_output=scores)
     if node is None or levels.of[node] != rise.below:

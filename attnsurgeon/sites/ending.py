@@ -27,9 +27,12 @@ from attnsurgeon.sites.flow import (
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.projections import (
     before_asked,
+    before_bent_scores,
     before_idle,
     before_list,
     before_neck,
+    before_parallel,
+    before_predictions,
     before_scores,
     without_projections,
 )
@@ -110,11 +113,27 @@ def _before_exits(
     (MSDNet): how far these go down is the classifiers' own matter. Else the outputs.
     """
     exits = [_exit(n, levels) for n in outputs]
+    if len(outputs) == 1 and exits[0] is not None and _is_one_of_several(exits[0], levels):
+        given = [n for n in exits[0].inputs if levels.is_map(n)]
+        return given if len(given) == 1 else outputs
     kinds = {(type(call.module), call.parent) for call in exits if call is not None}
     if len(outputs) < 2 or None in exits or len(kinds) > 1 or len(set(exits)) < len(outputs):
         return outputs
     given = [n for call in exits if call is not None for n in call.inputs if levels.is_map(n)]
     return given if len(given) == len(outputs) else outputs
+
+
+def _is_one_of_several(exit: Call, levels: Levels) -> bool:
+    """Whether modules of the same kind give vectors beside it that nobody asks for."""
+    siblings = [] if exit.parent is None else exit.parent.events
+    alike = [c for c in siblings if isinstance(c, Call) and type(c.module) is type(exit.module)]
+    return any(
+        call.inputs != exit.inputs
+        and any(levels.is_map(n) for n in call.inputs)
+        and all(levels.of.get(n) is None and not n.users for n in call.outputs)
+        for call in alike
+        if call is not exit and type(call.module) is not nn.Sequential
+    )
 
 
 def _exit(output: fx.Node, levels: Levels) -> Call | None:
@@ -162,13 +181,15 @@ def _dense(
             raised = [r.source for r in sources if not r.pooled]
             end = _common_end(traced, outputs, flow, levels, depth, risen, raised)
             end = without_projections(end, flow, levels, risen)
+            end = before_parallel(end, flow, levels)
             end = before_neck(traced, end, flow, levels, residuals)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
         depth = max((levels.of[n] or 0 for n in candidates), default=0)
         end = _common_end(traced, outputs, flow, levels, depth, private)
-        end = without_projections(end, flow, levels, set())
+        end = without_projections(before_bent_scores(end, flow, levels), flow, levels, set())
+        end = before_predictions(end, outputs, flow, levels)
     end = before_list(before_idle(end, flow, levels), levels)
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises

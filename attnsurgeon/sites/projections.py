@@ -60,7 +60,7 @@ def before_neck(
         if call.parent is None or len(given) != 1 or len(alike) > 1 or weighted_inside(call) < 2:
             continue
         worked = [n for n in flow.before(given[0]) if is_weighted(n) and levels.of[n] == depth]
-        if worked and _channels(node) < _channels(given[0]):
+        if worked and channels_of(node) < channels_of(given[0]):
             node = given[0]
             break
     sums = {r.add for r in residuals if levels.of[r.add] == depth}
@@ -69,7 +69,7 @@ def before_neck(
     if last is None or last is node:
         return node
     after = [n for n in flow.between(last, node) if is_weighted(n)]
-    if not after or _channels(after[0]) >= _channels(last):
+    if not after or channels_of(after[0]) >= channels_of(last):
         return node
     passed = [n for n in chain[chain.index(last) :] if n in (last, *last.users)]
     return [n for n in passed if n is last or name_of(n) in ACTIVATIONS][-1]
@@ -143,12 +143,13 @@ def entering_lateral(node: fx.Node) -> fx.Node | None:
     if passed is node or not is_weighted(passed) or not is_pointwise(passed):
         return None
     entered = _main_input(passed)
-    if entered is None or _channels(passed) > _channels(entered) or not _is_unit(node, passed):
+    if entered is None or channels_of(passed) > channels_of(entered) or not _is_unit(node, passed):
         return None
     return entered
 
 
-def _channels(node: fx.Node) -> int:
+def channels_of(node: fx.Node) -> int:
+    """Returns the number of channels, or 0 where it is not known."""
     axes = node.meta["axes"]
     return node.meta["shape"][next(iter(axes))] if len(axes) == 1 else 0
 
@@ -201,6 +202,69 @@ def before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
     return (_main_input(node) or node) if asked else node
 
 
+def before_bent_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
+    """What enters the scores where a network ends with a pointwise convolution, normed and bent,
+    that gives fewer channels than any map before it; else the value itself.
+    """
+    scores = node
+    while name_of(scores) in ACTIVATIONS | NORMS | _ASIDE and (before := _main_input(scores)):
+        scores = before
+    entered = _main_input(scores) if is_weighted(scores) and is_pointwise(scores) else None
+    if scores is node or node.users or entered is None or not levels.is_map(entered):
+        return node
+    before = [n for n in flow.dominators(entered) if levels.is_map(n) and levels.work[n]]
+    fewer = all(channels_of(scores) < channels_of(n) for n in before)
+    return entered if fewer and levels.of[entered] == levels.of[node] else node
+
+
+def before_predictions(
+    node: fx.Node, outputs: Sequence[fx.Node], flow: Flow, levels: Levels
+) -> fx.Node:
+    """The features that predictions are made from, where these are laid beside them to be made
+    again (OpenPose): as many channels as the network gives in the end. Else the value itself.
+    """
+    widths = {channels_of(n) for n in outputs}
+    for joined in flow.nodes:
+        terms = Flow.inputs(joined)
+        if name_of(joined) != "cat" or len(terms) < 2 or levels.of[joined] != levels.of[node]:
+            continue
+        if not flow.reaches(joined, node) or levels.work[joined] + 2 > levels.work[node]:
+            continue
+        made = [n for n in terms if is_weighted(n) and is_pointwise(n)]
+        features = [n for n in terms if n not in made and all(flow.reaches(n, m) for m in made)]
+        given = {channels_of(n) for n in made}
+        again = made and (given <= widths or sum(map(channels_of, made)) in widths)
+        if again and len(features) == 1 and len(made) + 1 == len(terms):
+            (found,) = features
+            return found if levels.is_map(found) and levels.work[found] else node
+    return node
+
+
+def before_parallel(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
+    """What enters convolutions of several dilations side by side, where a way up begins with what
+    they make together; else the value itself.
+    """
+    terms = _side_by_side(node)
+    entered = flow.common_dominator(terms) if len(terms) > 2 else None
+    if entered is None or entered in terms or levels.of.get(entered) != levels.of[node]:
+        return node
+    ways = [[s for n in flow.between(entered, t) if (s := convolution_of(n))] for t in terms]
+    spread = {s.dilation for way in ways for s in way if max(s.kernel) > 1}
+    short = all(len(way) == 1 for way in ways)
+    return entered if short and len(spread) > 2 and levels.is_map(entered) else node
+
+
+def _side_by_side(node: fx.Node) -> list[fx.Node]:
+    """The terms of a sum of several, or of a concatenation; the value itself of any other."""
+    terms = Flow.inputs(node)
+    if name_of(node) == "sum" and len(terms) == 1 and name_of(terms[0]) == "stack":
+        return Flow.inputs(terms[0])
+    if name_of(node) not in ("add", "cat"):
+        return [node]
+    sums = [_side_by_side(n) if name_of(node) == name_of(n) == "add" else [n] for n in terms]
+    return [n for inner in sums for n in inner]
+
+
 def before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     """The last map where a network's scores are a map that is only pooled, else the map itself.
 
@@ -219,7 +283,7 @@ def before_scores(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     if not is_weighted(scores) or not is_pointwise(scores):
         return node
     entered = _main_input(scores)
-    narrower = entered is not None and _channels(scores) < _channels(entered)
+    narrower = entered is not None and channels_of(scores) < channels_of(entered)
     if normed is not None and not (narrower and _is_unit(normed, scores)):
         return node  # a wider map, or the last step of a block (an inverted residual's)
     chain = [n for n in flow.dominators(scores)[:-1] if levels.is_map(n)]

@@ -103,7 +103,7 @@ def _judge(add: fx.Node, flow: Flow, levels: Levels) -> Residual | str:
     terms = _terms(add)
     start = _start(terms, flow)
     if isinstance(start, str):
-        return _of_streams(add, terms, flow, levels) or start
+        return _of_streams(add, terms, flow, levels) or _of_a_pair(add, terms, flow) or start
     source, shortcut = start
     carried = _weights(flow.between(source, shortcut))
     branches = []
@@ -175,6 +175,29 @@ def _of_streams(
     if not own or not all(_stays_up(source, path) for path in own):
         return None
     return Residual(add, source, plain[0], tuple(map(_unscaled, branches)))
+
+
+def _of_a_pair(add: fx.Node, terms: Sequence[fx.Node], flow: Flow) -> Residual | None:
+    """The residual addition of a block that is given two values and gives two, one of them with a
+    function of the other added and the other as it is: positions may become channels on the way
+    (the first of i-RevNet's).
+    """
+    call: Call = add.meta["call"]
+    given = [n for n in call.inputs if n in flow.rank]
+    if len(given) != 2 or len(call.outputs) != 2 or add not in call.outputs or len(terms) != 2:
+        return None
+    (other,) = (n for n in call.outputs if n is not add)
+    for one, two in (given, given[::-1]):
+        for kept, made in (terms, terms[::-1]):
+            ways = [flow.between(one, kept), flow.between(two, made), flow.between(two, other)]
+            carried = kept is one or ways[0]
+            on = other is two or ways[2]
+            mixed = flow.reaches(two, kept) or flow.reaches(one, made)
+            if not carried or not on or mixed or any(map(is_weighted, ways[0] + ways[2])):
+                continue
+            if any(map(bends, ways[1])) and any(map(is_weighted, ways[1])):
+                return Residual(add, two, kept, (_unscaled(made),))
+    return None
 
 
 def _stream_of(

@@ -12,7 +12,14 @@ from collections.abc import Container, Hashable, Sequence
 from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Traced
-from attnsurgeon.sites.flow import Flow, calls_making, name_of, weighted_inside
+from attnsurgeon.sites.flow import (
+    ACTIVATIONS,
+    Flow,
+    calls_making,
+    convolution_of,
+    name_of,
+    weighted_inside,
+)
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
 
@@ -34,7 +41,10 @@ def find_stem(
         way: all that the trunk's last value is made of.
     """
     stem = _first_entrance(traced, flow, levels, values, way, residuals)
-    return stem if stem is None else _whole_stem(traced, stem, values, levels, residuals)
+    if stem is None:
+        return None
+    stem = _whole_stem(traced, stem, values, levels, residuals)
+    return _before_separable(stem, values, levels)
 
 
 def _first_entrance(
@@ -146,6 +156,26 @@ def _before_step(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Nod
         if any(_are_alike(_kind(c.module), kind) for c in later if _steps(c, values, levels)):
             return before
     return stem
+
+
+def _before_separable(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Node:
+    """The value before a depthwise convolution and its linear projection that stand as layers in
+    the list in which the blocks follow: they are the first block (MNASNet's).
+    """
+    row = stem.meta["call"].parent
+    later = [] if row is None else [c for c in row.events if isinstance(c, Call)]
+    if not any(c.start > stem.meta["order"] and weighted_inside(c) > 1 for c in later):
+        return stem
+    before = [n for n in values if n.meta["order"] <= stem.meta["order"]]
+    layers = [(i, c) for i, n in enumerate(before) if (c := convolution_of(n)) is not None]
+    if len(layers) < 3 or any(before[i].meta["call"].parent is not row for i, _ in layers[-2:]):
+        return stem
+    (at, depthwise), (end, project) = layers[-2:]
+    bent = [name_of(n) in ACTIVATIONS for n in before[at:]]
+    plain = max(project.kernel) == 1 and any(bent[: end - at]) and not any(bent[end - at :])
+    entered = before[at - 1]
+    same = levels.of[entered] == levels.of[stem]
+    return entered if depthwise.depthwise and plain and same else stem
 
 
 def _steps(call: Call, values: list[fx.Node], levels: Levels) -> bool:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from attnsurgeon.recording.record import Traced
+from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.descent import Descent
 from attnsurgeon.sites.ending import Ending, find_ending
 from attnsurgeon.sites.flow import (
     ACTIVATIONS,
+    POOLS,
     Flow,
+    convolution_of,
     is_weighted,
     name_of,
 )
@@ -90,6 +92,7 @@ def find_trunk(
         not levels.work[stem]  # the image, laid out otherwise
         or 2 * levels.work[stem] > levels.work[values[-1]]  # it would be most of the network
         or _is_crossed(stem, values, ending, flow, levels)
+        or _crosses_alone(stem, values, ending, flow, levels)
     ):
         stem = None
     start = sum(n.meta["order"] < stem.meta["order"] for n in values) if stem is not None else 0
@@ -181,6 +184,20 @@ def _is_crossed(
     return len(crossed) > 1 or any(not at and _units(above[at]) > 1 for at in crossed)
 
 
+def _crosses_alone(
+    stem: fx.Node, values: list[fx.Node], ending: Ending, flow: Flow, levels: Levels
+) -> bool:
+    """Whether all that is at the image's own resolution is one residual unit that crosses to a
+    decoder: a first stage (V-Net's).
+    """
+    there = [n for n in values if not levels.of[n]]
+    if levels.of[stem] or there[-1] is not stem:
+        return False
+    risen = descendants(flow, [r.node for r in ending.rises])
+    added = stem if name_of(stem) == "add" else Flow.inputs(stem)[0]
+    return name_of(added) == "add" and any(user in risen for user in stem.users)
+
+
 def _units(values: list[fx.Node]) -> int:
     return sum(name_of(n) in ACTIVATIONS for n in values)
 
@@ -200,7 +217,8 @@ def _entrance(
     """The trunk value that enters the outermost module which only makes this one step down.
 
     A module in which most of the upper stage's work is done makes more than the step: it is the
-    stage, and ends with its own downsampling.
+    stage, and ends with its own downsampling; if it goes on behind a pooling, and adds nothing, it
+    is one unit (an inverted residual).
     """
     entrance = values[values.index(lower) - 1]
     level, new = levels.of[entrance], levels.of[lower]
@@ -217,8 +235,17 @@ def _entrance(
         if any(flow.reaches(n, entrance) for n in beside):
             break  # streams that meet in this module
         held = sum(call.start <= order <= entrance.meta["order"] for order in working)
-        if held > sum(order < call.start for order in working):
+        whole = before.meta["order"] < call.start and _is_one_unit(call, step, flow, levels)
+        if not whole and held > sum(order < call.start for order in working):
             break
         if before.meta["order"] < entrance.meta["order"]:
             entrance = before
     return entrance
+
+
+def _is_one_unit(call: Call, step: fx.Node, flow: Flow, levels: Levels) -> bool:
+    """Whether a module pools between its layers, and holds no addition."""
+    inside = [n for n in flow.nodes if call.start <= n.meta.get("order", -1) < call.end]
+    later = any(is_weighted(n) and n.meta["order"] > step.meta["order"] for n in inside)
+    pools = name_of(step) in POOLS or (c := convolution_of(step)) is not None and c.depthwise
+    return pools and later and all(name_of(n) != "add" for n in inside)
