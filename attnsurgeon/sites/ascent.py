@@ -128,12 +128,16 @@ def _looked_at_alone(
     """What heads of several resolutions look at where nothing rises (SSD); maps that are given as
     they are, and those of classifiers, have no heads.
     """
-    looked_at = _looked_at(outputs, levels)
-    scores = [n for nodes in looked_at.values() for n in nodes]
+    found = _looked_at(outputs, levels)  # also the last map before one of a single position
+    looked_at = {at: scores for at in found if (scores := list(filter(_is_score, found[at])))}
     vectors = all(len(n.meta["shape"]) == 2 for n in outputs)
-    if not ending.dense or vectors or len(looked_at) < 2 or not all(map(_is_score, scores)):
+    if not ending.dense or vectors or len(looked_at) < 2 or len(looked_at) < len(found):
         return ()
-    neck = {_before_heads(nodes, traced, flow, levels) for nodes in looked_at.values()}
+    sizes: dict[tuple[int, ...], list[fx.Node]] = {}  # 3 x 3 and 2 x 2 positions are one level
+    for node in (n for scores in looked_at.values() for n in scores):
+        sides = [n for i, n in enumerate(node.meta["shape"]) if i not in node.meta["axes"]]
+        sizes.setdefault(tuple(sides), []).append(node)
+    neck = {_before_heads(nodes, traced, flow, levels) for nodes in sizes.values()}
     return tuple(sorted((n for n in neck if n is not None), key=flow.rank.__getitem__))
 
 
