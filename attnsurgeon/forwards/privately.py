@@ -10,7 +10,7 @@ is no proxy, in any thread.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -97,10 +97,16 @@ class PrivateTracer(fx.Tracer):
             _fx._patch_wrapped_functions(patcher)
             for name, function in functions.items():  # the record has what they do inside
                 patcher.patch(scope, name, function)
+            for names, name, conversion in self.standing_in():
+                patcher.patch(names, name, conversion)
             for names in (scope, *(vars(module) for module in self._autowrap_search)):
                 _fx._autowrap_check(patcher, names, self._autowrap_function_ids)
             with _no_autograd_function_applied():
                 yield
+
+    def standing_in(self) -> Iterable[tuple[dict[str, Any], str, type]]:
+        """What is to be found under a name, in the dict of a module, while this traces."""
+        return ()
 
     def _children_watched(self) -> contextlib.AbstractContextManager[None]:
         """Tells `call_module` of the calls of these modules."""

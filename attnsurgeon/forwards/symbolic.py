@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.forwards.alignment import Alignment, Untraceable, constants_in
+from attnsurgeon.forwards.conversions import conversions
 from attnsurgeon.forwards.decisions import Decision, counted, decided, is_tensor
 from attnsurgeon.forwards.in_place import Holders
 from attnsurgeon.forwards.privately import PrivateTracer
@@ -111,6 +112,10 @@ class ShallowTracer(PrivateTracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Makes every child a leaf."""
         return True
+
+    def standing_in(self) -> Iterable[tuple[dict[str, Any], str, type]]:
+        """Lets `int` and `float` of a size be steps of the forward."""
+        return conversions(self.root)
 
     def again(self) -> ShallowTracer:
         """A tracer of the same, before its work."""
