@@ -23,8 +23,9 @@ WINGS: dict[str, str] = {
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises projections ending stem"
     " descent kept trunk blocks ascent survey parts analysis",
-    "forwards": "retype script_source alignment decisions privately whereabouts conversions proxies "
-    "running in_place symbolic tracing sizes_that_turn ways branches modes shallow fingerprint",
+    "forwards": "retype script_source alignment decisions privately whereabouts conversions "
+    "proxies running in_place symbolic tracing sizes_that_turn ways branches modes shallow "
+    "fingerprint",
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "

@@ -87,7 +87,7 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     encoder = set(flow.before(ending.end))
     depth = max(levels.of[ending.end] or 0, *(r.below for r in ending.rises))
     looked_at = _looked_at(outputs, levels)
-    skips = tuple(_skips(flow, levels, risen, ending.end))
+    skips = tuple(_skips(flow, levels, risen, ending.end, depth))
     if len(looked_at) > 1 and min(looked_at) > 0:
         neck = [_before_heads(nodes, traced, flow, levels) for nodes in looked_at.values()]
         found = {n for n in neck if n is not None and n not in encoder}
@@ -189,8 +189,9 @@ def _gated(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> set
     return found
 
 
-def _skips(flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node) -> Iterable[Skip]:
-    depth = levels.of[end] or 0
+def _skips(
+    flow: Flow, levels: Levels, risen: set[fx.Node], end: fx.Node, depth: int
+) -> Iterable[Skip]:
     gated = _gated(flow, levels, risen, end)
     risen = risen - gated
     for node in flow.nodes:
@@ -239,9 +240,10 @@ def _before_heads(
         return None
     own = [n for n in maps if not _is_shared(n, traced, levels)]
     node = (own or maps)[-1]
+    made = [_bare(n).meta["order"] for n in nodes if _bare(n).op != "placeholder"]
     for call in node.meta["call"].chain():
         given = [n for n in call.inputs if levels.of.get(n) == level and levels.is_map(n)]
-        scores = any(node.meta["order"] < n.meta["order"] < call.end for n in nodes)
+        scores = any(node.meta["order"] < order < call.end for order in made)
         if call.parent is not None and scores and len(given) == 1 and not call.returns(node):
             node = given[0]
     while (entered := entering_lateral(node)) is not None:
@@ -319,6 +321,13 @@ def _features(output: fx.Node, levels: Levels, *, keeping: bool = False) -> Iter
     return found
 
 
+def _bare(node: fx.Node) -> fx.Node:
+    """What scores are before they are laid out otherwise or squashed."""
+    while name_of(node) in SQUASHING | _SHAPING and len(inputs := Flow.inputs(node)) == 1:
+        node = inputs[0]
+    return node
+
+
 def _unpadded(node: fx.Node) -> fx.Node:
     while name_of(node) == "pad":
         node = Flow.inputs(node)[0]
@@ -338,7 +347,14 @@ def _is_scaled(node: fx.Node) -> bool:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return name_of(node) in ("cat", "add", "stack", "mul") and len(Flow.inputs(node)) > 1
+    """Whether values of their own are put together: none of them is made of another, as what a
+    block adds to its input is.
+    """
+    terms = Flow.inputs(node)
+    if name_of(node) not in ("cat", "add", "stack", "mul") or len(terms) < 2:
+        return False
+    return not any(one in ways_back([other], {one}) for one in terms for other in terms
+                   if one is not other)  # fmt: skip
 
 
 def _is_score(node: fx.Node) -> bool:

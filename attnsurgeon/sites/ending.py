@@ -28,12 +28,15 @@ from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.projections import (
     before_asked,
     before_bent_scores,
+    before_flow,
     before_idle,
     before_list,
     before_neck,
     before_parallel,
     before_predictions,
+    before_resized_tokens,
     before_scores,
+    behind_masks,
     without_projections,
 )
 from attnsurgeon.sites.residuals import Residual
@@ -181,7 +184,9 @@ def _dense(
             raised = [r.source for r in sources if not r.pooled]
             end = _common_end(traced, outputs, flow, levels, depth, risen, raised)
             end = without_projections(end, flow, levels, risen)
+            end = before_flow(traced, end, flow, levels)
             end = before_parallel(end, flow, levels)
+            end = before_resized_tokens(end, flow, levels)
             end = before_neck(traced, end, flow, levels, residuals)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
@@ -266,7 +271,7 @@ def _common_end(
     later = [n for n in met if not any(
         work[s] > work[n] + BESIDE and flow.reaches(parting(n, levels), s)
         for s in (raised if n in raised else met))]  # fmt: skip
-    met = later or met
+    met = behind_masks(later or met, levels)
     common = flow.common_dominator(met)
     if common is not None and levels.of.get(common) == depth and levels.is_map(common):
         return common

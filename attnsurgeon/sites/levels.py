@@ -19,6 +19,7 @@ from attnsurgeon.sites.tokens import takes_beside
 # Products in which positions are paired with positions, and such that do it and undo it at once.
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
 _ATTENDING = frozenset(["scaled_dot_product_attention"])
+_SUMMING = frozenset(["mean", "sum", "amax", "max", "logsumexp"])
 _REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten",
                          "swapaxes", "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
 _SELECTING = frozenset(
@@ -106,7 +107,7 @@ class Levels:
         self.carried: dict[fx.Node, int | None] = {}
         self.work: dict[fx.Node, int] = {}
         lost, lists, beside = _Lost(traced), set[fx.Node](), set[fx.Node]()
-        apart = _unfolded(flow)
+        apart, columns = _unfolded(flow), set[fx.Node]()
         for node in flow.nodes:
             inputs = Flow.inputs(node)
             again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
@@ -115,7 +116,9 @@ class Levels:
             if takes_beside(node) or (inputs and beside.issuperset(inputs) and not again):
                 beside.add(node)  # class tokens, of which there may be several
             hidden = lost.takes(node, inputs) or node in lists or node.meta["shape"] is None
-            hidden = hidden or node in beside or node in apart
+            if _is_column(node, inputs, columns, traced.batch):
+                columns.add(node)
+            hidden = hidden or node in beside or node in apart or node in columns
             self.of[node] = level = None if hidden else level_of(node, traced)
             if name_of(node) == "pad" and inputs:  # a border is no step up, however small the map
                 self.of[node] = level = self.of[inputs[0]]
@@ -140,6 +143,24 @@ class Levels:
         """
         made = node.op != "placeholder" and name_of(node) != "pad"
         return made and self.of.get(node) is not None
+
+
+def _is_column(node: fx.Node, inputs: list[fx.Node], columns: set[fx.Node], batch: int) -> bool:
+    """Whether a value is a map of which one side was summed up, so that columns are left (readers
+    of text), or is made of such and has no sides either.
+    """
+    several = node.meta["shape"] is None  # what a recurrent layer gives
+    layout = None if several else layout_of(node, batch)[0]
+    if not inputs or not (several or layout in ("NLC", "NCL")):
+        return False
+    if not columns.isdisjoint(inputs):
+        return columns.issuperset(n for n in inputs if not is_vector(n))
+    if layout is None or inputs[0].meta["shape"] is None:
+        return False
+    before, _ = layout_of(inputs[0], batch)
+    sides = size_in(before, inputs[0].meta["shape"]) if before else ()
+    fewer = len(sides) == 2 and math.prod(size_in(layout, node.meta["shape"])) in sides
+    return fewer and min(sides) > 1 and name_of(node) in _SUMMING
 
 
 def _unfolded(flow: Flow) -> set[fx.Node]:

@@ -13,7 +13,9 @@ from attnsurgeon.recording.record import Traced
 from attnsurgeon.sites.flow import (
     ACTIVATIONS,
     NORMS,
+    SQUASHING,
     Flow,
+    bends,
     calls_making,
     convolution_of,
     is_weighted,
@@ -238,6 +240,61 @@ def before_predictions(
             (found,) = features
             return found if levels.is_map(found) and levels.work[found] else node
     return node
+
+
+def before_flow(traced: Traced, node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
+    """What enters a prediction of few channels that is raised (a flow); and of what is made of two
+    runs of one network laid side by side, what its first run gave. Else the value itself.
+    """
+    if is_weighted(node) and (entered := _main_input(node)) is not None:
+        before = [n for n in flow.dominators(entered) if levels.is_map(n) and levels.work[n]]
+        fewer = before and all(4 * channels_of(node) <= channels_of(n) for n in before)
+        if fewer and levels.of.get(entered) == levels.of[node]:
+            node = entered
+    for joined in flow.dominators(node):
+        terms = [n for n in Flow.inputs(joined) if levels.is_map(n)]
+        if len(terms) != 2 or len({levels.of[n] for n in (*terms, node)}) > 1:
+            continue
+        one, two = sorted(terms, key=flow.rank.__getitem__)
+        runs = [call.path for call in one.meta["call"].chain() if len(traced.calls[call.path]) > 1]
+        same = one.meta["event"].ordinal == two.meta["event"].ordinal
+        alike = one.meta["call"].path == two.meta["call"].path in runs and same
+        if alike and not flow.reaches(one, two) and levels.work[one] == levels.work[two]:
+            return one
+    return node
+
+
+def behind_masks(nodes: list[fx.Node], levels: Levels) -> list[fx.Node]:
+    """Values, of such as are multiplied by a squashed mask that has more work in it the mask: it is
+    what the network makes (Conv-TasNet).
+    """
+    found = []
+    for node in nodes:
+        terms = Flow.inputs(node)
+        masks = [n for n in terms if name_of(n) in SQUASHING | {"relu"}]
+        if name_of(node) == "mul" and len(terms) == 2 and len(masks) == 1:
+            (mask,) = masks
+            (other,) = (n for n in terms if n is not mask)
+            entered = _main_input(mask)
+            same = levels.of.get(mask) == levels.of.get(other) == levels.of.get(node)
+            if entered is not None and same and levels.work[mask] > 2 * levels.work[other] + 2:
+                node = entered
+        found.append(node)
+    return found
+
+
+def before_resized_tokens(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
+    """The map that tokens were laid out as, where that is handed on at a lower resolution by no
+    more than plain convolutions (DPT); else the value itself.
+    """
+    chain = [n for n in flow.dominators(node) if levels.is_map(n)]
+    above = [n for n in chain if (levels.of[n] or 0) < (levels.of[node] or 0)]
+    if not above or len(node.meta["shape"]) < 4:
+        return node
+    way = flow.between(above[-1], node)
+    tokens = any(len(n.meta["shape"]) == 3 and levels.of[n] == levels.of[above[-1]] for n in above)
+    plain = not any(map(bends, way)) and sum(map(is_weighted, way)) < 3
+    return without_projections(above[-1], flow, levels, {node}) if tokens and plain else node
 
 
 def before_parallel(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:

@@ -247,5 +247,5 @@ def _is_one_unit(call: Call, step: fx.Node, flow: Flow, levels: Levels) -> bool:
     """Whether a module pools between its layers, and holds no addition."""
     inside = [n for n in flow.nodes if call.start <= n.meta.get("order", -1) < call.end]
     later = any(is_weighted(n) and n.meta["order"] > step.meta["order"] for n in inside)
-    pools = name_of(step) in POOLS or (c := convolution_of(step)) is not None and c.depthwise
+    pools = name_of(step) in POOLS or ((c := convolution_of(step)) is not None and c.depthwise)
     return pools and later and all(name_of(n) != "add" for n in inside)

@@ -69,7 +69,8 @@ def test_a_number_made_of_sizes_is_made_again_at_every_size(block):
     operation = attnsurgeon.insert(model, "se", "residual-block", input_size=(3, 8, 6))
     assert [cut.place.host for cut in operation.plan] == ["1", "2"]
     inner = attnsurgeon.insert(model, "se", "residual-branch", input_size=(3, 8, 6))
-    assert len(inner.plan) == 2 and not inner.plan.refused
+    assert len(inner.plan) == 2
+    assert not inner.plan.refused
     for shape in ((2, 3, 8, 6), (5, 3, 8, 6), (1, 3, 12, 10)):
         x = torch.randn(shape)
         assert torch.equal(operation.model(x), model(x))
