@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.attention.registry import create_attention, mechanisms
+from attnsurgeon.errors import SurgeonError
 from attnsurgeon.operate import carry_out
 from tests.saved.written.network import fixed
 
@@ -137,6 +138,14 @@ def test_the_plan_states_a_reduction_that_it_changed_and_only_where_it_did():
     }
     wide = attnsurgeon.plan(Hold(32, True), "se", "residual-branch", input_size=(3, 8, 8))
     assert hidden(wide) == [(16, "")]
+
+
+def test_an_argument_that_a_mechanism_without_a_reduction_does_not_take_is_said():
+    with pytest.raises(SurgeonError, match="circular"):
+        attnsurgeon.plan(
+            Hold(16, True), "eca", "residual-branch",
+            attn_args={"circular": True}, input_size=(3, 8, 8),
+        )  # fmt: skip
 
 
 def test_what_the_user_gives_and_the_authors_start_stay_and_are_warned_of():

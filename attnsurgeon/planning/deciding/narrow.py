@@ -37,7 +37,7 @@ def widened(
     width = _width(card, args, build)
     given, ours = request.attn_args, request.init == "identity"
     if ours and width < _PAIR and {"reduction", "hidden"}.isdisjoint(given):
-        wider, reduction = dict(args), card.args["reduction"]
+        wider, reduction = dict(args), card.args.get("reduction", 1)
         while _width(card, wider, build) < _PAIR and reduction > 1:
             reduction //= 2
             wider["reduction"] = reduction
