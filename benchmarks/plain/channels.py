@@ -59,9 +59,9 @@ def covariance(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     m = h * w
     x = x.reshape(n, c, m)
-    centring = (-1 / m / m) * torch.ones(m, m, device=x.device)
-    centring = centring + (1 / m) * torch.eye(m, m, device=x.device)
-    centring = centring.view(1, m, m).repeat(n, 1, 1).type(x.dtype)
+    centring = (-1 / m / m) * torch.ones(m, m, device=x.device, dtype=x.dtype)
+    centring = centring + (1 / m) * torch.eye(m, m, device=x.device, dtype=x.dtype)
+    centring = centring.view(1, m, m).repeat(n, 1, 1)
     return x.bmm(centring).bmm(x.transpose(1, 2))
 
 
@@ -143,7 +143,8 @@ class FCA(nn.Module):
                         math.cos(math.pi * f * (n // 7) * (place + 0.5) / n)
                         * (math.sqrt(2 / n) if f else math.sqrt(1 / n))
                         for place in range(n)
-                    ]
+                    ],
+                    dtype=torch.float64,
                 )
                 for f, n in zip((u, v), size, strict=True)
             )

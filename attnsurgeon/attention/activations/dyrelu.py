@@ -9,13 +9,17 @@ Chen et al., "Dynamic ReLU", ECCV 2020, https://arxiv.org/abs/2003.10027
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any, Literal
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
@@ -24,6 +28,57 @@ from attnsurgeon.attention.shapes import per_channel, unflatten
 
 Form = Literal["A", "B"]
 HEIGHT = 0.5  # of the authors: how far a line may be lifted, where its slope may change by 1
+
+
+def _value(x: Tensor, slope: Tensor, height: Tensor) -> Tensor:
+    """Returns a line's values, in two passes and one tensor."""
+    return (x * slope).add_(height)
+
+
+class _Highest(torch.autograd.Function):
+    """The largest of some lines, of which the backward works out again which one that is."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *lines: Tensor) -> Tensor:
+        return reduce(torch.maximum, [_value(x, *line) for line in _pairs(lines)])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, *lines = ctx.saved_tensors
+        values = [_value(x, *line).detach() for line in _pairs(lines)]
+        top = reduce(torch.maximum, values)
+        won = [value.eq_(top) for value in values]  # 1 or 0; equal lines share alike
+        total = reduce(torch.add, won)
+        parts = [one.div_(total) * grad for one in won]
+        slopes = [slope for slope, _ in _pairs(lines)]
+        return (
+            reduce(torch.add, [part * slope for part, slope in zip(parts, slopes, strict=True)]),
+            *((part * x).sum_to_size(lines[0].shape) for part in parts),
+            *(part.sum_to_size(lines[0].shape) for part in parts),
+        )
+
+
+def _pairs(lines: Sequence[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Returns slope and height of each line."""
+    number = len(lines) // 2
+    return zip(lines[:number], lines[number:], strict=True)
+
+
+@torch.fx.wrap
+def highest(x: Tensor, *lines: Tensor) -> Tensor:
+    """Returns the largest of some lines at each value of `x` (N, C, ...).
+
+    Args:
+        x: where the lines are looked at.
+        lines: the slopes, and as many heights, which broadcast.
+    """
+    return applied(_Highest, x, *lines)
 
 
 def shares(seen: Seen) -> dict[str, Tensor]:
@@ -110,11 +165,8 @@ class DyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the largest line at each value."""
-        (slope, height), *others = self.lines(x)
-        y = slope * x + height
-        for slope, height in others:
-            y = torch.maximum(y, slope * x + height)
-        return y
+        slopes, heights = zip(*self.lines(x), strict=True)
+        return highest(x, *slopes, *heights)
 
     def extra_repr(self) -> str:
         """Returns the number of lines."""

@@ -39,16 +39,19 @@ _CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.co
 
 
 @torch.fx.wrap
-def unit(weight: Tensor) -> Tensor:
-    """Returns `weight` (..., C) with the rows divided by their norms; a row of zeros stays one."""
+def lengths(weight: Tensor) -> Tensor:
+    """Returns the norm of each row of `weight` (heads, classes, C), one below the other, (..., 1).
+
+    Scores are divided by it where the weight itself could be: of these there are fewer.
+    """
     w = weight.to(wide(weight))
-    return (w / w.norm(dim=-1, keepdim=True).clamp(min=SMALLEST)).to(weight.dtype)
+    return w.norm(dim=-1).clamp(min=SMALLEST).reshape(-1, 1)
 
 
 @torch.fx.wrap
-def fused(scores: Tensor, temperatures: tuple[int, ...], lam: float) -> Tensor:
+def fused(scores: Tensor, lengths: Tensor, temperatures: tuple[int, ...], lam: float) -> Tensor:
     """Returns (N, classes), in float32 at least, from (N, heads * classes, positions)."""
-    by_head = unflatten(scores.to(wide(scores)), 1, (len(temperatures), -1))
+    by_head = unflatten(scores.to(lengths.dtype) / lengths, 1, (len(temperatures), -1))
     logits = mean(by_head, (3,)).sum(1)
     for score, t in zip(by_head.unbind(1), temperatures, strict=True):
         logits = logits + lam * attended(score, t)
@@ -65,9 +68,8 @@ def attended(score: Tensor, temperature: int) -> Tensor:
 def looks(seen: Seen) -> dict[str, Tensor]:
     """Returns the weights of the positions (N, classes, ...), which add up to 1."""
     module, x = seen.module, seen.values[0]
-    kernel = unit(module.weight).flatten(0, 1)[(..., *[None] * module.rank)]
-    scores = _CONVOLVE[module.rank](x, kernel).flatten(2)
-    by_head = unflatten(scores.to(wide(scores)), 1, (len(module.temperatures), -1))
+    scores = module.scores(x) / lengths(module.weight)
+    by_head = unflatten(scores, 1, (len(module.temperatures), -1))
     weights = torch.stack(
         [weights_of(s, t) for s, t in zip(by_head.unbind(1), module.temperatures, strict=True)]
     )
@@ -171,11 +173,15 @@ class CSRA(nn.Module):
         self.weight = nn.Parameter(torch.empty(heads, classes, channels))
         nn.init.uniform_(self.weight, -(channels**-0.5), channels**-0.5)
 
+    def scores(self, x: Tensor) -> Tensor:
+        """Returns w_c . x(p), (N, heads * classes, positions)."""
+        kernel = self.weight.flatten(0, 1)[(..., *[None] * self.rank)]
+        return _CONVOLVE[self.rank](x, kernel).flatten(2)
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits."""
-        kernel = unit(self.weight).flatten(0, 1)[(..., *[None] * self.rank)]
-        scores = _CONVOLVE[self.rank](x, kernel)
-        return fused(scores.flatten(2), self.temperatures, self.lam).to(x.dtype)
+        found = fused(self.scores(x), lengths(self.weight), self.temperatures, self.lam)
+        return found.to(x.dtype)
 
     def extra_repr(self) -> str:
         """Returns what no parameter shows."""

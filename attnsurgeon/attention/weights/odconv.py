@@ -11,12 +11,15 @@ https://arxiv.org/abs/2209.07947
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.convs.geometry import Conv
+from attnsurgeon.attention.gradients import applied
 from attnsurgeon.attention.identity import Gate, Identity, open_gates, zero
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture
@@ -26,6 +29,77 @@ from attnsurgeon.attention.shapes import unflatten
 from attnsurgeon.attention.weights.experts import Experts, shares
 
 LEAST = 16  # hidden units
+
+
+def _mixed(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+    """Returns (N, numbers of the weight): the sum of all kernels by their shares."""
+    first = shares[:, :1] * weight.flatten()
+    return first + (shares[:, 1:] @ others.flatten(1)).to(first.dtype) if len(others) else first
+
+
+def _rows(channel: Tensor, place: Tensor) -> Tensor:
+    """Returns (N, groups, 1, C_in / groups * places): the gates of one output's numbers."""
+    return (channel.unsqueeze(3) * place[:, None, None]).flatten(2).unsqueeze(2)
+
+
+class _Gated(torch.autograd.Function):
+    """Kernels mixed and gated, with nothing kept of their size: the backward mixes once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        weight: Tensor,
+        others: Tensor,
+        shares: Tensor,
+        channel: Tensor,
+        outputs: Tensor,
+        place: Tensor,
+    ) -> Tensor:
+        mixed = _mixed(weight, others, shares)
+        mixed = unflatten(mixed, 1, (channel.shape[1], weight.shape[0] // channel.shape[1], -1))
+        made = mixed * _rows(channel, place) * outputs.unsqueeze(3)
+        return unflatten(made.flatten(1), 1, weight.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, others, shares, channel, outputs, place = ctx.saved_tensors
+        groups, inputs = channel.shape[1:]
+        shape = (groups, weight.shape[0] // groups, -1)
+        rows, grad = _rows(channel, place), unflatten(grad.flatten(1), 1, shape)
+        by_gate = grad * unflatten(_mixed(weight, others, shares), 1, shape)
+        by_output = by_gate @ rows.transpose(2, 3)
+        by_row = outputs.expand(-1, -1, by_gate.shape[2]).unsqueeze(2) @ by_gate
+        by_row = unflatten(by_row.squeeze(2), 2, (inputs, -1))
+        by_mixed = (grad * rows * outputs.unsqueeze(3)).flatten(1)
+        kernels = (weight.flatten()[None], others.flatten(1))
+        by_kernels = [part.T @ by_mixed for part in (shares[:, :1], shares[:, 1:])]
+        return (
+            by_kernels[0].reshape(weight.shape),
+            by_kernels[1].reshape(others.shape),
+            torch.cat([by_mixed @ kernel.T for kernel in kernels], dim=1),
+            (by_row * place[:, None, None]).sum(3),
+            by_output.squeeze(3).sum_to_size(outputs.shape),
+            (by_row * channel.unsqueeze(3)).sum_to_size(len(place), 1, 1, place.shape[1])[:, 0, 0],
+        )
+
+
+@torch.fx.wrap
+def gated(weight: Tensor, others: Tensor, shares: Tensor, *gates: Tensor) -> Tensor:
+    """Returns (N, C, C_in / groups, ...): for each image the kernels mixed, times all gates.
+
+    Args:
+        weight: (C, C_in / groups, ...), the first kernel.
+        others: (K - 1, ...), each of its shape.
+        shares: (N, K).
+        gates: of inputs (N, groups, C_in / groups), outputs (N, groups, C / groups or 1), and
+            places of the kernel (N, places or 1).
+    """
+    return applied(_Gated, weight, others, shares, *gates)
 
 
 def hidden(conv: Conv, reduction: int) -> int:
@@ -142,30 +216,29 @@ class ODConv(nn.Module):
     def _shares(self, z: Tensor) -> Tensor:
         return torch.ones_like(z[:, :1]) if self.share is None else self.share(z).softmax(1)
 
-    def gates(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Returns (N, C, C_in / groups, ...): what each number of the weight is multiplied by."""
-        ones = (1,) * self.rank
-        gate = self.gate(self.channel(z)).to(weight.dtype)
-        gate = unflatten(gate, 1, (self.groups, 1, weight.shape[1], *ones))
-        outputs = weight.shape[0] // self.groups
-        gate = gate.expand(-1, -1, outputs, *[-1] * (1 + self.rank)).flatten(1, 2)
-        if self.filter is not None:
-            gate = gate * unflatten(self.gate(self.filter(z)).to(weight.dtype), 1, (-1, 1, *ones))
-        if self.place is not None:
-            place = self.gate(self.place(z)).to(weight.dtype)
-            gate = gate * unflatten(place, 1, (1, 1, *self.kernel))
-        return gate
+    def gates(self, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gates of inputs (N, groups, C_in / groups), outputs (N, groups, C / groups)
+        and places of the kernel (N, places); 1 where there are none.
+        """
+        none = z.new_ones(1, dtype=dtype)
+        channel, outputs, place = (
+            none.expand(z.shape[0], 1) if layer is None else self.gate(layer(z)).to(dtype)
+            for layer in (self.channel, self.filter, self.place)
+        )
+        channel = unflatten(channel, 1, (self.groups, -1))
+        if self.filter is None:
+            return channel, none.expand(z.shape[0], self.groups, 1), place
+        return channel, unflatten(outputs, 1, (self.groups, -1)), place
 
     def forward(self, weight: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns a weight for each image, or the weight and what each image adds to it."""
         z = self.squeezed(x)
-        gate, shares = self.gates(z, weight), self._shares(z)
-        if self.experts is None:
-            return (weight, (gate - 1) * weight) if self.apart else gate * weight
-        others = self.experts.mixed(shares).to(weight.dtype)
-        if self.apart:
-            return weight, (gate - 1) * weight + gate * others
-        return gate * (self.experts.first(shares).to(weight.dtype) * weight + others)
+        shares = self._shares(z).to(weight.dtype)
+        if self.apart:  # the others are what they differ by, so that all of the first is there
+            shares = torch.cat((torch.ones_like(shares[:, :1]), shares[:, 1:]), dim=1)
+        others = weight[None][1:] if self.experts is None else self.experts.weight
+        made = gated(weight, others, shares, *self.gates(z, weight.dtype))
+        return (weight, made - weight) if self.apart else made
 
     def extra_repr(self) -> str:
         """Returns what is not seen of the layers."""
