@@ -242,16 +242,15 @@ def table(results: Sequence[Result]) -> str:
 
 def summary(results: Sequence[Result]) -> str:
     """Returns in words the geometric mean, the worst, and what is slower or keeps more."""
-    each = [
-        [r for r in results if r.name == name] for name in dict.fromkeys(r.name for r in results)
-    ]
+    names = len({r.name for r in results})
+    who = "1 mechanism" if names == 1 else f"{names} mechanisms"
     mean = geometric_mean(results)
     best = max(results, key=lambda r: r.ratio)
     worst = min(results, key=lambda r: r.ratio)
     rest = [r for r in results if r.name != best.name]
     said = [
-        f"**{len(each)} mechanisms at {len(results)} shapes: {mean:.2f} times as fast as their plain"
-        " forms in the geometric mean**"
+        f"**{who} at {len(results)} shapes: {mean:.2f} times as fast as the authors' forms in the"
+        " geometric mean**"
         + (f", {geometric_mean(rest):.2f} without `{best.name}`." if rest else "."),
         f"The slowest is `{worst.name}` at stage {worst.stage}: {worst.ratio:.2f}"
         f" ({worst.interval[0]:.2f} to {worst.interval[1]:.2f}).",

@@ -1,4 +1,4 @@
-"""A mechanism's name and a stage of ResNet-50 -> the mechanism, its plain form, and their inputs."""
+"""A mechanism's name and a stage of ResNet-50 -> the mechanism, its plain form, their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks at two values or more: fusions of a residual addition, and masks of a block's input."""
+"""What looks at two values: fusions of a residual addition, masks of a block's input."""
 
 from __future__ import annotations
 

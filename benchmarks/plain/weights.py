@@ -91,7 +91,7 @@ class ODConv(Kernels):
         self.place, self.share = nn.Conv2d(m, 9, 1), nn.Conv2d(m, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        n = x.shape[0]
         z = self.relu(self.norm(self.fc(self.pool(x))))
         channel = torch.sigmoid(self.channel(z).view(n, -1, 1, 1))
         filters = torch.sigmoid(self.filter(z).view(n, -1, 1, 1))

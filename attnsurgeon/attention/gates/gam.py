@@ -69,6 +69,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     deviations=(
         "there is no code of the authors; copies differ. As in most of them the channel gate has "
         "no sigmoid (sigmoid=True has one), the convolutions are dense and padded with zeros",
+        "without that sigmoid the output grows with the square of the input, and float16 holds it "
+        "for inputs up to a few hundred; sigmoid=True, the identity start and bfloat16 hold more",
         "with groups=4, as copies have it, the channels are shuffled between the two "
         "convolutions, so that a gate sees other groups too; copies shuffle the finished gates",
         "the biases straight before a batch norm are kept to have the copies' parameters; they "

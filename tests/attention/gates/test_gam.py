@@ -129,3 +129,24 @@ def test_a_large_clip_kernel_spans_three_frames():
     assert gam.conv1.kernel_size == gam.conv2.kernel_size == (3, 7, 7)
     assert lookup("gam").params(8, rank=3) == params(gam)
     assert math.prod(gam.conv1.weight.shape) == 147 * 8 * 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "args", "scale", "held"),
+    [
+        (torch.float16, {}, 100, True),
+        (torch.float16, {}, 1000, False),  # the channel gate has no bound, so the output has none
+        (torch.float16, {"sigmoid": True}, 1000, True),
+        (torch.float16, {"init": "identity"}, 1000, True),
+        (torch.bfloat16, {}, 1000, True),
+    ],
+)
+def test_what_half_precision_holds_is_what_the_card_says(dtype, args, scale, held):
+    torch.manual_seed(0)
+    gam = make("gam", 64, **args).eval()
+    x = scale * torch.randn(2, 64, 7, 5)
+    assert (gam(x).abs().max() < torch.finfo(torch.float16).max) == (
+        held and dtype != torch.bfloat16
+    )
+    assert gam.to(dtype)(x.to(dtype)).isfinite().all() == held
+    assert any("square of the input" in said for said in lookup("gam").deviations)
