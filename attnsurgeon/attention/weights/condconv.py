@@ -19,7 +19,7 @@ from attnsurgeon.attention.identity import Gate, Identity, open_gates
 from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.weights.experts import Experts, several, shares
+from attnsurgeon.attention.weights.experts import Experts, mixed, several, shares
 
 
 def count(conv: Conv, kernels: int) -> int:
@@ -98,8 +98,7 @@ class CondConv(nn.Module):
     def forward(self, weight: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns a weight for each image, or the weight and what each image adds to it."""
         shares = self.shares(x)
-        first = self.experts.first(shares).to(weight.dtype)
-        others = self.experts.mixed(shares).to(weight.dtype)
         if self.experts.apart:
-            return weight, (first - 1) * weight + others
-        return first * weight + others
+            added = torch.cat((shares[:, :1] - 1, shares[:, 1:]), dim=1)
+            return weight, mixed(weight, self.experts.weight, added)
+        return mixed(weight, self.experts.weight, shares)

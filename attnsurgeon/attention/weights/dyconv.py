@@ -17,7 +17,7 @@ from attnsurgeon.attention.identity import Identity
 from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.weights.experts import Experts, several, shares
+from attnsurgeon.attention.weights.experts import Experts, mixed, several, shares
 from attnsurgeon.errors import MechanismError
 
 COLOURS = 3  # input channels of a stem, for which the authors' copies have K hidden units
@@ -115,10 +115,9 @@ class DyConv(nn.Module):
     def forward(self, weight: Tensor, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns a weight for each image, or the weight and what each image adds to it."""
         shares = self.shares(x)
-        others = self.experts.mixed(shares).to(weight.dtype)
         if self.experts.apart:
-            return weight, others
-        return self.experts.first(shares).to(weight.dtype) * weight + others
+            return weight, self.experts.others(shares).to(weight.dtype)
+        return mixed(weight, self.experts.weight, shares)
 
     def extra_repr(self) -> str:
         """Returns the temperature."""

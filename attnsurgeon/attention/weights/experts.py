@@ -2,12 +2,73 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.fx
 from torch import Tensor, nn
 
+from attnsurgeon.attention.gradients import applied, jit_traces
 from attnsurgeon.attention.pictures import Seen
 from attnsurgeon.attention.shapes import Conv, unflatten
 from attnsurgeon.errors import MechanismError
+
+
+def rows(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+    """Returns (N, numbers of a kernel): all kernels by their shares, without a graph to keep.
+
+    Args:
+        weight: (out, in, ...), the first kernel.
+        others: (K - 1, out, in, ...), maybe none.
+        shares: (N, K), of their dtype.
+    """
+    if not len(others):
+        return shares * weight.flatten()
+    made = (shares[:, 1:] @ others.flatten(1)).to(weight.dtype)
+    if jit_traces():  # old formats know no other way
+        return made + shares[:, :1] * weight.flatten()
+    return torch.addr(made, shares[:, 0], weight.flatten())
+
+
+class _Mixed(torch.autograd.Function):
+    """`rows`, whose backward is a few products of matrices and makes nothing else of their size."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+        return unflatten(rows(weight, others, shares), 1, weight.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return by_rows(grad.flatten(1), *ctx.saved_tensors)
+
+
+def by_rows(grad: Tensor, weight: Tensor, others: Tensor, shares: Tensor) -> tuple[Tensor, ...]:
+    """Returns the gradients of what `rows` is given, from that of what it returns."""
+    by_kernels = shares.T @ grad
+    by_shares = [grad @ kernels.T for kernels in (weight.flatten()[None], others.flatten(1))]
+    return (
+        by_kernels[0].reshape(weight.shape),
+        by_kernels[1:].reshape(others.shape),
+        torch.cat(by_shares, dim=1),
+    )
+
+
+@torch.fx.wrap
+def mixed(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
+    """Returns (N, out, in, ...): the sum of all kernels by their shares.
+
+    Args:
+        weight: (out, in, ...), the first kernel.
+        others: (K - 1, out, in, ...).
+        shares: (N, K).
+    """
+    return applied(_Mixed, weight, others, shares.to(weight.dtype))
 
 
 class Experts(nn.Module):
@@ -21,7 +82,6 @@ class Experts(nn.Module):
     def __init__(self, conv: Conv, number: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(number - 1, *conv.weight.shape))
-        self.ones = (1,) * conv.weight.dim()
         self.apart = False
 
     def at_rest(self) -> None:
@@ -29,14 +89,10 @@ class Experts(nn.Module):
         nn.init.zeros_(self.weight)
         self.apart = True
 
-    def mixed(self, shares: Tensor) -> Tensor:
+    def others(self, shares: Tensor) -> Tensor:
         """Returns (N, out, in, ...): the sum of the kernels but the first, by shares (N, K)."""
         others = shares[:, 1:].to(self.weight.dtype) @ self.weight.flatten(1)
         return unflatten(others, 1, self.weight.shape[1:])
-
-    def first(self, shares: Tensor) -> Tensor:
-        """Returns the share of the first kernel as a view that broadcasts, (N, 1, 1, ...)."""
-        return shares[:, 0].to(self.weight.dtype).reshape(-1, *self.ones)
 
     def extra_repr(self) -> str:
         """Returns whether the kernels are differences."""

@@ -26,18 +26,12 @@ from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import unflatten
-from attnsurgeon.attention.weights.experts import Experts, shares
+from attnsurgeon.attention.weights.experts import Experts, by_rows, rows, shares
 
 LEAST = 16  # hidden units
 
 
-def _mixed(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
-    """Returns (N, numbers of the weight): the sum of all kernels by their shares."""
-    first = shares[:, :1] * weight.flatten()
-    return first + (shares[:, 1:] @ others.flatten(1)).to(first.dtype) if len(others) else first
-
-
-def _rows(channel: Tensor, place: Tensor) -> Tensor:
+def _across(channel: Tensor, place: Tensor) -> Tensor:
     """Returns (N, groups, 1, C_in / groups * places): the gates of one output's numbers."""
     return (channel.unsqueeze(3) * place[:, None, None]).flatten(2).unsqueeze(2)
 
@@ -56,9 +50,9 @@ class _Gated(torch.autograd.Function):
         outputs: Tensor,
         place: Tensor,
     ) -> Tensor:
-        mixed = _mixed(weight, others, shares)
+        mixed = rows(weight, others, shares)
         mixed = unflatten(mixed, 1, (channel.shape[1], weight.shape[0] // channel.shape[1], -1))
-        made = mixed * _rows(channel, place) * outputs.unsqueeze(3)
+        made = mixed * _across(channel, place) * outputs.unsqueeze(3)
         return unflatten(made.flatten(1), 1, weight.shape)
 
     @staticmethod
@@ -70,21 +64,17 @@ class _Gated(torch.autograd.Function):
         weight, others, shares, channel, outputs, place = ctx.saved_tensors
         groups, inputs = channel.shape[1:]
         shape = (groups, weight.shape[0] // groups, -1)
-        rows, grad = _rows(channel, place), unflatten(grad.flatten(1), 1, shape)
-        by_gate = grad * unflatten(_mixed(weight, others, shares), 1, shape)
-        by_output = by_gate @ rows.transpose(2, 3)
-        by_row = outputs.expand(-1, -1, by_gate.shape[2]).unsqueeze(2) @ by_gate
-        by_row = unflatten(by_row.squeeze(2), 2, (inputs, -1))
-        by_mixed = (grad * rows * outputs.unsqueeze(3)).flatten(1)
-        kernels = (weight.flatten()[None], others.flatten(1))
-        by_kernels = [part.T @ by_mixed for part in (shares[:, :1], shares[:, 1:])]
+        across, grad = _across(channel, place), unflatten(grad.flatten(1), 1, shape)
+        by_gate = grad * unflatten(rows(weight, others, shares), 1, shape)
+        by_output = by_gate @ across.transpose(2, 3)
+        by_across = outputs.expand(-1, -1, by_gate.shape[2]).unsqueeze(2) @ by_gate
+        by_across = unflatten(by_across.squeeze(2), 2, (inputs, -1))
+        by_mixed = grad * across * outputs.unsqueeze(3)
         return (
-            by_kernels[0].reshape(weight.shape),
-            by_kernels[1].reshape(others.shape),
-            torch.cat([by_mixed @ kernel.T for kernel in kernels], dim=1),
-            (by_row * place[:, None, None]).sum(3),
+            *by_rows(by_mixed.flatten(1), weight, others, shares),
+            (by_across * place[:, None, None]).sum(3),
             by_output.squeeze(3).sum_to_size(outputs.shape),
-            (by_row * channel.unsqueeze(3)).sum_to_size(len(place), 1, 1, place.shape[1])[:, 0, 0],
+            (by_across * channel.unsqueeze(3)).sum((1, 2)).sum_to_size(place.shape),
         )
 
 

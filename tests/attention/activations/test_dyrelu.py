@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from attnsurgeon.attention.activations.dyrelu import highest
 from attnsurgeon.attention.registry import lookup
 from tests.attention.cases import make, stir
 from tests.attention.loops import linear, means, relu
@@ -41,3 +42,27 @@ def test_without_a_second_layer_it_is_a_relu():
 )
 def test_parameters_of_one_site(form, count):
     assert lookup("dyrelu").params(64, form=form) == count
+
+
+@pytest.mark.parametrize(("channels", "lines"), [(3, 2), (1, 3)])
+def test_the_largest_line_has_gradients_of_both_orders_and_keeps_the_input_alone(channels, lines):
+    def drawn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    given = [drawn(2, 3, 2, 2), *(drawn(2, channels, 1, 1) for _ in range(2 * lines))]
+    assert torch.autograd.gradcheck(highest, given)
+    assert torch.autograd.gradgradcheck(highest, given)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
+        highest(*given)
+    assert [tuple(t.shape) for t in kept] == [tuple(t.shape) for t in given]
+
+
+def test_equal_lines_share_the_gradient():
+    x = torch.tensor([[[[2.0, -1.0]]]], requires_grad=True)
+    slopes = [torch.tensor([[[[a]]]], requires_grad=True) for a in (3.0, 0.0)]
+    heights = [torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 6.0)]
+    highest(x, *slopes, *heights).sum().backward()  # 3 x and 6 are equal at 2; 6 is larger at -1
+    assert x.grad is not None
+    assert x.grad.tolist() == [[[[1.5, 0.0]]]]
+    assert [s.grad.item() for s in slopes] == [1.0, 0.0]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.attention.registry import create_attention
+from attnsurgeon.attention.weights.experts import mixed
 from attnsurgeon.errors import MechanismError
 
 
@@ -29,3 +30,25 @@ def test_from_the_identity_all_kernels_and_what_chooses_among_them_learn(name):
 def test_a_single_kernel_is_refused(name):
     with pytest.raises(MechanismError, match="kernels=1 leaves nothing to mix"):
         create_attention(name, conv=nn.Conv2d(8, 8, 3), kernels=1)
+
+
+def drawn(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def test_the_mixture_is_a_sum_by_shares_with_gradients_of_both_orders():
+    weight, others, shares = drawn(3, 2, 2), drawn(2, 3, 2, 2), drawn(2, 3)
+    kernels = [weight, *others]
+    for n, made in enumerate(mixed(weight, others, shares)):
+        expected = sum(a * w for a, w in zip(shares[n].tolist(), kernels, strict=True))
+        torch.testing.assert_close(made, expected)
+    assert torch.autograd.gradcheck(mixed, (weight, others, shares))
+    assert torch.autograd.gradgradcheck(mixed, (weight, others, shares))
+
+
+def test_the_mixture_keeps_nothing_of_the_size_of_a_kernel_an_image():
+    kept = []
+    weight, others, shares = drawn(3, 2, 2), drawn(1, 3, 2, 2), drawn(5, 2)
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
+        mixed(weight, others, shares)
+    assert sorted(tuple(t.shape) for t in kept) == [(1, 3, 2, 2), (3, 2, 2), (5, 2)]

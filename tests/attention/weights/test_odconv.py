@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.registry import create_attention, lookup
+from attnsurgeon.attention.weights.odconv import gated
 from tests.attention.cases import stir
 
 
@@ -38,3 +39,24 @@ def test_gates_that_there_are_not_cost_nothing():
     odconv = lookup("odconv")
     assert odconv.params(nn.Conv2d(64, 64, 1), kernels=1) == 64 * 16 + 32 + 128 * 17
     assert odconv.params(nn.Conv2d(64, 64, 3, groups=64), kernels=1) == 64 * 16 + 32 + 73 * 17
+
+
+@pytest.mark.parametrize(
+    ("groups", "outputs", "places", "others"), [(1, 3, 4, 2), (2, 2, 1, 1), (3, 1, 4, 1)]
+)
+def test_gated_kernels_have_gradients_of_both_orders_and_keep_nothing_large(
+    groups, outputs, places, others
+):
+    def drawn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    weight = (outputs * groups, 2, 2, 2)
+    rows = 1 if groups == 3 else outputs  # depthwise: no gates of outputs
+    given = [drawn(*weight), drawn(others, *weight), drawn(2, 1 + others)]
+    given += [drawn(2, groups, 2), drawn(2, groups, rows), drawn(2, places)]
+    assert torch.autograd.gradcheck(gated, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(gated, given, fast_mode=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
+        gated(*given)
+    assert {tuple(t.shape) for t in kept} == {tuple(t.shape) for t in given}
