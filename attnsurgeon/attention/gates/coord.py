@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.lines import gated
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
@@ -23,13 +24,6 @@ from attnsurgeon.attention.shapes import positions
 def width(channels: int, reduction: int) -> int:
     """Returns the number of channels between the two layers, at least 8."""
     return max(8, channels // reduction)
-
-
-def along(z: Tensor, axis: int, rank: int) -> Tensor:
-    """Returns `z` (N, C, L) as a view that runs along one position axis and broadcasts else."""
-    for other in range(rank):
-        z = z if other == axis else z.unsqueeze(2 + other)
-    return z
 
 
 def count(channels: int, rank: int, reduction: int) -> int:
@@ -73,7 +67,6 @@ class CoordAtt(nn.Module):
     def __init__(self, channels: int, *, rank: int = 2, reduction: int = 32) -> None:
         super().__init__()
         m = width(channels, reduction)
-        self.rank = rank
         self.pools = nn.ModuleList(
             Mean(axes=tuple(other for other in positions(rank) if other != axis))
             for axis in positions(rank)
@@ -88,6 +81,4 @@ class CoordAtt(nn.Module):
         pooled = [pool(x) for pool in self.pools]  # (N, C, H) and (N, C, W)
         z = F.hardswish(self.norm(self.conv(torch.cat(pooled, dim=2))))  # (N, m, H + W)
         parts = z.split([p.shape[2] for p in pooled], dim=2)
-        for axis, conv in enumerate(self.convs):
-            x = x * along(self.gate(conv(parts[axis])), axis, self.rank)
-        return x
+        return gated(x, *(self.gate(conv(parts[i])) for i, conv in enumerate(self.convs)))

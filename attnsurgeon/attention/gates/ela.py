@@ -12,8 +12,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
-from attnsurgeon.attention.gates.coord import along
 from attnsurgeon.attention.identity import Gate, native
+from attnsurgeon.attention.lines import gated
 from attnsurgeon.attention.partition import groups_of, most_groups
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
@@ -73,7 +73,6 @@ class ELA(nn.Module):
         norm_groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.rank = rank
         self.pools = nn.ModuleList(
             Mean(axes=tuple(other for other in positions(rank) if other != axis))
             for axis in positions(rank)
@@ -92,8 +91,5 @@ class ELA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times the gates of its rows and of its columns."""
-        y = x
-        for axis, pool in enumerate(self.pools):
-            gate = self.gate(self.norm(self.conv(pool(x))))  # (N, C, L)
-            y = y * along(gate, axis, self.rank).to(x.dtype)
-        return y
+        gates = [self.gate(self.norm(self.conv(pool(x)))) for pool in self.pools]  # (N, C, L)
+        return gated(x, *(gate.to(x.dtype) for gate in gates))

@@ -16,9 +16,9 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from attnsurgeon.attention.gates.coord import along
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.kernels import around, kernel_along
+from attnsurgeon.attention.lines import gated
 from attnsurgeon.attention.partition import groups_of, most_groups
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
@@ -84,7 +84,6 @@ class EMA(nn.Module):
     def __init__(self, channels: int, *, rank: int = 2, groups: int | None = None) -> None:
         super().__init__()
         self.groups = group_count(channels, groups)
-        self.rank = rank
         c, kernel = channels // self.groups, kernel_along(3, rank)
         self.pools = nn.ModuleList(
             Mean(axes=tuple(other for other in positions(rank) if other != axis))
@@ -103,10 +102,7 @@ class EMA(nn.Module):
         pooled = [pool(z) for pool in self.pools]  # (N G, c, H) and (N G, c, W)
         lines = self.conv1x1(torch.cat(pooled, dim=2)).sigmoid()
         parts = lines.split([p.shape[2] for p in pooled], dim=2)
-        u = z
-        for axis in range(self.rank):
-            u = u * along(parts[axis], axis, self.rank).to(z.dtype)
-        u = self.norm(u)
+        u = self.norm(gated(z, *(part.to(z.dtype) for part in parts)))
         v = self.conv3x3(z)
         assert self.norm.bias is not None
         from_u = self.norm.bias.softmax(0).unsqueeze(0)
