@@ -10,6 +10,7 @@ https://arxiv.org/abs/2103.02907
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,8 @@ from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import positions
+
+torch.fx.wrap("gated")
 
 
 def width(channels: int, reduction: int) -> int:

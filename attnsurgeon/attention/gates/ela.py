@@ -9,6 +9,7 @@ https://arxiv.org/abs/2403.01123
 
 from __future__ import annotations
 
+import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.checks import odd_kernel
@@ -20,6 +21,7 @@ from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import positions
 
+torch.fx.wrap("gated")
 NORM_GROUPS = 16
 
 

@@ -25,6 +25,7 @@ from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, positions, unflatten
 
+torch.fx.wrap("gated")
 GROUPS = 32
 
 

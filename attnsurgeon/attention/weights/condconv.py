@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from attnsurgeon.attention.convs.geometry import Conv
@@ -20,6 +21,8 @@ from attnsurgeon.attention.pictures import Picture
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.weights.experts import Experts, mixed, several, shares
+
+torch.fx.wrap("mixed")
 
 
 def count(conv: Conv, kernels: int) -> int:

@@ -9,6 +9,7 @@ https://arxiv.org/abs/1912.03458
 
 from __future__ import annotations
 
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.weights.experts import Experts, mixed, several, shares
 from attnsurgeon.errors import MechanismError
 
+torch.fx.wrap("mixed")
 COLOURS = 3  # input channels of a stem, for which the authors' copies have K hidden units
 
 

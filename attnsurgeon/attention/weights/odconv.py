@@ -87,7 +87,7 @@ def gated(weight: Tensor, others: Tensor, shares: Tensor, *gates: Tensor) -> Ten
         others: (K - 1, ...), each of its shape.
         shares: (N, K).
         gates: of inputs (N, groups, C_in / groups), outputs (N, groups, C / groups or 1), and
-            places of the kernel (N, places or 1).
+            places of the kernel (N, places).
     """
     return applied(_Gated, weight, others, shares, *gates)
 

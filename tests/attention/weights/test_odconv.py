@@ -50,7 +50,7 @@ def test_gated_kernels_have_gradients_of_both_orders_and_keep_nothing_large(
     def drawn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    weight = (outputs * groups, 2, 2, 2)
+    weight = (outputs * groups, 2, places)
     rows = 1 if groups == 3 else outputs  # depthwise: no gates of outputs
     given = [drawn(*weight), drawn(others, *weight), drawn(2, 1 + others)]
     given += [drawn(2, groups, 2), drawn(2, groups, rows), drawn(2, places)]
