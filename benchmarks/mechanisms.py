@@ -206,7 +206,7 @@ def weigh(
     if noise:
         made = Subject(copy.deepcopy(made.plain), made.plain, made.inputs)
     both, inputs = (made.ours, made.plain), made.inputs
-    same(name, *(step(module, inputs)[1] for module in both))
+    same(name, step(made.ours, inputs)[1], step(made.plain, inputs)[1])
     ours, plain = (saved_bytes(module, inputs) for module in both)
     runs = [lambda m=m: step(m, inputs, clock)[0] for m in both]
     ratios = time_both(runs, limit)

@@ -79,6 +79,11 @@ class Unit(nn.Module):
         return self.conv3(self.relu(self.norm3(out))) + x
 
 
+def resized(z: Tensor, like: Tensor) -> Tensor:
+    height, width = like.shape[2:]
+    return nn.UpsamplingBilinear2d((height, width))(z)
+
+
 class RAN(nn.Module):
     """The mask of a block's input on its output, as deep as the authors have it at that size."""
 
@@ -107,9 +112,9 @@ class RAN(nn.Module):
         for unit in self.bottom:
             z = unit(z)
         for skip, up, before in zip(self.skip, self.up, reversed(passed[:-1]), strict=True):
-            z = up(nn.UpsamplingBilinear2d(before.shape[2:])(z) + skip(before))
+            z = up(resized(z, before) + skip(before))
         if passed:
-            z = nn.UpsamplingBilinear2d(x.shape[2:])(z)
+            z = resized(z, x)
         return (1 + self.mask(z)) * x
 
 
