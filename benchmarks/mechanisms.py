@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -129,20 +130,29 @@ def step(
     return seconds, [y.detach(), *(x.grad for x in inputs if x.grad is not None)]
 
 
+class Kept:
+    """Holds a tensor for as long as the graph of a forward does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Returns what the forward keeps for the backward, without the inputs and the parameters."""
-    kept: dict[int, Tensor] = {}
+    kept: WeakSet[Kept] = WeakSet()
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: Tensor) -> Kept:
+        kept.add(holder := Kept(tensor))
+        return holder
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
         y = module(*inputs)
-    for known in (*inputs, *module.parameters(), *module.buffers()):
-        kept.pop(known.untyped_storage().data_ptr(), None)
+    storages = [holder.tensor.untyped_storage() for holder in kept]  # what y does not need is gone
     del y
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    known = {t.untyped_storage().data_ptr() for t in (*inputs, *module.parameters())}
+    known |= {t.untyped_storage().data_ptr() for t in module.buffers()}
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for place, size in sizes.items() if place not in known)
 
 
 def same(name: str, ours: Sequence[Tensor], plain: Sequence[Tensor], limit: float = 1e-2) -> None:

@@ -143,7 +143,7 @@ class AW(nn.Module):
             gate = gate.repeat_interleave(self.shared, dim=2)
         if self.apart:
             return weight, weight * (gate - 1)
-        return weight * (1 + gate if self.residual else gate)
+        return weight + weight * gate if self.residual else weight * gate
 
     def extra_repr(self) -> str:
         """Returns what is not seen of the layers."""
