@@ -29,7 +29,7 @@ WINGS: dict[str, str] = {
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
-    "cutting.insertion cut deciding.operand deciding.asked deciding.gates deciding.linked "
+    "cutting.insertion cut deciding.operand deciding.asked deciding.signals deciding.gates deciding.linked "
     "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
     "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
     "splicing": "parts channels_first adapters configs makeup history selecting switching "

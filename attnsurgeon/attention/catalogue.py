@@ -64,3 +64,4 @@ import attnsurgeon.attention.convs.involution
 import attnsurgeon.attention.weights.odconv
 import attnsurgeon.attention.weights.dyconv
 import attnsurgeon.attention.weights.condconv
+import attnsurgeon.attention.gates.attention_gate

@@ -24,7 +24,8 @@ from attnsurgeon.shown import Shown
 # kind -> what is done to a network by default, and the values that `forward` is handed there:
 # "value" at the site (of a convolution, an activation and a head: its input), the "weight" of a
 # convolution, the "branch" and the "shortcut" of an addition, the "source" that the site's
-# residual block starts from, the "map" before global pooling.
+# residual block starts from, the "map" before global pooling; of a skip also what it meets in the
+# decoder, as it was "raised" to its resolution, or the "coarser" value from which that was raised.
 ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {
         "gate": ("insert-after", ("value",)),

@@ -62,6 +62,19 @@ def linear(length: int, parts: int, like: Tensor) -> Tensor:
     return (1 - offset.abs().to(near) / step).clamp(min=0).T.to(like.dtype)
 
 
+def centred(length: int, parts: int, like: Tensor) -> Tensor:
+    """Returns (length, parts): the same, where places and parts are of one extent, and a place lies
+    between the middles of two parts; what lies outside of these takes the value of the nearest.
+    """
+    # The middle of place i lies at (2 i + 1) parts / 2 length parts, that of part j at j + 1/2.
+    middles = torch.arange(length, device=like.device) * 2 * parts + (parts - length)
+    middles = middles.clamp(min=0)
+    middles = torch.minimum(middles, torch.full_like(middles, 1) * (2 * length * (parts - 1)))
+    offset = middles[:, None] - torch.arange(parts, device=like.device) * (2 * length)
+    near = torch.promote_types(like.dtype, torch.float32)
+    return (1 - offset.abs().to(near) / (2 * length)).clamp(min=0).to(like.dtype)
+
+
 def _offsets(length: int, parts: int, place: int, step: int, like: Tensor) -> Tensor:
     """Returns (parts, length): place * j - step * i, for place j and window i."""
     columns = torch.arange(length, device=like.device) * place
@@ -100,6 +113,11 @@ def spread_to(z: Tensor, like: Tensor) -> Tensor:
 def interpolate_to(z: Tensor, like: Tensor) -> Tensor:
     """Returns `z` (N, C, ...) interpolated linearly to the size of `like`, corners aligned."""
     return _to_size(z, like, linear)
+
+
+def resized_to(z: Tensor, like: Tensor) -> Tensor:
+    """Returns `z` (N, C, ...) interpolated linearly to the size of `like`, corners not aligned."""
+    return _to_size(z, like, centred)
 
 
 def _to_size(z: Tensor, like: Tensor, matrix: Callable[[int, int, Tensor], Tensor]) -> Tensor:

@@ -52,10 +52,12 @@ class Skip:
     Attributes:
         value: what crosses.
         into: the operation in which the two meet.
+        meets: the values of the decoder that it meets there.
     """
 
     value: fx.Node
     into: fx.Node
+    meets: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ def _skips(
         crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
                     and (levels.of[n] or 0) < depth and (n in gated or not flow.reaches(end, n))
                     and (through or n not in risen)]  # fmt: skip
-        if crossing and set(up) - set(crossing) and not is_gate(node, levels):
-            yield from (Skip(value, node) for value in crossing)
+        meets = tuple(n for n in up if n not in crossing)
+        if crossing and meets and not is_gate(node, levels):
+            yield from (Skip(value, node, meets) for value in crossing)
 
 
 def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node]]:

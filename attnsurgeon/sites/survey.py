@@ -64,6 +64,7 @@ class Survey:
         blocks: of each block that adds nothing back, the end of its computed path and its output
             -> the call of the block.
         merges: path of a skip -> the operation that the value goes into.
+        meets: path of a skip -> the values of the decoder that go into it, too.
         shallow: module path -> what tracing its forward gave; filled by the plans made of it.
         alike: the same by what is compared of modules that are alike.
         kinds: numbers for what is compared, see `forwards.fingerprint`.
@@ -77,6 +78,7 @@ class Survey:
     refused: Mapping[str, str]
     blocks: Mapping[fx.Node, Call] = field(default_factory=dict)
     merges: Mapping[str, fx.Node] = field(default_factory=dict)
+    meets: Mapping[str, tuple[fx.Node, ...]] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
     shallow: dict[str, Any] = field(default_factory=dict)
     alike: dict[Hashable, Any] = field(default_factory=dict)
@@ -127,6 +129,7 @@ def survey(traced: Traced, *, lines: bool = True) -> Survey:
         {value_path(node): why for node, why in roles.refused.items()},
         {node: block.call for block in roles.blocks for node in (block.end, block.output)},
         {path: skip.into for path, skip in skips.items()},
+        {path: skip.meets for path, skip in skips.items()},
         frozenset(map(value_path, own_matter(roles.residuals, roles.refused, flow))),
     )
 

@@ -144,7 +144,8 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
         elif place.before:
             source = target.all_input_nodes[place.operand]
             with copy.inserting_before(target):
-                target.replace_input_with(source, call_through(copy, cut.name, cut.way, [source]))
+                made = call_through(copy, cut.name, cut.way, [source, *others])
+            target.replace_input_with(source, made)
         else:
             users = list(tail.users)
             with copy.inserting_before(max([tail, *others]).next):

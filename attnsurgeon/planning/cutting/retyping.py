@@ -97,8 +97,17 @@ def _open_ways(survey: Survey, call: Call) -> str:
     return f"at input sizes that lead another way through {where(call)} ({places}) it then raises"
 
 
-def place_beside(survey: Survey, node: fx.Node, others: Sequence[fx.Node]) -> Place | Refusal:
-    """Finds the innermost forward in which the value and the others can all be seen."""
+def place_beside(
+    survey: Survey, node: fx.Node, others: Sequence[fx.Node], called: str
+) -> Place | Refusal:
+    """Finds the innermost forward in which the value and the others can all be seen.
+
+    Args:
+        survey: the analysed network.
+        node: the value, or the operation.
+        others: what is to be handed over beside it.
+        called: what reasons call these.
+    """
     if shared := torn(survey, node):
         return shared
     inner, shown = outside_rebuilders(node)
@@ -113,7 +122,7 @@ def place_beside(survey: Survey, node: fx.Node, others: Sequence[fx.Node]) -> Pl
         graph = graph_of(survey, call)
         assert isinstance(graph, ShallowGraph)
         if any(k is None or not graph.holds(k) for k in seen):
-            reasons.append(f"{where(call)} does not see the block's input beside it")
+            reasons.append(f"{where(call)} does not see {called} beside it")
             continue
         calls = len(survey.traced.calls[call.path])
         note, named = _open_ways(survey, call), tuple(filter(None, seen))

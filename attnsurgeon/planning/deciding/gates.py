@@ -13,6 +13,7 @@ from attnsurgeon.planning.cutting.rebuilders import behind_rebuilder
 from attnsurgeon.planning.cutting.retyping import place_beside
 from attnsurgeon.planning.deciding.asked import Asked, Draft, possible
 from attnsurgeon.planning.deciding.operand import Impossible, Value
+from attnsurgeon.planning.deciding.signals import SIGNALS, gated_by
 from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.sites.flow import Flow, is_weighted
 from attnsurgeon.sites.residuals import Residual
@@ -31,9 +32,13 @@ def decide(asked: Asked) -> Draft:
     node, moved = (node, "") if before else behind_rebuilder(survey, node)
     value = asked.value(node)
     facts: dict[str, Any] = {}
-    if "source" in asked.card.inputs(asked.request.attn_args):
+    inputs = asked.card.inputs(asked.request.attn_args)
+    if not SIGNALS.isdisjoint(inputs):
+        place, signal = gated_by(asked, value, into)
+        facts = {"signal_channels": signal.channels, "signal_size": signal.size}
+    elif "source" in inputs:
         source = asked.value(source_of(asked))
-        place = possible(place_beside(survey, node, [source.node]))
+        place = possible(place_beside(survey, node, [source.node], "the block's input"))
         facts = {"source_channels": source.channels, "source_size": source.size}
         if (source.layout, source.line) != (value.layout, value.line):
             raise Impossible("the block's input has another layout than the value")
