@@ -7,9 +7,11 @@ from torch.nn import functional as F
 from attnsurgeon.attention.resampling import (
     adaptive,
     along,
+    centred,
     channels_last,
     interpolate_to,
     linear,
+    resized_to,
     nearest,
     repeats,
     tiles,
@@ -53,6 +55,22 @@ def test_windows_overlap_by_half_and_stay_inside(length, stride):
     kernel, padding = 2 * stride - 1, stride - 1
     expected = F.avg_pool1d(x, kernel, stride, padding, count_include_pad=False)
     torch.testing.assert_close(x @ windows(length, stride, LIKE).T, expected, **double)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 7, 12, 56])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 28, 60])
+def test_places_between_the_middles_of_parts_are_torchs_interpolation_without_aligned_corners(
+    length, parts
+):
+    x = signal(parts)
+    expected = F.interpolate(x, size=length, mode="linear", align_corners=False)
+    torch.testing.assert_close(x @ centred(length, parts, LIKE).T, expected, **double)
+
+
+def test_maps_are_resized_along_every_axis():
+    x, like = torch.randn(2, 3, 4, 5, 2).double(), torch.empty(2, 3, 7, 5, 4).double()
+    expected = F.interpolate(x, size=(7, 5, 4), mode="trilinear", align_corners=False)
+    torch.testing.assert_close(resized_to(x, like), expected, **double)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 12, 56])

@@ -21,8 +21,10 @@ from typing import Any, Literal
 
 import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
+from attnsurgeon.attention.gradients import eager
 from attnsurgeon.attention.identity import BlendPair, Gate, Identity, first, open_gates, zero
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen, gates_of
@@ -34,6 +36,17 @@ torch.fx.wrap("resized_to")  # it decides by sizes, which a trace does not know
 
 Signal = Literal["coarser", "raised"]
 Stride = int | tuple[int, ...]
+
+
+@torch.fx.wrap
+def at_least(x: Tensor, stride: Stride) -> Tensor:
+    """Returns `x`, with zeros behind it along each axis that is shorter than a window."""
+    rank = x.dim() - 2
+    sides = (stride,) * rank if isinstance(stride, int) else stride
+    if not eager() or all(x.shape[2 + i] >= sides[i] for i in range(rank)):
+        return x
+    missing = [max(sides[i] - x.shape[2 + i], 0) for i in reversed(range(rank))]
+    return F.pad(x, [n for side in missing for n in (0, side)])
 
 
 def window(stride: Stride, rank: int) -> int:
@@ -123,7 +136,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "and one before the signal of the lowest; these are the network's",
         "interpolation does not align corners: what the authors' code does in every torch since "
         "0.4, of their days",
-        "rank 1 is not the authors': windows are spans",
+        "rank 1 is not the authors': windows are spans; a skip smaller than a window is padded, where "
+        "the authors' code raises",
         "biases straight before a batch norm are kept to have the authors' parameters; they cannot "
         "learn while it uses batch statistics",
         ONE_VALUE,
@@ -163,6 +177,7 @@ class AttentionGate(nn.Module):
         conv, m = CONV[rank], hidden_width(channels, reduction)
         s = signal_channels or channels
         self.raised = signal == "raised"
+        self.stride = stride
         self.theta: nn.Module
         self.phi: nn.Module
         self.score: nn.Module
@@ -182,7 +197,7 @@ class AttentionGate(nn.Module):
 
     def forward(self, x: Tensor, signal: Tensor) -> Tensor:
         """Returns `x` times the gate of each position, transformed where it is to be."""
-        cells = self.theta(x)  # (N, m, ...)
+        cells = self.theta(x if self.raised else at_least(x, self.stride))  # (N, m, ...)
         found = self.phi(signal)
         if not self.raised:
             found = resized_to(found, cells)

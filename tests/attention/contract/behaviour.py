@@ -114,7 +114,9 @@ def test_every_parameter_but_the_inert_moves_within_two_steps(case, init):
 def test_while_training_all_parameters_move_but_those_the_card_names(case, init):
     module = case.build(init).double().train()
     still = still_after_two_steps(module, case.input(4, dtype=torch.float64))
-    assert still == {*case.card.unmoved, *case.card.inert}
+    # A form of a mechanism need not have all that its card speaks of.
+    there = {name.replace("inner.", "") for name, _ in module.named_parameters()}
+    assert still == {*case.card.unmoved, *case.card.inert} & there
 
 
 @each_init
