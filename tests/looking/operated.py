@@ -21,22 +21,24 @@ from attnsurgeon.sites.analysis import analyse
 from attnsurgeon.sites.survey import Survey
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.splice import splice
+from tests.nets.families.segmenters import UNet
 from tests.nets.stages import Stages
 
 SIZE = (3, 26, 22)
 # Of those whose own place is in MobileNets, or in the middle of more than two stages.
 ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
+FOR_SKIPS = ("attention-gate",)  # which a classifier has none of
 Handed = dict[str, tuple[tuple[Tensor, ...], Any]]
 
 
 @functools.cache
-def _surveyed() -> Survey:
-    return analyse(_net(), SIZE)
+def _surveyed(skips: bool) -> Survey:
+    return analyse(_net(skips), SIZE)
 
 
-def _net() -> nn.Module:
+def _net(skips: bool) -> nn.Module:
     with OwnDice():
-        net = Stages().double().eval()
+        net = (UNet(transposed=False) if skips else Stages()).double().eval()
     randomise_norms(net)
     return net
 
@@ -45,8 +47,9 @@ def fresh(name: str, init: str = "identity", where: Any = None, **args: Any) -> 
     """A small network in double precision with a mechanism at its own place."""
     where = ELSEWHERE.get(name, where)
     rules = rules_for(name, where, None, args, init, Narrowing())
-    net = _net()
-    splice(net, plan_rules(_surveyed(), rules, init=init, where=""))
+    skips = name in FOR_SKIPS
+    net = _net(skips)
+    splice(net, plan_rules(_surveyed(skips), rules, init=init, where=""))
     return net
 
 

@@ -75,9 +75,13 @@ MAIN = {
     "odconv": "branches",
     "dyconv": "branches",
     "condconv": "branches",
+    "attention-gate": "spatial",
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
+BLENDED += ["attention-gate"]
+# Whose picture is a factor that goes through a convolution, which is then blended in.
+INSIDE = ["attention-gate"]
 # Of what is replaced for good, nothing is left to compare with.
 GONE = ["sk", "psa", "sc", "atac", "csra"]
 GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution"]
@@ -171,7 +175,7 @@ def product(site, x: Tensor) -> Tensor:
     return x * site["both"] if "both" in site else x
 
 
-@of([n for n in GATES if n not in ("sc", "atac", "acon")])
+@of([n for n in GATES if n not in ("sc", "atac", "acon", *INSIDE)])
 @starts
 def test_what_a_site_hands_on_is_what_it_was_given_times_its_gates(name, init):
     _, found, given = looked(name, init)
@@ -229,7 +233,7 @@ def test_a_start_as_identity_changes_nothing_yet(name):
     for site in attnsurgeon.gates(fresh(name), image()).values():
         assert torch.equal(site["change"], torch.zeros_like(site["change"]))
         assert site.get("blend", 0) == 0
-        if site.kind in ("gate", "linked"):
+        if site.kind in ("gate", "linked") and name not in INSIDE:
             for picture in {"channel", "spatial", "both", "samples"} & {*site}:
                 assert torch.equal(site[picture], torch.ones_like(site[picture]))
 
@@ -667,6 +671,33 @@ def by_involution(m, x):
 
 def by_interflow(m, *values):
     return {"stages": m.weights.detach()}
+
+
+@pytest.mark.parametrize("signal", ["coarser", "raised"])
+@starts
+def test_the_mask_of_a_skip_is_what_its_positions_are_multiplied_by(signal, init):
+    model, found, given = looked("attention-gate", init, signal=signal)
+    assert len(found) == 2
+    for path, ((x, g, *_), output) in given.items():
+        part = model.get_submodule(path)
+        m = getattr(part, "inner", part)
+        if signal == "coarser":
+            cells = F.conv2d(x, m.theta.weight, stride=2)
+            phi = F.interpolate(pointwise(m.phi, g), size=cells.shape[2:], mode="bilinear")
+            z = sigmoid(pointwise(m.score, torch.relu(cells + phi)))
+            mask = F.interpolate(z, size=x.shape[2:], mode="bilinear")
+            made = normed(m.transform[1], pointwise(m.transform[0], x * mask))
+            if init == "identity":
+                made = x + part.g * (made - x)
+        else:
+            theta = normed(m.theta[1], pointwise(m.theta[0], x))
+            phi = normed(m.phi[1], pointwise(m.phi[0], g))
+            z = normed(m.score[1], pointwise(m.score[0], torch.relu(theta + phi)))
+            mask = (2 if init == "identity" else 1) * sigmoid(z)
+            made = x * mask
+        torch.testing.assert_close(found[path]["spatial"], mask[:, 0], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(output, made, rtol=1e-9, atol=1e-9)
+        assert found[path]["spatial"].std() > 0
 
 
 EQUATIONS = {

@@ -204,7 +204,7 @@ class AttentionGate(nn.Module):
         gate = self.gate(self.score((cells + found).relu()))  # (N, 1, ...)
         if not self.raised:
             gate = resized_to(gate, x)
-        return self.transform(x * gate.to(x.dtype))
+        return self.transform(x * gate.to(x.dtype)).to(x.dtype)
 
 
 def drawn(layer: nn.Module) -> None:

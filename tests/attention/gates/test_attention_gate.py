@@ -1,6 +1,5 @@
 """The attention gate of a U-Net's skips against plain loops over positions, in both its forms."""
 
-import math
 from itertools import product
 
 import pytest
@@ -41,7 +40,7 @@ def one_by_one(conv, z):
 @pytest.mark.parametrize("transform", [True, False])
 def test_the_coarser_signal_gates_windows_of_the_skip(rank, size, signal_size, transform):
     args = {"signal_channels": 3, "reduction": 2, "transform": transform}
-    gate = stir(make("attention-gate", 4, rank=rank, **args).double().eval())
+    gate = stir(make("attention-gate", 4, rank=rank, **args).double().eval()).requires_grad_(False)
     x, g = values(4, 3, size, signal_size)
     cells = tuple(side // 2 for side in size)
     # What the signal says, brought to the windows, corners not aligned.
@@ -56,7 +55,7 @@ def test_the_coarser_signal_gates_windows_of_the_skip(rank, size, signal_size, t
             there = tuple(2 * c + o for c, o in zip(cell, offset, strict=True))
             z += gate.theta.weight[(slice(None), slice(None), *offset)] @ x[(n, slice(None), *there)]
         score = gate.score.weight.flatten() @ z.relu() + gate.score.bias
-        opened[(n, 0, *cell)] = 1 / (1 + math.exp(-score))
+        opened[(n, 0, *cell)] = score.sigmoid()
     opened = F.interpolate(opened, size=size, mode=MODES[rank], align_corners=False)
     expected = x * opened
     if transform:
@@ -70,7 +69,7 @@ def test_the_coarser_signal_gates_windows_of_the_skip(rank, size, signal_size, t
 @pytest.mark.parametrize(("rank", "size"), [(1, (7,)), (2, (3, 5)), (3, (2, 3, 2))])
 def test_the_raised_signal_gates_each_position_by_itself(rank, size):
     gate = stir(make("attention-gate", 6, rank=rank, signal="raised", signal_channels=5))
-    gate = gate.double().eval()
+    gate = gate.double().eval().requires_grad_(False)
     x, g = values(6, 5, size, size)
     expected = torch.zeros_like(x)
     for n, *at in positions(2, size):
