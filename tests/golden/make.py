@@ -64,6 +64,7 @@ class Origin:
         absent: modules that the file imports and that need not be there.
         given: module -> names of it that are there, as what they stand for.
         around: what the authors' networks have around their module.
+        second: of a module of two inputs, the shape of the other.
     """
 
     source: str
@@ -78,8 +79,38 @@ class Origin:
     around: Callable[[nn.Module], nn.Module] | None = None
     note: str = ""
     shape: tuple[int, ...] = field(default=(2, 64, 14, 10))
+    second: tuple[int, ...] = ()
 
 
+class Gated(nn.Module):
+    """The gated skip alone, of a module that returns its mask as well."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        return self.module(x, signal)[0]
+
+
+class SignalFirst(nn.Module):
+    """A module that wants the signal first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        return self.module(signal, x)
+
+
+_GRID = {
+    "source": "ozan-oktay/Attention-Gated-Networks",
+    "commit": "eee4881fdc31920efd873773e0b744df8dacbfb6",
+    "file": "models/layers/grid_attention_layer.py",
+    "absent": ("models", "models.networks_other"),
+    "around": Gated,
+}
 _VOVNET = {
     "source": "youngwanLEE/vovnet-detectron2",
     "commit": "b81c813cbf6e7253655c20a16b83038988b881d9",
@@ -387,6 +418,39 @@ ORIGINS = {
         note="a third party's, as the authors published no code",
     ),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
+    "attention_gate": Origin(
+        **_GRID,
+        name="GridAttentionBlock2D",
+        args={"in_channels": 64, "gating_channels": 128, "sub_sample_factor": (2, 2)},
+        config={"attn": "attention-gate", "channels": 64, "signal_channels": 128},
+        second=(2, 128, 7, 5),
+    ),
+    # As in their network for CT; a signal of another size than the windows of an odd map.
+    "attention_gate3d": Origin(
+        **_GRID,
+        name="GridAttentionBlock3D",
+        args={"in_channels": 32, "gating_channels": 64, "inter_channels": 32},
+        config={
+            **{"attn": "attention-gate", "channels": 32, "rank": 3},
+            **{"signal_channels": 64, "reduction": 1},
+        },
+        shape=(2, 32, 6, 9, 7),
+        second=(2, 64, 3, 5, 4),
+    ),
+    "attention_gate_raised": Origin(
+        source="LeeJunHyun/Image_Segmentation",
+        commit="5e9da9395c52b119d55dfc6532c34ac0e88f446e",
+        file="network.py",
+        name="Attention_block",
+        args={"F_g": 48, "F_l": 64, "F_int": 32},
+        config={
+            **{"attn": "attention-gate", "channels": 64},
+            **{"signal": "raised", "signal_channels": 48},
+        },
+        around=SignalFirst,
+        second=(2, 48, 14, 10),
+        note="a third party's form, for two dimensions",
+    ),
 }
 
 
@@ -417,13 +481,16 @@ def drawn(key: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def vector(origin: Origin, folder: Path) -> tuple[dict[str, Tensor], int]:
-    """Returns input, output and gradient of the authors' module, and its number of parameters."""
+    """Returns inputs, output and gradients of the authors' module, and how many parameters it has."""
     module = fill(theirs(origin, folder))
-    x = drawn("input0", origin.shape).requires_grad_()
-    y = module(x)
+    shapes = [shape for shape in (origin.shape, origin.second) if shape]
+    given = [drawn(f"input{i}", shape).requires_grad_() for i, shape in enumerate(shapes)]
+    y = module(*given)
     y.backward(drawn("cot0", tuple(y.shape)))
-    assert x.grad is not None
-    found = {"input0": x.detach(), "output0": y.detach(), "grad0": x.grad}
+    found = {"output0": y.detach()}
+    for i, x in enumerate(given):
+        assert x.grad is not None
+        found |= {f"input{i}": x.detach(), f"grad{i}": x.grad}
     return found, sum(p.numel() for p in module.parameters())
 
 
