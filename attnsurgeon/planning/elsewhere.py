@@ -30,6 +30,7 @@ _NEAR: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "residual-add": (("residual-add",),),
     "late-residual-add": (("residual-add",),),
     "classifier": (),
+    "later-skip": (("skip",),),
 }
 
 

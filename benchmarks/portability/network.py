@@ -1,7 +1,8 @@
-"""A small residual network of plain torch, which goes wherever torch goes: the base of probes."""
+"""Small residual networks of plain torch, which go wherever torch goes: the base of probes."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,6 +25,27 @@ class Block(nn.Module):
         y = self.act1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return self.act2(y + self.shortcut(x))
+
+
+class Segmenter(nn.Module):
+    """Down twice and up again, for what is put at skips.
+
+    Shape:
+        x (N, 3, H, W) -> (N, 10, H, W), H and W divisible by 4
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2, self.down3 = Block(3, 16, 1), Block(16, 32, 2), Block(32, 64, 2)
+        self.raise2, self.up2 = nn.ConvTranspose2d(64, 32, 2, 2), Block(64, 32, 1)
+        self.raise1, self.up1 = nn.ConvTranspose2d(32, 16, 2, 2), Block(32, 16, 1)
+        self.head = nn.Conv2d(16, 10, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.down1(x)
+        two = self.down2(one)
+        y = self.up2(torch.cat([two, self.raise2(self.down3(two))], 1))
+        return self.head(self.up1(torch.cat([one, self.raise1(y)], 1)))
 
 
 class Network(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import RuleError
-from benchmarks.portability.network import Network
+from benchmarks.portability.network import Network, Segmenter
 
 SIZE = (32, 24)
 
@@ -34,7 +35,7 @@ class Subject:
         """
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(7)
-            network = operated(Network(), self.mechanism, self.init)
+            network = operated(base_of(self.mechanism)(), self.mechanism, self.init)
             return stirred(network).eval()
 
     def input(self, batch: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
@@ -47,11 +48,16 @@ def images_of(batch: int, seed: int, size: tuple[int, int] = SIZE) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def bare() -> nn.Module:
-    """Returns the base network in eval mode, moved like the operated ones."""
+def bare(base: type[nn.Module]) -> nn.Module:
+    """Returns the network that mechanisms are put into in eval mode, moved like operated ones."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(7)
-        return stirred(Network()).eval()
+        return stirred(base()).eval()
+
+
+def base_of(mechanism: str) -> type[nn.Module]:
+    """Returns the class of the network that a mechanism is put into."""
+    return Segmenter if lookup(mechanism).placement.endswith("skip") else Network
 
 
 def operated(network: nn.Module, mechanism: str, init: str) -> nn.Module:

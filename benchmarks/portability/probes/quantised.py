@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.portability.subject import Subject, bare, images_of
+from benchmarks.portability.subject import Subject, bare, base_of, images_of
 
 LOSES = 10.0  # decibels more than the bare network: three times its error
 Quantise = Callable[[nn.Module, list[Tensor]], Any]
@@ -28,15 +28,16 @@ def fx(subject: Subject) -> str:
 
 
 def _compared(subject: Subject, quantise: Quantise) -> str:
-    ours, theirs = _kept(subject.network(), quantise), _kept_bare(quantise)
+    base = base_of(subject.mechanism)
+    ours, theirs = _kept(subject.network(), quantise), _kept_bare(base, quantise)
     if ours > theirs - LOSES:
         return ""
     return f"the error is {10 ** ((theirs - ours) / 20):.1f} times that of the bare network"
 
 
 @functools.cache
-def _kept_bare(quantise: Quantise) -> float:
-    return _kept(bare(), quantise)
+def _kept_bare(base: type[nn.Module], quantise: Quantise) -> float:
+    return _kept(bare(base), quantise)
 
 
 def _kept(network: nn.Module, quantise: Quantise) -> float:
