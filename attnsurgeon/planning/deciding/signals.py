@@ -13,6 +13,7 @@ from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.sites.survey import operand_of
 
 SIGNALS = frozenset(["coarser", "raised"])  # as in `attention.registry.ACTIONS`
+_RAISED = "signal=raised gates it by what it meets"
 
 
 def gated_by(asked: Asked, value: Value, into: fx.Node | None) -> tuple[Place, Value]:
@@ -44,8 +45,7 @@ def _coarser(asked: Asked, value: Value, into: fx.Node, met: Value) -> tuple[Pla
     found = _before_the_rise(asked, met)
     if not found:
         raise Impossible(
-            "what it meets in the decoder was raised from no single coarser value; with "
-            "signal='raised' it is gated by what it meets"
+            f"what it meets in the decoder was raised from no single coarser value; {_RAISED}"
         )
     reasons = []
     for signal in found:
@@ -53,7 +53,7 @@ def _coarser(asked: Asked, value: Value, into: fx.Node, met: Value) -> tuple[Pla
         if isinstance(place, Place):
             return place, signal
         reasons.append(place.reason)
-    raise Impossible(f"{reasons[0]}; with signal='raised' it is gated by what it meets")
+    raise Impossible(f"{reasons[0]}; {_RAISED}")
 
 
 def _before_the_rise(asked: Asked, met: Value) -> list[Value]:
