@@ -29,9 +29,10 @@ WINGS: dict[str, str] = {
     "rules": "",
     "planning": "selection additions place cutting.rebuilders cutting.graphs cutting.modules "
     "cutting.appearing cutting.leaks cutting.hooks cutting.retyping cutting.takeover "
-    "cutting.insertion cut deciding.operand deciding.asked deciding.signals deciding.gates deciding.linked "
-    "deciding.convolutions deciding.weights deciding.activations deciding.fusions deciding.heads "
-    "deciding.sharing deciding.narrow deciding.decider plan elsewhere",
+    "cutting.insertion cut deciding.operand deciding.asked deciding.signals deciding.gates "
+    "deciding.linked deciding.convolutions deciding.weights deciding.activations "
+    "deciding.fusions deciding.heads deciding.sharing deciding.narrow deciding.decider plan "
+    "elsewhere",
     "splicing": "parts channels_first adapters configs makeup history selecting switching "
     "rewriting scripted_ways scripting removing splice replay folding thinning",
     "cost": "",

@@ -19,9 +19,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "portability.md"
 _HEAD = """\
 # Portability
 
-What every mechanism can be carried to: a small residual network of torch alone
-(`benchmarks/portability/network.py`) with the mechanism at its own placement, its weights moved as
-by a training. Every cell was run, with both starts, and compared with the network in plain
+What every mechanism can be carried to: a small residual network of torch alone, or for what gates
+skips a small U of the same blocks (`benchmarks/portability/network.py`), with the mechanism at its
+own placement, its weights moved as by a training. Every cell was run, with both starts, and compared with the network in plain
 PyTorch; `yes` says that it held with both. Made by
 `python -m benchmarks.portability --write docs/portability.md`, with torch {torch}.
 

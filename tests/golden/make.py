@@ -481,7 +481,7 @@ def drawn(key: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def vector(origin: Origin, folder: Path) -> tuple[dict[str, Tensor], int]:
-    """Returns inputs, output and gradients of the authors' module, and how many parameters it has."""
+    """Returns inputs, output and gradients of the authors' module, and its parameters, counted."""
     module = fill(theirs(origin, folder))
     shapes = [shape for shape in (origin.shape, origin.second) if shape]
     given = [drawn(f"input{i}", shape).requires_grad_() for i, shape in enumerate(shapes)]

@@ -1,4 +1,4 @@
-"""Attention gates on the skips of real decoders: by what they are gated, refusals, there and back."""
+"""Attention gates on the skips of real decoders: by what each is gated, and where there is none."""
 
 from __future__ import annotations
 
@@ -372,7 +372,7 @@ def test_skips_of_monais_unet_are_gated_by_the_raised_signal():
     nets = pytest.importorskip("monai.networks.nets")
     net = built(lambda: nets.UNet(3, 1, 2, (8, 16, 24), (2, 2)))
     size = (1, 16, 16, 24)
-    with pytest.raises(attnsurgeon.SurgeonError, match="SkipConnection.*signal=raised"):
+    with pytest.raises(attnsurgeon.SurgeonError, match=r"SkipConnection.*signal=raised"):
         gated(net, size=size)
     operation = gated(net, size=size, signal="raised")
     assert [cut.channels for cut in operation.plan] == [8]

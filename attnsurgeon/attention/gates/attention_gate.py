@@ -136,8 +136,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "and one before the signal of the lowest; these are the network's",
         "interpolation does not align corners: what the authors' code does in every torch since "
         "0.4, of their days",
-        "rank 1 is not the authors': windows are spans; a skip smaller than a window is padded, where "
-        "the authors' code raises",
+        "rank 1 is not the authors': windows are spans",
+        "a skip smaller than a window is padded with zeros; the authors' code raises there",
         "biases straight before a batch norm are kept to have the authors' parameters; they cannot "
         "learn while it uses batch statistics",
         ONE_VALUE,

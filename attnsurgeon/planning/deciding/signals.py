@@ -1,4 +1,4 @@
-"""What gates a skip: the value of the decoder that it meets, or the coarser one this was made of."""
+"""What gates a skip: the value of the decoder that it meets, or the coarser one this comes from."""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def test_the_coarser_signal_gates_windows_of_the_skip(rank, size, signal_size, t
         z = phi[(n, slice(None), *cell)].clone()
         for offset in product(range(2), repeat=rank):
             there = tuple(2 * c + o for c, o in zip(cell, offset, strict=True))
-            z += gate.theta.weight[(slice(None), slice(None), *offset)] @ x[(n, slice(None), *there)]
+            z += (
+                gate.theta.weight[(slice(None), slice(None), *offset)] @ x[(n, slice(None), *there)]
+            )
         score = gate.score.weight.flatten() @ z.relu() + gate.score.bias
         opened[(n, 0, *cell)] = score.sigmoid()
     opened = F.interpolate(opened, size=size, mode=MODES[rank], align_corners=False)

@@ -1,5 +1,5 @@
-"""What every gate has to do that also looks at a second value: what its residual block started from,
-or for a skip what it meets in the decoder.
+"""What every gate has to do that also looks at a second value: what its residual block started
+from, or for a skip what it meets in the decoder.
 """
 
 from dataclasses import dataclass
