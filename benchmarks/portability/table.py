@@ -21,8 +21,8 @@ _HEAD = """\
 
 What every mechanism can be carried to: a small residual network of torch alone, or for what gates
 skips a small U of the same blocks (`benchmarks/portability/network.py`), with the mechanism at its
-own placement, its weights moved as by a training. Every cell was run, with both starts, and compared with the network in plain
-PyTorch; `yes` says that it held with both. Made by
+own placement, its weights moved as by a training. Every cell was run, with both starts, and
+compared with the network in plain PyTorch; `yes` says that it held with both. Made by
 `python -m benchmarks.portability --write docs/portability.md`, with torch {torch}.
 
 """

@@ -72,7 +72,8 @@ def test_each_skip_is_gated_by_what_it_meets_and_starts_as_it_was(name, signal):
     assert operation.verify().ok
     x = image()
     assert torch.equal(operation.model(x), net(x))
-    net.train(), operation.model.train()
+    net.train()
+    operation.model.train()
     assert torch.equal(operation.model(x), net(x))
 
 

@@ -27,12 +27,13 @@ def gated_by(asked: Asked, value: Value, into: fx.Node | None) -> tuple[Place, V
     if into is None:
         raise Impossible(f"it meets no value of a decoder, by which {name} gates; it is for skips")
     meets = asked.survey.meets[asked.request.site.path]
-    if len(meets) > 1:
+    if len(meets) != 1:
         raise Impossible(
             f"it meets {len(meets)} values of the decoder in one operation, and {name} is gated by "
             "one"
         )
-    met = asked.value(meets[0])
+    (node,) = meets
+    met = asked.value(node)
     if met.size != value.size:
         raise Impossible(f"it is {_sides(value)}, and what it meets in the decoder {_sides(met)}")
     if "raised" in asked.card.inputs(asked.request.attn_args):
