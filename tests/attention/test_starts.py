@@ -21,6 +21,7 @@ from attnsurgeon.sites.survey import Survey
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.splice import splice
 from tests.looking.operated import ELSEWHERE
+from tests.nets.families.segmenters import UNet
 from tests.nets.stages import Stages
 
 SIZE = (3, 26, 22)
@@ -35,26 +36,33 @@ FAST = ("srm", "scse")  # what was amplified, and the largest of the gates
 
 
 @functools.cache
-def surveyed() -> Survey:
-    return analyse(Stages().double(), SIZE)
+def surveyed(skips: bool) -> Survey:
+    return analyse(based(skips), SIZE)
+
+
+def based(skips: bool) -> nn.Module:
+    """Returns a small network: a residual one, or for what gates skips one that has them."""
+    return (UNet(transposed=False) if skips else Stages()).double()
 
 
 def grown(name: str, steps: int = 4) -> list[float]:
     """Returns that ratio at each step of gradient descent, in a small residual network."""
+    skips = name == "attention-gate"
     with OwnDice():
-        net = Stages().double()
+        net = based(skips)
     rules = rules_for(name, ELSEWHERE.get(name), None, {}, "identity", Narrowing())
     torch.manual_seed(0)
-    splice(net, plan_rules(surveyed(), rules, init="identity", where=""))
+    splice(net, plan_rules(surveyed(skips), rules, init="identity", where=""))
     new = {p for _, part in inserted(net) for p in part.parameters()}
     old = [p for p in net.parameters() if p not in new]
     x = torch.randn(8, *SIZE, dtype=torch.float64)
-    labels = torch.randint(10, (8,))
+    labels = torch.randint(2 if skips else 10, (8,))
     descent = torch.optim.SGD(net.parameters(), lr=1e-3)
     found = []
     for _ in range(steps):
         descent.zero_grad()
-        F.cross_entropy(net.train()(x), labels).backward()
+        scores = net.train()(x)
+        F.cross_entropy(scores.flatten(2).mean(2) if skips else scores, labels).backward()
         found.append(norm(new) / norm(old))
         descent.step()
     return found

@@ -13,6 +13,7 @@ from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.splicing.makeup import Makeup
 from tests.cli.tiny import net
 from tests.looking.operated import ELSEWHERE
+from tests.nets.families.segmenters import TransposedUNet
 from tests.nets.stages import Stages
 
 SIZE = (3, 40, 24)
@@ -166,8 +167,9 @@ def test_an_attention_inside_a_wrapper_still_runs():
 def test_no_mechanism_alters_itself_while_it_runs(name, init):
     args = {"variant": "B"} if name == "spa" else {}
     size = (3, 32, 24)
+    net = TransposedUNet() if name == "attention-gate" else Stages()  # it is for skips
     model = attnsurgeon.insert(
-        Stages(), name, ELSEWHERE.get(name), attn_args=args, init=init, input_size=size
+        net, name, ELSEWHERE.get(name), attn_args=args, init=init, input_size=size
     ).model
     for x in (torch.randn(4, *size), torch.randn(2, *size)):
         model.train()(x).sum().backward()

@@ -19,6 +19,7 @@ from attnsurgeon.exporting.code.writing import difference, drafted
 from attnsurgeon.exporting.exports import export
 
 NETWORK = "benchmarks/portability/network.py:Network"
+NETWORKS = {"attention-gate": "benchmarks/portability/network.py:Segmenter"}  # for skips
 SIZE = (3, 32, 24)
 INITS = ("identity", "paper")
 pytestmark = pytest.mark.slow  # written files run in a process of their own
@@ -222,7 +223,8 @@ def test_a_network_without_attention_or_of_unknown_origin_is_refused(tmp_path):
 def test_every_mechanism_is_written_out(init, tmp_path):
     shutil.copy(NETWORK.partition(":")[0], tmp_path)
     models = {
-        f"{name.replace('-', '_')}_": operated(NETWORK, name, init=init) for name in mechanisms()
+        f"{name.replace('-', '_')}_": operated(NETWORKS.get(name, NETWORK), name, init=init)
+        for name in mechanisms()
     }
     assert differences(models, tmp_path) == {}
     assert clean(sorted(tmp_path.glob("*_.py"))) == ""

@@ -18,6 +18,7 @@ import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import RuleError
+from tests.nets.families.segmenters import TransposedUNet
 from tests.surgery import active
 
 pytestmark = [
@@ -107,7 +108,8 @@ def assert_scripts(net: nn.Module, *inputs: Tensor, exact: bool = True) -> None:
 @pytest.mark.parametrize("init", ["identity", pytest.param("paper", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("attn", mechanisms())
 def test_every_mechanism_in_a_resnet_computes_the_same_to_the_bit(attn, init):
-    _, net = operated(resnet(), attn, init=init)
+    base = ready(TransposedUNet()) if attn == "attention-gate" else resnet()  # it is for skips
+    _, net = operated(base, attn, init=init)
     sizes = [(3, 3, 32, 32), *[(1, 3, 64, 48)] * mechanisms()[attn].resolution_free]
     assert_scripts(net, *map(torch.randn, sizes), exact=attn not in ROUNDED)
 
