@@ -43,8 +43,8 @@ WINGS: dict[str, str] = {
     "config save restore",
     "exporting": "forms subject programs code.names code.bundle code.base code.forwards "
     "code.modules code.page code.tidy code.alone code.running code.writing exports",
-    "training": "new_parts held_norms places layer_depth groups finetune norms optimizers phases"
-    " sharding callbacks.schedule callbacks.lightning callbacks.transformers"
+    "training": "frozen new_parts held_norms places layer_depth groups finetune norms renames"
+    " optimizers phases sharding callbacks.schedule callbacks.lightning callbacks.transformers"
     " callbacks.ultralytics",
     "asked": "",
     "operate": "",

@@ -46,16 +46,18 @@ class _Kept:
 def undecayed_by_name(model: nn.Module) -> list[str]:
     """Return the patterns of the parameters that networks of timm want no weight decay for.
 
-    They say so in `no_weight_decay`; one that stands inside another network is asked as well.
+    They say so in `no_weight_decay`; one that stands inside another network is asked as well, but
+    no part of one, which timm does not ask either.
     """
     patterns: list[str] = []
     asked: tuple[str, ...] = ()
     for path, module in model.named_modules():
         said = getattr(module, "no_weight_decay", None)
-        if f"{path}.".startswith(asked) or not callable(said):
+        whole = callable(said) or callable(getattr(module, "group_matcher", None))
+        if f"{path}.".startswith(asked) or not whole:
             continue
         prefix = f"{path}." if path else ""
         asked = (*asked, prefix)
-        names: Any = said()
+        names: Any = said() if callable(said) else ()
         patterns += [prefix + name for name in names]
     return patterns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from attnsurgeon.splicing.makeup import Makeup
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
 STRIPPED = "_attnsurgeon_stripped"  # of a module whose parameters were taken away
+# What the name of a layer has in addition that was wrapped since: by torch.compile, by PEFT.
+_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|base_layer|original_module)\.")
 _BASE = "_attnsurgeon_base"  # and the shapes of the tensors that it had before the first
 
 
@@ -88,7 +91,7 @@ def added(model: nn.Module) -> frozenset[str]:
 def _was_there(name: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]]) -> bool:
     if base.get(name) == shape:
         return True
-    name = name.replace("_orig_mod.", "")  # compiled since
+    name = _WRAPPED.sub("", name)
     owner, parametrized, inner = name.partition(".parametrizations.")
     if parametrized:  # the tensor is computed from others since
         return f"{owner}.{inner.partition('.')[0]}" in base

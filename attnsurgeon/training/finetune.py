@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from attnsurgeon.errors import UsageError, nearest
+from attnsurgeon.training.frozen import forget, is_noted, note, noted
 from attnsurgeon.training.held_norms import hold, release, release_all, statistics
 from attnsurgeon.training.held_norms import stay_in_evaluation as _stay_in_evaluation  # noqa: F401
-from attnsurgeon.training.new_parts import NewParts, every_parameter
+from attnsurgeon.training.new_parts import NewParts
 
-_NOTE = "_attnsurgeon_frozen"  # attribute of the network: the names of what was frozen
 POLICIES = ("frozen", "updated")
 
 
@@ -42,7 +43,8 @@ def freeze_backbone(
     has kept its name and shape is not known to be new; `keep` names it.
 
     Modules, their classes and the state-dict keys stay the same; copies and pickles stay frozen,
-    and so do the norms that a SyncBatchNorm conversion puts in the place of frozen ones.
+    and so do the norms that a SyncBatchNorm conversion puts in the place of frozen ones. The
+    network may be wrapped (`torch.compile`, `DataParallel`, a task around it) before or after.
 
     Args:
         model: the operated network.
@@ -60,18 +62,18 @@ def freeze_backbone(
     check_policy(norm_statistics)
     new = NewParts.of(model, (keep,) if isinstance(keep, str) else tuple(keep))
     own = new.parameters(model)
-    frozen = list(model.__dict__.get(_NOTE, ()))
-    for name, parameter in model.named_parameters():
+    frozen = noted(model)
+    for parameter in model.parameters():
         if id(parameter) in own:
-            if name in frozen:  # by an earlier call, that kept less
+            if id(parameter) in frozen:  # by an earlier call, that kept less
                 parameter.requires_grad_(True)
-                frozen.remove(name)
+                frozen.remove(id(parameter))
         else:
             if parameter.requires_grad:
                 parameter.requires_grad_(False)
-                frozen.append(name)
+                frozen.add(id(parameter))
             parameter.grad = None  # one that is there would be applied by the next step
-    model.__dict__[_NOTE] = tuple(frozen)
+    note(model, frozen)
     _hold_norms(model, new if norm_statistics == "frozen" else None)
 
 
@@ -88,18 +90,44 @@ def unfreeze(model: nn.Module, *, norm_statistics: str = "updated") -> None:
             scales and biases learn; usual where batches are small.
 
     Raises:
-        UsageError: the network has no inserted attention, and nothing of it was frozen; or
-            `norm_statistics` is no policy.
+        UsageError: the network has no inserted attention, and nothing of it was frozen; it is
+            wrapped in a DDP that was made while it was frozen; or `norm_statistics` is no policy.
     """
     check_policy(norm_statistics)
     new = None
-    if _NOTE not in model.__dict__ or norm_statistics == "frozen":
+    if not is_noted(model) or norm_statistics == "frozen":
         new = NewParts.of(model)
-    frozen = set(model.__dict__.pop(_NOTE, ()))
-    for name, parameter in every_parameter(model):
-        if name in frozen:
-            parameter.requires_grad_(True)
+    frozen = noted(model)
+    found = [parameter for parameter in model.parameters() if id(parameter) in frozen]
+    _refuse_unsynchronised(model, found)
+    for parameter in found:
+        parameter.requires_grad_(True)
+    forget(model)
     _hold_norms(model, new if norm_statistics == "frozen" else None)
+
+
+def _refuse_unsynchronised(model: nn.Module, frozen: list[nn.Parameter]) -> None:
+    """Refuse a DDP that averages the gradients of fewer parameters than are going to learn.
+
+    It takes those that are trainable when it is made; of others every process keeps its own
+    gradient, and the networks drift apart.
+    """
+    if not isinstance(model, DistributedDataParallel) or not frozen:
+        return
+    ignored = model.parameters_to_ignore
+    names = [name for name, _ in model.module.named_parameters() if name not in ignored]
+    thawing = {id(parameter) for parameter in frozen}
+    wanted = [
+        parameter
+        for parameter in map(model.module.get_parameter, names)
+        if parameter.requires_grad or id(parameter) in thawing
+    ]
+    if len(wanted) > int(model._get_ddp_logging_data()["num_parameter_tensors"]):
+        raise UsageError(
+            "DDP was made while the backbone was frozen, and would not average its gradients",
+            "unfreeze(ddp.module), then DistributedDataParallel(ddp.module) anew; or make it"
+            " before freeze_backbone, with find_unused_parameters=True",
+        )
 
 
 def _hold_norms(model: nn.Module, new: NewParts | None) -> None:

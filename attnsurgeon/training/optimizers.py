@@ -11,6 +11,7 @@ from attnsurgeon.errors import UsageError
 from attnsurgeon.training.groups import not_decayed
 from attnsurgeon.training.new_parts import every_parameter
 from attnsurgeon.training.places import places
+from attnsurgeon.training.renames import renamed
 
 
 def update_optimizer(
@@ -20,8 +21,10 @@ def update_optimizer(
 
     What it knows of parameters that are still there (moments, steps) is kept. Trainable parameters
     that it does not hold are added to the groups of their places, of those that are decayed like
-    them, so that rates, schedulers and the number of groups stay as they are. Frozen parameters
-    lose their gradients. What belongs to neither network (of a loss) is left alone.
+    them, so that rates, schedulers and the number of groups stay as they are. A group in the order
+    of the network stays in it: torch saves states by their numbers, and those of an optimizer that
+    a resumed run makes of the operated network are then the same. Frozen parameters lose their
+    gradients. What belongs to neither network (of a loss) is left alone.
 
     Called again after `unfreeze`, or after a classifier was replaced, it adds what is new then.
 
@@ -30,14 +33,15 @@ def update_optimizer(
         model: the operated network.
         before: the network that the optimizer was made with, where the operation made a copy, as
             `insert` does. Its parameters are replaced by those of the same names, and dropped
-            where the name or the shape is gone.
+            where the name or the shape is gone. Either may be wrapped (`torch.compile`, DDP, a
+            task around it): then names are those in the network inside.
 
     Returns:
         The names of the parameters that were added.
 
     Raises:
-        UsageError: the optimizer holds no parameter of the network, or keeps its state for all
-            parameters together (LBFGS).
+        UsageError: the optimizer holds no parameter of the network, `before` has none of the same
+            name, or the state is kept for all parameters together (LBFGS).
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UsageError(
@@ -45,14 +49,18 @@ def update_optimizer(
             "make a new optimizer",
         )
     here = {id(parameter) for parameter in model.parameters()}
-    was = {} if before is None else _names(before)
+    was = {} if before is None else renamed(before, model)
     if not any(id(p) in here or id(p) in was for g in optimizer.param_groups for p in g["params"]):
         raise UsageError(
             "the optimizer holds no parameter of this network",
             "before=NETWORK, the one it was made with: insert() operates a copy",
         )
+    numbers = _numbers(model if before is None else before)
+    in_order = [group for group in optimizer.param_groups if _is_in_order(group, numbers)]
     homes = _exchange(optimizer, model, was, here)
     added = _add(optimizer, model, homes)
+    for group in in_order:
+        _put_in_order(group, _numbers(model))
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not parameter.requires_grad:
@@ -123,8 +131,17 @@ def _add(
     return tuple(added)
 
 
-def _names(model: nn.Module) -> dict[int, list[str]]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in every_parameter(model):
-        names.setdefault(id(parameter), []).append(name)
-    return names
+def _is_in_order(group: dict[str, Any], numbers: dict[int, int]) -> bool:
+    found = [numbers.get(id(parameter), -1) for parameter in group["params"]]
+    return min(found, default=0) >= 0 and found == sorted(found)
+
+
+def _put_in_order(group: dict[str, Any], numbers: dict[int, int]) -> None:
+    params = group["params"]
+    order = sorted(range(len(params)), key=lambda at: numbers[id(params[at])])
+    for named in (params, group.get("param_names", [])):
+        named[:] = [named[at] for at in order if named]
+
+
+def _numbers(model: nn.Module) -> dict[int, int]:
+    return {id(parameter): number for number, parameter in enumerate(model.parameters())}

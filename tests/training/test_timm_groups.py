@@ -174,3 +174,15 @@ def test_every_group_learns_what_it_says():
         torch.testing.assert_close(
             model.get_parameter(name).detach(), before[name] - rate * grads[name]
         )
+
+
+def test_a_part_of_a_network_that_names_what_is_not_decayed_is_not_asked_as_timm_does_not():
+    base = attnsurgeon.load_model("edgenext_xx_small")
+    model = attnsurgeon.insert(base, "eca", {"site": "stage"}).model
+    name = "stages.1.blocks.1.xca.temperature"
+    assert base.get_parameter(name).dim() > 1
+    assert base.get_submodule("stages.1.blocks.1.xca").no_weight_decay() == {"temperature"}
+    assert not hasattr(base, "no_weight_decay")
+    ours = rates(model, param_groups(model, 1.0, weight_decay=0.3))
+    theirs = rates(base, param_groups_weight_decay(base, 0.3))
+    assert ours[name] == theirs[name] == (1.0, 0.3)
