@@ -108,6 +108,7 @@ def loss(net: torch.nn.Module) -> float:
 
 @pytest.mark.nightly
 def test_attention_that_was_trained_alone_is_gathered_into_an_adapter(tmp_path):
+    torch.manual_seed(0)
     torch.save(Net().state_dict(), tmp_path / "base.pt")
     results = run(2, "adapter", str(tmp_path))
     assert results == [{"moved": 12, "same": True, "keys": len(Net().state_dict()) + 12}]

@@ -227,14 +227,26 @@ def test_moments_are_kept_whichever_of_the_two_networks_is_wrapped(wrap, around)
         assert kept is moments.get(name)
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in whole.parameters()]
-    if (
-        isinstance(before, Task)
-        and isinstance(whole, nn.DataParallel)
-        and whole.module is not model
-    ):
-        assert (
-            "momentum_buffer" in optimizer.state[whole.module.scale]
-        )  # its owner's name is longer
+
+
+def parallel_task(model: nn.Module) -> Any:
+    return nn.DataParallel(Task(model))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "around"), [(parallel_task, Task), (Task, parallel_task)], ids=["off", "on"]
+)
+def test_a_task_around_both_keeps_its_moments_too(wrap, around):
+    base = attnsurgeon.load_model("test_resnet")
+    before = wrap(base)
+    optimizer = torch.optim.SGD(before.parameters(), lr=0.01, momentum=0.9)
+    for parameter in before.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    whole = around(attnsurgeon.insert(base, "se", "residual-branch").model)
+    update_optimizer(optimizer, whole, before=before)
+    scale = next(p for name, p in whole.named_parameters() if name.endswith("scale"))
+    assert "momentum_buffer" in optimizer.state[scale]
 
 
 def test_a_network_of_before_that_is_another_is_refused():
