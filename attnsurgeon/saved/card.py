@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from attnsurgeon.saved.loading import loading
@@ -12,20 +13,23 @@ from attnsurgeon.sizes import each
 _TAGS = ("attnsurgeon", "attention", "computer-vision")
 
 
-def write_card(record: Mapping[str, Any], folder: str, *, needs_trust: bool) -> str:
+def write_card(
+    record: Mapping[str, Any], folder: str, *, needs_trust: bool, for_timm: bool = False
+) -> str:
     """Return the README of a saved folder as Markdown.
 
     Args:
         record: what stands in its surgery.json.
         folder: its name.
         needs_trust: whether the one who loads it has to allow what builds the base network.
+        for_timm: whether it holds what timm finds it by.
     """
     parts = [
         _front_matter(),
         f"# {_title(record)}",
         _what(record),
         "## Load it",
-        _loading(record, folder, needs_trust),
+        *_loading(record, folder, needs_trust, for_timm),
         "## Cost",
         _cost(record["cost"]),
         "## Where the attention is" if record["operations"] else "",
@@ -72,10 +76,23 @@ def _what(record: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(record: Mapping[str, Any], folder: str, needs_trust: bool) -> str:
+def _loading(
+    record: Mapping[str, Any], folder: str, needs_trust: bool, for_timm: bool
+) -> Iterator[str]:
     made = loading(record, folder, trust=needs_trust)
-    note = f"\n\n{made.note}" if made.note else ""
-    return f"```python\nimport attnsurgeon\n\n{made.code}.eval()\n```{note}"
+    yield f"```python\nimport attnsurgeon\n\n{made.code}.eval()\n```"
+    yield made.note
+    if for_timm and made.is_plain:
+        name = f"local-dir:{folder}"
+        yield (
+            "In timm, which without the second import says `Unknown model (attnsurgeon)`:\n\n"
+            "```python\nimport timm\nimport attnsurgeon.integrations.timm\n\n"
+            f"model = timm.create_model({name!r}, pretrained=True).eval()\n```"
+        )
+        yield (
+            "and in its scripts: `python -m attnsurgeon.integrations.timm validate.py DATA --model"
+            f" {shlex.quote(name)} --pretrained`."
+        )
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -15,10 +15,12 @@ class Loading:
     Attributes:
         code: a line of Python, after `import attnsurgeon`; it makes `model`.
         note: what has to be known of the names in it, or "".
+        is_plain: nothing has to be given but the folder.
     """
 
     code: str
     note: str = ""
+    is_plain: bool = False
 
 
 def loading(
@@ -62,4 +64,5 @@ def loading(
             f"`trust=True` allows what {', and what '.join(needs)}: code or an address that no"
             " installed library registers."
         )
-    return Loading(f"model = attnsurgeon.load({', '.join(given)})", " ".join(notes))
+    line = f"model = attnsurgeon.load({', '.join(given)})"
+    return Loading(line, " ".join(notes), len(given) == 1)

@@ -209,7 +209,9 @@ def write_network(
         _write_text(folder / RECORD, text)
         if (config := timm_config(model, source)) is not None:
             _write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        card = write_card(record, target.name, needs_trust=needs_trust(source))
+        card = write_card(
+            record, target.name, needs_trust=needs_trust(source), for_timm=config is not None
+        )
         _write_text(folder / CARD, card)
     return Path(path)
 

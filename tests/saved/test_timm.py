@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -39,6 +41,31 @@ def test_the_folder_by_the_name_of_the_registry_and_by_its_place(folder):
         assert (
             made.pretrained_cfg["mean"] == timm.create_model("test_resnet").pretrained_cfg["mean"]
         )
+
+
+def test_the_card_of_the_folder_says_how_timm_builds_it(folder, monkeypatch):
+    card = (folder / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(folder.parent)
+    ways: list[dict[str, Any]] = [{}, {}]
+    for block, names in zip(blocks, ways, strict=True):
+        exec(block, names)
+    networks.assert_same(ways[1]["model"], ways[0]["model"])
+    assert "-m attnsurgeon.integrations.timm validate.py DATA --model local-dir:out" in card
+
+
+def test_the_card_of_an_adapter_names_no_way_that_would_start_from_other_weights(tmp_path):
+    operation = attnsurgeon.insert(attnsurgeon.load_model("test_resnet"), "eca", "residual-branch")
+    plain = operation.save(tmp_path / "full")
+    assert "create_model" in (plain / "README.md").read_text()
+    torch.save(attnsurgeon.load_model("test_resnet").state_dict(), tmp_path / "base.pth")
+    base = attnsurgeon.load_model("test_resnet", checkpoint=tmp_path / "base.pth")
+    adapter = attnsurgeon.insert(base, "eca", "residual-branch").save(
+        tmp_path / "adapter", mode="adapter"
+    )
+    assert (adapter / "config.json").is_file()
+    assert "create_model" not in (adapter / "README.md").read_text()
 
 
 @pytest.mark.slow
