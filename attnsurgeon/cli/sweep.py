@@ -75,6 +75,9 @@ _HTML = "--html FILE"
 @click.option(
     "--address", metavar="HOST:PORT", help="A Ray cluster, or `auto`.  [default: this machine]"
 )
+@click.option(
+    "--edited", is_flag=True, help="Go on though the function was edited since trials ended."
+)
 @click.option("--html", type=PathName(), help="Also write one self-contained HTML page.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing HTML page.")
 @json_flag
@@ -92,6 +95,7 @@ def command(
     workers: int | None,
     max_failures: int,
     address: str | None,
+    edited: bool,
     html: str | None,
     overwrite: bool,
     as_json: bool,
@@ -139,6 +143,7 @@ def command(
                 workers=workers,
                 max_failures=max_failures,
                 address=address,
+                edited=edited,
                 progress=tell,
             )
     except KeyboardInterrupt:

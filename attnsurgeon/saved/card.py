@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -90,8 +89,8 @@ def _loading(
             f"model = timm.create_model({name!r}, pretrained=True).eval()\n```"
         )
         yield (
-            "and in its scripts: `python -m attnsurgeon.integrations.timm validate.py DATA --model"
-            f" {shlex.quote(name)} --pretrained`."
+            "Its scripts take the same name, run through that module:"
+            " `python -m attnsurgeon.integrations.timm validate.py ...`."
         )
 
 

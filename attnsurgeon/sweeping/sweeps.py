@@ -16,9 +16,9 @@ from attnsurgeon.grid.table import Grid, Row
 from attnsurgeon.sweeping.engine import Job, Progress, Trial, require_ray, run_job
 from attnsurgeon.sweeping.functions import Train, find_train, name_of
 from attnsurgeon.sweeping.merging import merged
+from attnsurgeon.sweeping.versions import ADDRESS, digest_of, note_version, refuse_edited
 
 MODES = ("max", "min")
-_ADDRESS = "://"
 
 
 def sweep(
@@ -37,14 +37,15 @@ def sweep(
     workers: int | None = None,
     max_failures: int = 1,
     address: str | None = None,
+    edited: bool = False,
     progress: Progress | None = None,
 ) -> Grid:
     """Train every variant of a comparison by a function of the user's, on Ray Tune.
 
     Called again with the same arguments it goes on: what has ended stays, what failed or was
-    interrupted is taken up at its last checkpoint. A function that was edited keeps its name, and
-    so the trials that ended: give another storage to train anew. What came out is written into
-    the folder of the variants, so that a later comparison there shows it as well.
+    interrupted is taken up at its last checkpoint. Where the function was edited since trials
+    ended, it refuses: they would be of another function than the rest. What came out is written
+    into the folder of the variants, so that a later comparison there shows it as well.
 
     Args:
         variants: the folder that `compare(..., save_all=FOLDER)` wrote.
@@ -65,13 +66,16 @@ def sweep(
         max_failures: how often a trial is taken up again after its process died or it raised,
             before it counts as failed.
         address: of a Ray cluster; default: this machine, or the Ray that runs in this process.
+        edited: go on with a function that is not what it was when trials ended; these stay as
+            they are. Looked at are the function and what it uses of its own file.
         progress: is called with the folder of each trial that ended, how many have, of how many.
 
     Returns:
         The grid of the folder, the best rows first; `row.trained` has what each came to.
 
     Raises:
-        UsageError: the arguments contradict, Ray is missing or cannot be reached.
+        UsageError: the arguments contradict, the function was edited, Ray is missing or cannot
+            be reached.
         CheckFailed: every trial failed; the message has the reason of the first.
         KeyboardInterrupt: the sweep was interrupted; what has ended is in the folder.
     """
@@ -88,15 +92,19 @@ def sweep(
     function = find_train(train, config)
     require_ray()
     place = os.fspath(storage)
-    if _ADDRESS not in place:
+    if ADDRESS not in place:
         place = str(Path(place).expanduser().resolve())
     job = Job(
         folder.resolve(), tuple(str(row.folder) for row in rows), function, config, metric, mode,
         place, "", samples, scheduler, dict(stop or {}), cpus, gpus, workers, address, max_failures,
     )  # fmt: skip
     job = named(job, name_of(train), [row.seal for row in rows])
+    digest = digest_of(function)
+    refuse_edited(job, digest, edited)
+    note_version(job, digest)
     with _journal(folder) as journal:
         trials, interrupted = run_job(job, progress)
+        note_version(job, digest, trials)
         grid = merged(grid, trials, metric, mode)
         for row in grid.rows:
             if journal is not None and row.trained is not None:
