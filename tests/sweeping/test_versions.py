@@ -1,4 +1,4 @@
-"""A function that was edited between two calls of a sweep is noticed; what changes nothing is not."""
+"""A function that was edited between two calls of a sweep is noticed; what says nothing is not."""
 
 from __future__ import annotations
 
