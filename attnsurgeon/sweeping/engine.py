@@ -251,10 +251,15 @@ def _connected(job: Job) -> Iterator[None]:
     here = {"include_dashboard": False, "object_store_memory": _MEMORY}
     try:
         ray.init(address=job.address or "local", **quiet, **({} if job.address else here))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"at {job.address}" if job.address else "here"
+    except Exception as error:  # a node that does not come up raises no kind of its own
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if job.address is None:
+            raise UsageError(
+                f"Ray does not start here: {said}",
+                "is there memory left on this machine, and time? its logs are in /tmp/ray",
+            ) from error
         raise UsageError(
-            f"Ray cannot be reached {where}: {str(error).splitlines()[0]}",
+            f"Ray cannot be reached at {job.address}: {said}",
             "is the cluster up? address= is HOST:PORT, ray://HOST:PORT or auto",
         ) from error
     try:

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from attnsurgeon.grid.limits import in_order
 from attnsurgeon.grid.saving import read_index
 from attnsurgeon.grid.text import as_csv, as_markdown
 from attnsurgeon.report.comparison import comparison_page
-from attnsurgeon.sweeping.engine import Job, Trial
+from attnsurgeon.sweeping.engine import Job, Trial, _connected
 from attnsurgeon.sweeping.merging import merged
 from attnsurgeon.sweeping.sweeps import named, sweep
 from tests.cli.command import TINY, attnsurgeon
@@ -240,3 +241,27 @@ def test_the_command_refuses_in_one_message(argv, said, variants, tmp_path):
     assert said in done.err
     assert "Traceback" not in done.err
     assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        (None, Exception("The current node timed out during startup."), "Ray does not start here"),
+        (None, RuntimeError(), "Ray does not start here: RuntimeError"),
+        (
+            "here:1",
+            ConnectionError("nobody answers"),
+            "cannot be reached at here:1: nobody answers",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_come_up_is_one_message_whatever_it_raises(
+    address, error, said, monkeypatch
+):
+    def init(**arguments):
+        raise error
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(UsageError, match=said), _connected(replace(JOB, address=address)):
+        raise AssertionError("nothing is connected")
