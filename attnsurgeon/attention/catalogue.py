@@ -61,6 +61,7 @@ import attnsurgeon.attention.activations.acon
 import attnsurgeon.attention.convs.cot
 import attnsurgeon.attention.convs.splat
 import attnsurgeon.attention.convs.involution
+import attnsurgeon.attention.convs.bot
 import attnsurgeon.attention.weights.odconv
 import attnsurgeon.attention.weights.dyconv
 import attnsurgeon.attention.weights.condconv

@@ -16,6 +16,17 @@ def groups_of(channels: int, groups: int, *, parts: int = 1) -> int:
     return groups
 
 
+def heads_of(channels: int, heads: int) -> int:
+    """Returns `heads`, which have to divide the channels."""
+    if not 1 <= heads <= channels or channels % heads:
+        limit = max(heads, 1)
+        raise MechanismError(
+            f"heads={heads} do not divide {channels} channels evenly",
+            f"the largest number up to that which does is heads={most_groups(channels, limit)}",
+        )
+    return heads
+
+
 def most_groups(channels: int, limit: int, parts: int = 1) -> int:
     """Returns the largest number of groups up to `limit` that divides the channels."""
     for groups in range(min(limit, channels // parts), 0, -1):

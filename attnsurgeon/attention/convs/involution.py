@@ -18,26 +18,17 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width, odd_kernel
 from attnsurgeon.attention.convs.geometry import Conv
-from attnsurgeon.attention.convs.local import in_its_place, local_sums, window_of
+from attnsurgeon.attention.convs.local import in_its_place, local_sums, tile_means, window_of
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.kernels import kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import most_groups
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.registry import mechanism
-from attnsurgeon.attention.resampling import along, tiles
 from attnsurgeon.attention.shapes import CONV, unflatten
 
 torch.fx.wrap("local_sums")
-
-
-@torch.fx.wrap
-def strided(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Returns the mean of each tile of the size of the stride."""
-    for axis, step in enumerate(stride, 2):
-        if step > 1:
-            x = along(x, axis, tiles(x.shape[axis], step, x), like=x)
-    return x
+torch.fx.wrap("tile_means")
 
 
 def looks(seen: Seen) -> dict[str, Tensor]:
@@ -122,7 +113,7 @@ class Involution(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Returns (N, groups, 1, window, ...): a kernel for each position of the output."""
-        z = self.span(F.relu(self.norm(self.reduce(strided(x, self.stride)))))
+        z = self.span(F.relu(self.norm(self.reduce(tile_means(x, self.stride)))))
         return unflatten(z, 1, (self.groups, -1)).unsqueeze(2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from attnsurgeon.attention.convs.geometry import output_size
 from attnsurgeon.attention.layout import channels_last
 from attnsurgeon.attention.pictures import Seen, index_of
 from attnsurgeon.attention.precision import wide
+from attnsurgeon.attention.resampling import along, tiles
 from attnsurgeon.attention.shapes import Conv, unflatten
 from attnsurgeon.errors import MechanismError
 
@@ -31,6 +32,15 @@ def in_its_place(conv: Conv) -> Conv:
             f"{conv.in_channels}",
             "sk and psa change it",
         )
+    return everywhere(conv)
+
+
+def everywhere(conv: Conv) -> Conv:
+    """Returns the convolution, which has to make something at every position but for its stride.
+
+    Raises:
+        MechanismError: what is made at each position of its input cannot take its place.
+    """
     if conv.padding_mode != "zeros":
         raise MechanismError(
             f"the convolution pads with {conv.padding_mode!r}, and its substitute with zeros",
@@ -46,6 +56,15 @@ def in_its_place(conv: Conv) -> Conv:
                 "odd kernels with half of them as padding keep all positions",
             )
     return conv
+
+
+@torch.fx.wrap
+def tile_means(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Returns the mean of each tile of the size of the stride; the last one may be smaller."""
+    for axis, step in enumerate(stride, 2):
+        if step > 1:
+            x = along(x, axis, tiles(x.shape[axis], step, x), like=x)
+    return x
 
 
 @torch.fx.wrap

@@ -27,7 +27,8 @@ def decide(asked: Asked) -> Draft:
     place = possible(takeover(survey, target))
     call = survey.traced.calls[place.host][0]
     conv = _plain(call.module)
-    _check_padding(conv, asked.value(target), call)
+    given = tuple(call.inputs[0].meta["shape"][2:])
+    _check_padding(conv, asked.value(target), given)
     if conv._modules:
         place = replace(place, note=_PADS)
     removes: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ def decide(asked: Asked) -> Draft:
         for path in removes:
             check_own(survey, path)
     return Draft(
-        place, asked.value(target), {"conv": conv},
+        place, asked.value(target), {"conv": conv, "input_size": given},
         conv=conv, removes=removes, keeps_old=asked.request.init == "identity",
     )  # fmt: skip
 
@@ -56,9 +57,8 @@ def _plain(module: nn.Module) -> Conv:
     return module
 
 
-def _check_padding(conv: Conv, made: Value, call: Call) -> None:
+def _check_padding(conv: Conv, made: Value, given: tuple[int, ...]) -> None:
     """Refuses a convolution whose forward makes a map of another size than it states."""
-    given = call.inputs[0].meta["shape"][2:]
     if made.size != output_size(conv, given):
         raise Impossible(f"it makes maps of {made.size} from {given}, not by the padding it states")
 
