@@ -62,6 +62,8 @@ import attnsurgeon.attention.convs.cot
 import attnsurgeon.attention.convs.splat
 import attnsurgeon.attention.convs.involution
 import attnsurgeon.attention.convs.bot
+import attnsurgeon.attention.convs.halo
+import attnsurgeon.attention.convs.lambda_layer
 import attnsurgeon.attention.weights.odconv
 import attnsurgeon.attention.weights.dyconv
 import attnsurgeon.attention.weights.condconv

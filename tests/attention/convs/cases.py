@@ -17,6 +17,7 @@ from tests.attention.cases import SIZES, Case, is_channels_last, of_kind, params
 PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
 # What is made at each position of its input, and is no convolution itself.
 IN_PLACE = ("cot", "involution")
+EVERYWHERE = (*IN_PLACE, "bot")  # these two may make another number of channels
 # What a convolution may be like otherwise than a 3x3 one that keeps channels and size.
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -105,12 +106,18 @@ class InConv(Case):
 class Alone(InConv):
     """A mechanism in the place of a convolution, which stays beside it under the identity start."""
 
+    def given(self) -> dict[str, Any]:
+        facts = {"rank": self.rank, "conv": self.conv()}
+        return self.card.args_at(SIZES[self.rank], dict(self.args), **facts)
+
     def refusals(self) -> dict[str, str]:
         groups = {"groups": "4 groups"} if self.card.name == "psa" else {}
         in_place = {}
         if self.card.name in IN_PLACE:
             channels = dict.fromkeys(("wider", "narrower"), "it keeps the number of channels")
-            in_place = {"valid": "leaves some out", **channels}
+            in_place = {**channels}
+        if self.card.name in EVERYWHERE:
+            in_place["valid"] = "leaves some out"
         return {"reflect": "pads with 'reflect'", **groups, **in_place}
 
     def params(self, channels: int | None = None) -> int:
