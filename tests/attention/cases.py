@@ -20,9 +20,10 @@ IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc", "nl", "danet")
 IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism, or one form of it, has to hold in half precision, if
 # not 1000. The output of these grows with the square of the input, of the last with its cube: from
-# there on it would itself overflow. Involution is held by its norm while training.
+# there on it would itself overflow. Involution and lambda are held by norms while training.
 LARGE = {"gam": 100.0, "lka": 50.0, "lka-True": 10.0, "involution": 10.0, "nl-dot": 100.0}
-HELD_IN_TRAINING = ("involution",)
+LARGE |= {"lambda": 10.0}
+HELD_IN_TRAINING = ("involution", "lambda")
 
 
 def channels_last(x: Tensor) -> Tensor:

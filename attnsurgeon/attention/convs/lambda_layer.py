@@ -22,7 +22,7 @@ from attnsurgeon.attention.convs.local import everywhere, tile_means, window_of
 from attnsurgeon.attention.convs.relative import resized, skewed
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.kernels import around, kernel_along
-from attnsurgeon.attention.layout import untoken
+from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import heads_of
 from attnsurgeon.attention.pictures import Picture, Seen, index_of
@@ -70,16 +70,24 @@ def applied(q: Tensor, k: Tensor, v: Tensor, by_place: Tensor, heads: int) -> Te
         by_place: (N v, k, ...), the second sum of each lambda.
         heads: queries of a position.
     """
-    dtype, sides = q.dtype, q.shape[2:]
     with without_autocast(q):
-        rows = unflatten(q.to(wide(q)), 1, (heads, -1)).flatten(3).permute(0, 3, 1, 2)
-        v = v.to(rows.dtype)
-        content = k.to(rows.dtype).flatten(2).softmax(2) @ v.flatten(2).transpose(1, 2)  # (N, k, v)
+        rows = unflatten(in_rows(q), 2, (heads, -1))  # (N, P, heads, k)
+        values = in_rows(v)  # (N, P, v)
+        content = k.to(rows.dtype).flatten(2).softmax(2) @ values  # (N, k, v)
         of_all = rows.flatten(1, 2) @ content  # (N, P heads, v)
         lambdas = unflatten(by_place, 0, v.shape[:2]).flatten(3).permute(0, 3, 2, 1)
         of_place = rows @ lambdas.to(rows.dtype)  # (N, P, heads, v)
-        y = of_all.flatten(1) + of_place.flatten(1)
-    return untoken(unflatten(unflatten(y.to(dtype), 1, (-1, heads * v.shape[1])), 1, sides), q)
+        y = (of_all.flatten(1) + of_place.flatten(1)).to(q.dtype)
+    return untoken(unflatten(y, 1, (*q.shape[2:], heads * v.shape[1])), q)
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """Returns (N, P, C) of a map (N, C, ...), in float32 at least.
+
+    Channels go last before positions are joined: the other way round, the gradient of one image
+    gets strides for which torch's batch norm on a CPU returns a wrong gradient.
+    """
+    return tokens(x.to(wide(x))).contiguous().flatten(1, -2)
 
 
 def looks(seen: Seen) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from tests.attention.cases import SIZES, Case, is_channels_last, of_kind, params
 PLAIN: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
 # What is made at each position of its input, and is no convolution itself.
 IN_PLACE = ("cot", "involution")
-EVERYWHERE = (*IN_PLACE, "bot")  # these two may make another number of channels
+# The same, but it may make another number of channels.
+EVERYWHERE = (*IN_PLACE, "bot", "halo", "lambda")
 # What a convolution may be like otherwise than a 3x3 one that keeps channels and size.
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -112,12 +113,9 @@ class Alone(InConv):
 
     def refusals(self) -> dict[str, str]:
         groups = {"groups": "4 groups"} if self.card.name == "psa" else {}
-        in_place = {}
+        in_place = {"valid": "leaves some out"} if self.card.name in EVERYWHERE else {}
         if self.card.name in IN_PLACE:
-            channels = dict.fromkeys(("wider", "narrower"), "it keeps the number of channels")
-            in_place = {**channels}
-        if self.card.name in EVERYWHERE:
-            in_place["valid"] = "leaves some out"
+            in_place |= dict.fromkeys(("wider", "narrower"), "it keeps the number of channels")
         return {"reflect": "pads with 'reflect'", **groups, **in_place}
 
     def params(self, channels: int | None = None) -> int:

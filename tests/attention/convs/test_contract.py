@@ -13,6 +13,8 @@ SMALL = {
     "sk": {"": {"groups": 8, "reduction": 4}},
     "psa": {"": {"kernels": (3, 5), "groups": (1, 4), "reduction": 2}},
     "sc": {"": {}, "split": {"split": True}},
+    "halo": {"": {"heads": 4, "block": 4, "halo": 2}},
+    "lambda": {"": {"depth": 4, "scope": 5}, "everywhere": {"depth": 4, "scope": None}},
     "involution": {"": {"kernel_size": 5, "share": 4, "reduction": 2}},
 }
 CASES = [
