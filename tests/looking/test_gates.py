@@ -72,6 +72,9 @@ MAIN = {
     "cot": "branches attention",
     "splat": "branches",
     "involution": "attention",
+    "bot": "attention",
+    "halo": "attention",
+    "lambda": "attention",
     "odconv": "branches",
     "dyconv": "branches",
     "condconv": "branches",
@@ -79,12 +82,16 @@ MAIN = {
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
+<<<<<<< HEAD
 BLENDED += ["attention-gate"]
 # Whose picture is a factor that goes through a convolution, which is then blended in.
 INSIDE = ["attention-gate"]
+=======
+BLENDED += ["bot", "halo", "lambda"]
+>>>>>>> 5abc1c9 (Hold the three to loops and to timm's modules; their pictures)
 # Of what is replaced for good, nothing is left to compare with.
 GONE = ["sk", "psa", "sc", "atac", "csra"]
-GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution"]
+GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution", "bot", "halo", "lambda"]
 # One of each kind while working; all of them in the slow suite.
 FAST = ["se", "cbam", "sa", "sk", "aff", "csra"]
 # Of what is asked of no map.
@@ -667,6 +674,55 @@ def by_involution(m, x):
     wide = F.pad(torch.zeros_like(x[:, 0]), [k // 2] * 4)
     wide[:, step * h : step * h + k, step * v : step * v + k] = own
     return {"attention": wide[:, k // 2 : -(k // 2), k // 2 : -(k // 2)]}
+
+
+def apart(table, here, there):
+    """The row of a table for the way from one place to another along its axis."""
+    return table[len(table) // 2 + there - here]
+
+
+def by_bot(m, x):
+    q, k, _ = (part.unflatten(1, (4, -1)) for part in pointwise(m.qkv, x).chunk(3, 1))
+    own, (h, v) = q[:, :, :, x.shape[2] // 2, x.shape[3] // 2], (n // 2 for n in x.shape[2:])
+    down = torch.stack([apart(m.tables[0], h, i) for i in range(x.shape[2])])
+    right = torch.stack([apart(m.tables[1], v, i) for i in range(x.shape[3])])
+    keys = k + (down[:, None] + right).movedim(-1, 0)
+    z = torch.einsum("nhc,nhcij->nhij", own, keys) / math.sqrt(own.shape[2])
+    return {"attention": softly(z.flatten(2), 2).reshape(z.shape).mean(1)}
+
+
+def by_halo(m, x):
+    b, halo, heads = 8, 3, 8
+    q = pointwise(m.q, x).unflatten(1, (heads, -1))
+    k = pointwise(m.kv, x).unflatten(1, (heads, -1)).chunk(2, 2)[0]
+    h, v = (n // 2 for n in x.shape[2:])
+    first = [h // b * b - halo, v // b * b - halo]
+    near = {}  # of each place that the block sees, in the map or not
+    for i in range(first[0], first[0] + b + 2 * halo):
+        for j in range(first[1], first[1] + b + 2 * halo):
+            inside = 0 <= i < x.shape[2] and 0 <= j < x.shape[3]
+            key = k[..., i, j] if inside else torch.zeros_like(k[..., 0, 0])
+            key = key + apart(m.tables[0], h, i + halo) + apart(m.tables[1], v, j + halo)
+            score = (q[..., h, v] * key).sum(2) / math.sqrt(key.shape[2])
+            near[i, j] = torch.exp(score)
+    total = sum(near.values())
+    made = torch.zeros_like(x[:, 0])
+    for (i, j), score in near.items():
+        if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]:
+            made[:, i, j] = (score / total).mean(1)
+    return {"attention": made}
+
+
+def by_lambda(m, x):
+    q, k, _ = pointwise(m.qkv, x).split([64, 16, 16], 1)
+    q = normed(m.query_norm, q).unflatten(1, (4, 16)).mean(1)
+    h, v = (n // 2 for n in x.shape[2:])
+    made = (q[..., h, v, None] * softly(k.flatten(2), 2)).sum(1).reshape(x[:, 0].shape)
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            if max(abs(i - h), abs(j - v)) <= 11:
+                made[:, i, j] += q[..., h, v] @ m.place.weight[:, 0, i - h + 11, j - v + 11]
+    return {"attention": made}
 
 
 def by_interflow(m, *values):
