@@ -30,7 +30,7 @@ class Network:
     """One network of the data.
 
     Attributes:
-        attn, args, where: the mechanism, its arguments, and a placement if not its own.
+        attn, args, where: the mechanism, its arguments, and a placement, or paths, if not its own.
         net: what it goes into.
         total: parameters of theirs.
         source: the repository, and what builds it there.
@@ -42,7 +42,7 @@ class Network:
     total: int
     source: str
     args: tuple[tuple[str, Any], ...] = ()
-    where: str | None = None
+    where: str | tuple[str, ...] | None = None
     why: str = ""
 
     @property
@@ -50,7 +50,9 @@ class Network:
         """The mechanism with its arguments and place, as they are written in a call."""
         said = [f"{name}={value!r}" for name, value in self.args]
         args = f"({', '.join(said)})" if said else ""
-        return f"`{self.attn}{args}`" + (f" at `{self.where}`" if self.where else "")
+        places = (self.where,) if isinstance(self.where, str) else self.where or ()
+        at = " at " + ", ".join(f"`{place}`" for place in places) if places else ""
+        return f"`{self.attn}{args}`{at}"
 
     @property
     def has_to_equal(self) -> bool:
@@ -77,11 +79,15 @@ def networks() -> tuple[Network, ...]:
     return tuple(
         Network(
             attn, entry["net"], entry["total"], entry["from"],
-            tuple(entry.get("args", {}).items()), entry.get("where"), entry.get("why", ""),
+            tuple(entry.get("args", {}).items()), _places(entry.get("where")), entry.get("why", ""),
         )
         for attn, entries in read.items()
         for entry in entries
     )  # fmt: skip
+
+
+def _places(where: str | list[str] | None) -> str | tuple[str, ...] | None:
+    return tuple(where) if isinstance(where, list) else where
 
 
 def parts() -> dict[str, str]:
@@ -111,7 +117,7 @@ def _lines(found: tuple[Network, ...]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", type=Path, help="a page with marks")
     options = parser.parse_args()
     made = parts()

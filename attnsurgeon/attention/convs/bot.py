@@ -35,9 +35,7 @@ from attnsurgeon.attention.shapes import CONV, unflatten
 torch.fx.wrap("tile_means")
 
 
-def pairs(
-    q: Tensor, k: Tensor, tables: Sequence[Tensor], heads: int, scale: float
-) -> Tensor:
+def pairs(q: Tensor, k: Tensor, tables: Sequence[Tensor], heads: int, scale: float) -> Tensor:
     """Returns w, (N heads, P, P), of maps q and k (N, C, ...) and a table of each axis."""
     relations = [skewed(resized(t, q.shape[axis])) for axis, t in enumerate(tables, 2)]
     return attention(heads_first(q, heads) * scale, heads_first(k, heads), relations)
@@ -82,9 +80,7 @@ def site_args(
     kind="conv",
     ranks=(1, 2, 3),
     placement="last-stage-conv3x3",
-    picture=Picture(
-        ("attention",), "w of the position that was asked for, mean over heads", looks
-    ),
+    picture=Picture(("attention",), "w of the position that was asked for, mean over heads", looks),
     formula="3 C_in C + (2H - 1 + 2W - 1) d, d = C / 4; 2L - 1 for the sum at rank 1, with 2D - 1 "
     "more at rank 3",
     count=count,
@@ -121,9 +117,7 @@ class BoT(nn.Module):
         x (N, C_in, ...) -> (N, C, ...), of the size that `conv` makes
     """
 
-    def __init__(
-        self, conv: Conv, *, heads: int = 4, size: tuple[int, ...] | None = None
-    ) -> None:
+    def __init__(self, conv: Conv, *, heads: int = 4, size: tuple[int, ...] | None = None) -> None:
         super().__init__()
         c, rank = everywhere(conv).out_channels, len(conv.kernel_size)
         width = c // heads_of(c, heads)

@@ -79,9 +79,7 @@ def whole(z: Tensor, sides: Sides, like: Tensor, heads: int) -> Tensor:
     return heads_joined(z.flatten(1, -2), heads, like.shape[2:], like)
 
 
-def pairs(
-    q: Tensor, k: Tensor, tables: Sequence[Tensor], block: Sides, step: Sides
-) -> Tensor:
+def pairs(q: Tensor, k: Tensor, tables: Sequence[Tensor], block: Sides, step: Sides) -> Tensor:
     """Returns w, (M ..., A ..., I ...), of queries and keys in blocks, (M, B, ..., side, ..., d).
 
     Args:
@@ -149,7 +147,8 @@ def looks(seen: Seen) -> dict[str, Tensor]:
     # The windows lie on a map that is wider by the halo, and by what the last blocks lack.
     ends = [n + 2 * h + b for n, h, b in zip(x.shape[2:], m.halo, m.block, strict=True)]
     wide = own.new_zeros(len(x), *ends)
-    places = [slice(i * b, i * b + n) for i, b, n in zip(number, m.block, own.shape[1:], strict=True)]
+    along = zip(number, m.block, own.shape[1:], strict=True)
+    places = [slice(i * b, i * b + n) for i, b, n in along]
     wide[(slice(None), *places)] = own
     inner = [slice(h, h + n) for h, n in zip(m.halo, x.shape[2:], strict=True)]
     return {"attention": wide[(slice(None), *inner)].to(x.dtype)}
@@ -173,11 +172,9 @@ def count(conv: Conv, heads: int, block: int, halo: int) -> int:
     kind="conv",
     ranks=(1, 2, 3),
     placement="block-conv3x3",
-    picture=Picture(
-        ("attention",), "w of the position that was asked for, mean over heads", looks
-    ),
-    formula="3 C_in C + 2 (2b - 1) d, b = 8 + 2 * 3, d = C / 8; (2b - 1) d at rank 1, and at rank 3 "
-    "(2 * 9 - 1) d more",
+    picture=Picture(("attention",), "w of the position that was asked for, mean over heads", looks),
+    formula="3 C_in C + 2 (2b - 1) d, b = 8 + 2 * 3, d = C / 8; (2b - 1) d at rank 1, and at rank 3"
+    " (2 * 9 - 1) d more",
     count=count,
     identity=replacing(),
     constraints=(

@@ -131,7 +131,7 @@ def count(
 def site_args(
     size: tuple[int, ...], scope: int | None, input_size: tuple[int, ...] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Returns the size of the convolution's input, where there is a row for every distance on it."""
+    """Returns the size of the convolution's input, where every distance on it has a row."""
     return {} if scope is not None else {"size": tuple(input_size or size)}
 
 
@@ -142,12 +142,12 @@ def site_args(
     placement="block-conv3x3",
     picture=Picture(
         ("attention",),
-        "q_i . (k_j + e_(j - i)) of the position i that was asked for, the weight of each v_j; mean "
-        "over heads, and below 0 too",
+        "q_i . (k_j + e_(j - i)) of the position i that was asked for, the weight of each v_j; "
+        "mean over heads, and below 0 too",
         looks,
     ),
-    formula="C_in (hk + k + C / h) + 2hk + 2C / h + k m + k, h = 4, k = 16, m = 23^2, 23 at rank 1, "
-    "3 * 23^2 at rank 3; with scope=None (2H - 1)(2W - 1) k for the last two",
+    formula="C_in (hk + k + C / h) + 2hk + 2C / h + k m + k, h = 4, k = 16, m = 23^2, 23 at rank 1,"
+    " 3 * 23^2 at rank 3; with scope=None (2H - 1)(2W - 1) k for the last two",
     count=count,
     identity=replacing(),
     constraints=(
@@ -222,17 +222,18 @@ class Lambda(nn.Module):
             nn.init.normal_(self.distances, std=STD)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries (N, h k, ...), keys (N, k, ...) before the softmax, values (N, v, ...)."""
+        """Returns queries (N, h k, ...), keys (N, k, ...) without softmax, values (N, v, ...)."""
         q, k, v = self.qkv(x).split(self.widths, dim=1)
         return self.query_norm(q), k, self.value_norm(v)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what each position's function makes of its queries."""
         q, k, v = self.parts(x)
-        if self.place is not None:
-            by_place = self.place(apart(v))
-        else:
+        if self.distances is not None:
             by_place = by_all(v, self.distances)
+        else:
+            assert self.place is not None
+            by_place = self.place(apart(v))
         return tile_means(applied(q, k, v, by_place, self.heads), self.stride)
 
     def extra_repr(self) -> str:

@@ -40,7 +40,7 @@ def heads_first(x: Tensor, heads: int) -> Tensor:
 
 
 def heads_joined(z: Tensor, heads: int, sides: Sequence[int], like: Tensor) -> Tensor:
-    """Returns a map (N, heads c, ...) of (N heads, P, c), its channels first or last as `like`'s."""
+    """Returns a map (N, heads c, ...) of (N heads, P, c), laid out in memory as `like`."""
     if channels_last(like):
         rows = unflatten(z, 0, (-1, heads)).transpose(1, 2).flatten(2)  # (N, P, heads c)
         return unflatten(rows, 1, tuple(sides)).movedim(-1, 1)
