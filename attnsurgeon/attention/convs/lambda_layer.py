@@ -11,15 +11,18 @@ https://arxiv.org/abs/2102.08602
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import map_size, odd_kernel
 from attnsurgeon.attention.convs.geometry import Conv
 from attnsurgeon.attention.convs.local import everywhere, tile_means, window_of
 from attnsurgeon.attention.convs.relative import resized, skewed
+from attnsurgeon.attention.gradients import eager
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.layout import tokens, untoken
@@ -31,13 +34,22 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, unflatten
 
 torch.fx.wrap("tile_means")
+CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 STD = 0.02  # of the rows of distances
 
 
 @torch.fx.wrap
-def apart(values: Tensor) -> Tensor:
-    """Returns (N v, 1, ...) of values (N, v, ...): one map each."""
-    return values.flatten(0, 1).unsqueeze(1)
+def by_near(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns (N v, k, ...): what each value (N, v, ...) adds to the lambdas, by those around.
+
+    Of a small map only the middle of the weight (k, 1, ...) sees anything.
+    """
+    margins = around(tuple(weight.shape[2:]))
+    if eager():
+        reach = [min(m, n - 1) for m, n in zip(margins, values.shape[2:], strict=True)]
+        middle = (slice(m - r, m + r + 1) for m, r in zip(margins, reach, strict=True))
+        weight, margins = weight[(..., *middle)], tuple(reach)
+    return CONVOLVE[len(margins)](values.flatten(0, 1).unsqueeze(1), weight, bias, padding=margins)
 
 
 def everyones(table: Tensor, sides: tuple[int, ...]) -> Tensor:
@@ -233,7 +245,7 @@ class Lambda(nn.Module):
             by_place = by_all(v, self.distances)
         else:
             assert self.place is not None
-            by_place = self.place(apart(v))
+            by_place = by_near(v, self.place.weight, self.place.bias)
         return tile_means(applied(q, k, v, by_place, self.heads), self.stride)
 
     def extra_repr(self) -> str:
