@@ -82,13 +82,10 @@ MAIN = {
 }
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
-<<<<<<< HEAD
+BLENDED += ["bot", "halo", "lambda"]
 BLENDED += ["attention-gate"]
 # Whose picture is a factor that goes through a convolution, which is then blended in.
 INSIDE = ["attention-gate"]
-=======
-BLENDED += ["bot", "halo", "lambda"]
->>>>>>> 5abc1c9 (Hold the three to loops and to timm's modules; their pictures)
 # Of what is replaced for good, nothing is left to compare with.
 GONE = ["sk", "psa", "sc", "atac", "csra"]
 GONE += ["dyrelu", "frelu", "acon", "cot", "splat", "involution", "bot", "halo", "lambda"]
