@@ -74,7 +74,8 @@ def _ours(name: str, shape: Shape) -> nn.Module:
     card = lookup(name)
     if card.kind in ("conv", "weight"):
         conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        return create_attention(name, conv=conv)
+        tables = {"size": tuple(size)} if "size" in card.args else {}  # of distances on the map
+        return create_attention(name, conv=conv, **tables)
     if card.kind == "linked":
         return _chained(name, channels, tied=card.tied)
     args = card.args_at(
@@ -82,6 +83,8 @@ def _ours(name: str, shape: Shape) -> nn.Module:
         {},
         source_channels=channels,
         source_size=tuple(size),
+        signal_channels=channels,
+        signal_size=tuple(side // 2 for side in size),
         classes=CLASSES,
         stages=EARLIER,
     )
@@ -103,6 +106,9 @@ def _chained(name: str, channels: int, *, tied: bool) -> nn.Module:
 def _inputs(name: str, shape: Shape) -> list[tuple[int, ...]]:
     """Returns the shapes of all inputs, without the batch."""
     given = lookup(name).inputs({})
+    if "coarser" in given:  # of a decoder's value before it is raised
+        channels, *size = shape
+        return [shape, (channels, *(side // 2 for side in size))]
     if given == ("logits", "stages"):
         channels, height, width = shape
         scale = [channels // earlier for earlier in EARLIER]

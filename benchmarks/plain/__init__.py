@@ -19,6 +19,7 @@ from benchmarks.plain import (
     mixers,
     pairs,
     positions,
+    relative,
     values,
     weights,
 )
@@ -34,4 +35,5 @@ PLAIN: dict[str, type[nn.Module]] = {
     **values.PLAIN,
     **heads.PLAIN,
     **linked.PLAIN,
+    **relative.PLAIN,
 }

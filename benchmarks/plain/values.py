@@ -1,4 +1,4 @@
-"""What looks at two values: fusions of a residual addition, masks of a block's input."""
+"""What looks at two values: fusions of an addition, masks of a block's input, gates of a skip."""
 
 from __future__ import annotations
 
@@ -118,9 +118,33 @@ class RAN(nn.Module):
         return (1 + self.mask(z)) * x
 
 
+class AttentionGate(nn.Module):
+    """In two dimensions what the authors have in three; the signal is of half the resolution."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m = channels // 2
+        self.theta = nn.Conv2d(channels, m, 2, 2, bias=False)
+        self.phi = nn.Conv2d(channels, m, 1)
+        self.psi = nn.Conv2d(m, 1, 1)
+        self.transform = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+
+    def in_our_order(self) -> list[nn.Parameter]:
+        last = [*self.transform.parameters(), *self.theta.parameters()]
+        return [*last, *self.phi.parameters(), *self.psi.parameters()]
+
+    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
+        theta = self.theta(x)
+        phi = F.interpolate(self.phi(signal), size=theta.shape[2:], mode="bilinear")
+        mask = torch.sigmoid(self.psi(F.relu(theta + phi, inplace=True)))
+        mask = F.interpolate(mask, size=x.shape[2:], mode="bilinear")
+        return self.transform(mask.expand_as(x) * x)
+
+
 PLAIN: dict[str, type[nn.Module]] = {
     "cmpe-se": CMPESE,
     "aff": AFF,
     "iaff": IAFF,
     "ran": RAN,
+    "attention-gate": AttentionGate,
 }
