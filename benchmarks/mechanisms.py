@@ -1,7 +1,7 @@
 """Weighs mechanisms against plain transcriptions of their authors' code: time and bytes kept.
 
     python -m benchmarks.mechanisms                      all, as a Markdown table
-    python -m benchmarks.mechanisms --out speed.jsonl --write docs/speed.md
+    python -m benchmarks.mechanisms --out speed.jsonl --write docs/mechanism-speed.md
     python -m benchmarks.mechanisms sa cot --clock wall --threads 2 --stages 3,4
     python -m benchmarks.mechanisms gam --noise          the plain form against itself
     python -m benchmarks.mechanisms --keep-memory        without the time of fresh memory

@@ -38,6 +38,9 @@ each_signal = pytest.mark.parametrize("signal", SIGNALS, ids=str)
 def twin_of(case: Case) -> nn.Module:
     """The same mechanism for images; it is built from a convolution whose kernel is a column."""
     image = replace(case, rank=2)
+    if "stride" in dict(image.args):  # a window is a column too
+        stride = (dict(image.args)["stride"], 1)
+        image = replace(image, args=(*image.args, ("stride", stride)))
     if not isinstance(image, InConv):
         return image.build()
     shape = {"kernel_size": (3, 1), "padding": (1, 0)}

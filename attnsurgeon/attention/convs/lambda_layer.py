@@ -245,6 +245,7 @@ class Lambda(nn.Module):
             by_place = by_all(v, self.distances)
         else:
             assert self.place is not None
+            assert self.place.bias is not None
             by_place = by_near(v, self.place.weight, self.place.bias)
         return tile_means(applied(q, k, v, by_place, self.heads), self.stride)
 
