@@ -42,7 +42,7 @@ def csra(module: Any) -> Any:
 def dynamic(module: Any) -> Any:
     """Returns `module` filled as the authors' code is, which has all kernels in one parameter."""
     fill(module)
-    own, others = module.conv.weight, module.excitation.experts.weight
+    own, others = module.conv.weight, module.excitation.experts.kernels
     theirs = nn.ParameterDict({"weight": torch.empty(len(others) + 1, *own.shape)})
     first, *rest = fill(theirs).get_parameter("weight").detach()
     with torch.no_grad():

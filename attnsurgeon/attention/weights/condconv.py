@@ -90,7 +90,7 @@ class CondConv(nn.Module):
         self.route = nn.Linear(conv.in_channels, several(kernels))
         self.gate = Gate()
         self.experts = Experts(conv, kernels)
-        for kernel in self.experts.weight:
+        for kernel in self.experts.kernels:
             nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
 
     def shares(self, x: Tensor) -> Tensor:

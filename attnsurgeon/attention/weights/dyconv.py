@@ -106,7 +106,7 @@ class DyConv(nn.Module):
         for layer in (self.fc1, self.fc2):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc2.bias)
-        for kernel in self.experts.weight:
+        for kernel in self.experts.kernels:
             nn.init.kaiming_uniform_(kernel)
 
     def shares(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class DyConv(nn.Module):
         """Returns a weight for each image, or the weight and what each image adds to it."""
         shares = self.shares(x)
         if self.experts.apart:
-            return weight, self.experts.others(shares).to(weight.dtype)
+            return weight, self.experts.others(shares, weight).to(weight.dtype)
         return mixed(weight, self.experts.weight, shares)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ def rows(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
 
     Args:
         weight: (out, in, ...), the first kernel.
-        others: (K - 1, out, in, ...), maybe none.
+        others: (K - 1, ...), as many numbers each, maybe none.
         shares: (N, K), of their dtype.
     """
     if not len(others):
@@ -65,7 +65,7 @@ def mixed(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
 
     Args:
         weight: (out, in, ...), the first kernel.
-        others: (K - 1, out, in, ...).
+        others: (K - 1, numbers of a kernel).
         shares: (N, K).
     """
     return applied(_Mixed, weight, others, shares.to(weight.dtype))
@@ -74,6 +74,9 @@ def mixed(weight: Tensor, others: Tensor, shares: Tensor) -> Tensor:
 class Experts(nn.Module):
     """The kernels beside the convolution's own weight, which is the first.
 
+    They are rows, (K - 1, numbers of a kernel): torch takes every parameter of four or five axes
+    for one that has a memory format, and refuses channels_last where there are five.
+
     Args:
         conv: whose weight they are like.
         number: of all kernels, the first among them.
@@ -81,18 +84,29 @@ class Experts(nn.Module):
 
     def __init__(self, conv: Conv, number: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(number - 1, *conv.weight.shape))
+        self.weight = nn.Parameter(torch.empty(number - 1, conv.weight.numel()))
+        self.shape = conv.weight.shape
         self.apart = False
+
+    @property
+    def kernels(self) -> Tensor:
+        """The rows as kernels, (K - 1, out, in, ...)."""
+        return unflatten(self.weight, 1, self.shape)
 
     def at_rest(self) -> None:
         """Makes the kernels what they differ by from the first, which is nothing yet."""
         nn.init.zeros_(self.weight)
         self.apart = True
 
-    def others(self, shares: Tensor) -> Tensor:
-        """Returns (N, out, in, ...): the sum of the kernels but the first, by shares (N, K)."""
-        others = shares[:, 1:].to(self.weight.dtype) @ self.weight.flatten(1)
-        return unflatten(others, 1, self.weight.shape[1:])
+    def others(self, shares: Tensor, weight: Tensor) -> Tensor:
+        """Returns (N, out, in, ...): the sum of the kernels but the first, by shares (N, K).
+
+        Args:
+            shares: of all.
+            weight: (out, in, ...), the first kernel.
+        """
+        others = shares[:, 1:].to(self.weight.dtype) @ self.weight
+        return unflatten(others, 1, weight.shape)
 
     def extra_repr(self) -> str:
         """Returns whether the kernels are differences."""

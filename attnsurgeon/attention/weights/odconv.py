@@ -192,7 +192,7 @@ class ODConv(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for kernel in [] if self.experts is None else self.experts.weight:
+        for kernel in [] if self.experts is None else self.experts.kernels:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
 
     def squeezed(self, x: Tensor) -> Tensor:

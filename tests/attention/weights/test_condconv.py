@@ -14,7 +14,7 @@ def test_condconv_is_timms_where_one_layer_routes(groups):
     conv = nn.Conv2d(8, 6, 3, 2, 1, groups=groups, bias=False)
     made = stir(create_attention("condconv", conv=conv, kernels=4).double())
     theirs = CondConv2d(8, 6, 3, 2, 1, groups=groups, num_experts=4).double()
-    kernels = torch.cat((made.conv.weight[None], made.excitation.experts.weight))
+    kernels = torch.cat((made.conv.weight[None], made.excitation.experts.kernels))
     theirs.load_state_dict({"weight": kernels.flatten(1)})
     x = torch.randn(3, 8, 7, 5, dtype=torch.float64)
     routing = torch.sigmoid(made.excitation.route(x.mean((2, 3))))

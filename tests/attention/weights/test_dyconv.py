@@ -14,7 +14,7 @@ def test_dyconv_mixes_by_a_softmax_that_the_temperature_flattens():
     part, x = made.excitation, torch.randn(2, 8, 5, 4, dtype=torch.float64)
     scores = part.fc2(torch.relu(part.fc1(x.mean((2, 3))))) / 2
     shares = scores.exp() / scores.exp().sum(1, keepdim=True)
-    kernels = (made.conv.weight, *part.experts.weight)
+    kernels = (made.conv.weight, *part.experts.kernels)
     for n in range(2):
         weight = sum(a * w for a, w in zip(shares[n], kernels, strict=True))
         torch.testing.assert_close(made(x)[n : n + 1], F.conv2d(x[n : n + 1], weight))

@@ -22,8 +22,18 @@ def test_from_the_identity_all_kernels_and_what_chooses_among_them_learn(name):
         (made(x) - target).square().mean().backward()
         descent.step()
     assert all(not torch.equal(p, before[n]) for n, p in made.named_parameters())
-    others = made.excitation.experts.weight
+    others = made.excitation.experts.kernels
     assert not torch.allclose(others[0], others[1])
+
+
+@pytest.mark.parametrize("name", ["odconv", "dyconv", "condconv"])
+def test_a_network_of_images_goes_to_channels_last(name):
+    # torch asks it of every parameter with four axes or five, and of five it has none
+    made = create_attention(name, conv=nn.Conv2d(8, 6, 3)).double().eval()
+    x = torch.randn(2, 8, 5, 4).double()
+    before = made(x)
+    after = made.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(after, before)
 
 
 @pytest.mark.parametrize("name", ["dyconv", "condconv"])

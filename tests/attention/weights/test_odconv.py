@@ -18,7 +18,7 @@ def test_odconv_gates_input_output_and_places_of_the_kernel(groups, kernels):
     part, x = made.excitation, torch.randn(2, 8, 5, 4, dtype=torch.float64)
     z = torch.relu(part.norm(part.fc(x.mean((2, 3)))))
     shares = part.share(z).softmax(1) if kernels > 1 else torch.ones(2, 1).double()
-    others = list(part.experts.weight) if kernels > 1 else []
+    others = list(part.experts.kernels) if kernels > 1 else []
     assert (part.filter is None) == (groups == 8)
     for n in range(2):
         weight = sum(a * w for a, w in zip(shares[n], (made.conv.weight, *others), strict=True))
