@@ -75,7 +75,11 @@ def whole(z: Tensor, sides: Sides, like: Tensor, heads: int) -> Tensor:
     z = z.permute(0, *order, 2 * rank + 1)
     for axis in range(1, rank + 1):
         z = z.flatten(axis, axis + 1)
-    z = z[(slice(None), *(slice(n) for n in like.shape[2:]))]
+    if not torch.compiler.is_compiling():
+        z = z[(slice(None), *(slice(n) for n in like.shape[2:]))]
+    else:  # of which torch.export knows the size, as of no slice
+        lacking = [n - side for n, side in zip(like.shape[2:], z.shape[1:], strict=False)]
+        z = F.pad(z, [0, 0, *(n for side in reversed(lacking) for n in (0, side))])
     return heads_joined(z.flatten(1, -2), heads, like.shape[2:], like)
 
 

@@ -20,7 +20,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import attnsurgeon
+from attnsurgeon.forwards.retype import original_class
 from benchmarks.portability.comparing import apart
+from benchmarks.portability.network import Block
 from benchmarks.portability.subject import Subject
 
 WORLD = 2
@@ -79,6 +81,8 @@ def _steps(network: nn.Module, x: Tensor) -> list[Tensor]:
     losses = []
     for _ in range(2):
         y = network(x)
+        if y.dim() > 2:  # of every position
+            y = y.flatten(2).mean(2)
         loss = nn.functional.cross_entropy(y, x.mean((1, 2, 3)).gt(0).long())
         loss.backward()
         with torch.no_grad():
@@ -121,7 +125,8 @@ def _in_shards(subject: Subject, rank: int) -> str:
     part = x[2 * rank : 2 * rank + 2]
     network: Any = subject.network()
     mesh = init_device_mesh("cpu", (WORLD,))
-    attnsurgeon.shard(network, (*network.stage1, *network.stage2), mesh=mesh)
+    parts = [module for module in network.modules() if original_class(module) is Block]
+    attnsurgeon.shard(network, parts, mesh=mesh)
     _steps(network, part)
     return apart(_of_both(network, part), _alone(subject, x), 1e-3)
 
