@@ -90,6 +90,12 @@ def site_args(
         "heads divide its output channels",
         "size is that of its input; a plan takes it from the record of the network",
     ),
+    limits=(
+        "pruning: Torch-Pruning raises a TypeError on its tables of distances; let it ignore "
+        "this module",
+        "PT2E int8: torchao's quantizer takes the integers that positions are counted with for "
+        "values, and raises",
+    ),
     deviations=(
         "at another size than that of the insertion the tables of distances are interpolated, the "
         "farthest staying the farthest; the authors have a table for each size, and timm's module "

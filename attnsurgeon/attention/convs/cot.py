@@ -92,6 +92,10 @@ def count(conv: Conv, kernel_size: int) -> int:
         "for its stride",
         "kernel_size is odd",
     ),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "where the convolution has a stride, the map is averaged over windows first, as in the "
         "authors' networks; these count the padding as zeros, here a window ends with the map",

@@ -67,6 +67,12 @@ def count(conv: Conv, kernel_size: int, reduction: int, share: int) -> int:
         "a convolution that keeps the number of channels and all positions, but for its stride",
         "kernel_size is odd",
     ),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+        'FX int8, PT2E int8: under init="paper" the error is five to six times that of the bare '
+        "network: kernels of every position go through eight bits",
+    ),
     deviations=(
         "where 16 channels to a kernel do not divide C, the largest number below that does",
         "with a stride the kernels are made from means over tiles, as in the authors' code; where "

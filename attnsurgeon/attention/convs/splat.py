@@ -66,6 +66,10 @@ def count(conv: Conv, radix: int, reduction: int) -> int:
         "radix times the convolution's groups divide its input channels",
         "the convolution pads with zeros, and alike on both sides",
     ),
+    limits=(
+        "pruning: the parts side by side have to stay of one width, and a pruner narrows each by "
+        "itself",
+    ),
     deviations=(
         "the authors' networks of the same name have a deeper stem and pool before they convolve "
         "with a stride; here the convolution alone is replaced, and has the stride",

@@ -124,6 +124,12 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         start,
     ),
     constraints=("C >= reduction",),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+        "PT2E int8: torchao's quantizer takes the integers that positions are counted with for "
+        "values, and raises",
+    ),
     deviations=(
         "signal is coarser, as the authors have it; raised is the form in circulation for two "
         "dimensions, and MONAI's: the signal has been raised to the skip's resolution, and norms "

@@ -122,6 +122,10 @@ def count(channels: int, rank: int, reduction: int) -> int:
         how="the last layers of the three maps start at zero, so all samples have weight 1",
     ),
     constraints=("C >= reduction",),
+    limits=(
+        "DDP: in eval mode it does not run, and DDP waits for its gradients; in training each "
+        "process weighs its own images against each other",
+    ),
     deviations=(
         "from the paper's text: no code was published, and the text leaves widths open; they are "
         "C//r with r = 16 here, in all three maps",

@@ -94,6 +94,12 @@ def count(channels: int, reduction: int) -> int:
     count=count,
     identity=native(how="gamma starts at zero, as in the paper"),
     constraints=("C >= reduction",),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+        "PT2E int8: the error is four times that of the bare network, as energies and their "
+        "softmax go through eight bits",
+    ),
     deviations=(
         "recurrence is 1, the default of the authors' code; their segmentation networks set 2, so "
         "that every position has seen every other",

@@ -104,6 +104,10 @@ def count(channels: int, form: Form, reduction: int) -> int:
     count=count,
     identity=native(how="both gammas start at zero, as in the paper"),
     constraints=("C >= reduction",),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "both look at the same map, and both are added to it; the authors' head has a convolution "
         "before and behind each of the two, and adds what comes of these",

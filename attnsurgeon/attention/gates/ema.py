@@ -63,6 +63,10 @@ def count(channels: int, rank: int, groups: int | None) -> int:
         how="convolution and norm start at zero, so both views are, and the gate is 2 * sigmoid",
     ),
     constraints=("groups divide C",),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "where 32 groups do not divide C, the largest number below that does",
         "the mean of a normalised map is the bias of its norm, which is taken instead",

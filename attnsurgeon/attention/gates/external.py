@@ -72,6 +72,10 @@ def count(channels: int, memory: int) -> int:
         "in: x + g * (y - x), learnable g = 0",
         start,
     ),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "the ReLU behind the authors' sum is left out, as a place may have negative values; "
         "relu=True has it",

@@ -88,6 +88,10 @@ class Sizes(Pool):
     count=lambda channels: 3 * channels,
     identity=native(how="gamma and beta start at zero, as in the paper"),
     constraints=("epsilon > 0",),
+    limits=(
+        "pruning: its parameters, a number for each channel, are of no layer, and a pruner "
+        "leaves them as long as they were; let it ignore the layer before",
+    ),
     deviations=(
         "the norm is of sums over positions, as in the authors' code, so that it grows with the "
         "map; the normalisation over channels takes that out again, but for epsilon",

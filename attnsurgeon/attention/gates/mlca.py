@@ -53,6 +53,10 @@ def count(channels: int, kernel_size: int | None) -> int:
         "conv", "local", how="both convolutions start at zero and the gates are 2 * sigmoid"
     ),
     constraints=("kernel_size is odd", "0 <= weight <= 1"),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "as in the authors' code, the convolution over the channels of a window runs on into the "
         "next window's, and a map smaller than the windows has each value in several",

@@ -90,6 +90,10 @@ def count(channels: int, rank: int, spatial: bool, size: tuple[int, ...] | None)
     count=count,
     identity=blend(),
     constraints=("spatial=True needs size=(H, W), which a plan takes from the site",),
+    limits=(
+        "PT2E int8: it reads the weight of a batch norm, which torchao takes for one to be folded "
+        "into a convolution",
+    ),
     deviations=(
         "as in the authors' code, w carries no gradient: gamma learns through the batch norm only",
         "the paper's spatial branch, a batch norm over positions, is not in the authors' code; "

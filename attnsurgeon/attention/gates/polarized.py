@@ -99,6 +99,10 @@ def count(channels: int, form: Form) -> int:
     count=count,
     identity=blend(),
     constraints=("C >= 2; C >= 16 with form=sequential",),
+    limits=(
+        "pruning: Torch-Pruning takes positions for channels in its products of matrices, and "
+        "raises an IndexError; let it ignore this module",
+    ),
     deviations=(
         "as in the authors' code, the position's gate of the parallel form is the sigmoid of a "
         "softmax, so from 1/2 up, and the sequential form has a bottleneck where the other has "

@@ -137,6 +137,10 @@ def site_args(
     count=count,
     identity=blend_pair(),
     constraints=("C >= reduction",),
+    limits=(
+        "PT2E int8: torchao's quantizer takes the integers that positions are counted with for "
+        "values, and raises",
+    ),
     deviations=(
         "it is the mask of the authors' attention module around a block of the network at hand, "
         "which takes the place of their trunk of two residual units, from the paper's text: "

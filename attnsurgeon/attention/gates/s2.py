@@ -153,6 +153,10 @@ def count(channels: int, rank: int) -> int:
     count=count,
     identity=blend(),
     constraints=("C >= 4; 2 at rank 1, 6 at rank 3",),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "let it ignore this module",
+    ),
     deviations=(
         "there is no code of the authors; a copy that circulates shifts in place over itself, "
         "which smears the first row or column over the whole map, and is fixed to C = 512",

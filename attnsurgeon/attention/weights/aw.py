@@ -85,6 +85,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         start,
     ),
     constraints=("C_in >= reduction",),
+    limits=(
+        "pruning: it reads the weight of a convolution, and a pruner follows only what the "
+        "layers make of the map",
+    ),
     deviations=(
         "its authors have published no code, so it is built from the paper's description and "
         "compared with no numbers of theirs: windows as adaptive pooling cuts them, no biases, "

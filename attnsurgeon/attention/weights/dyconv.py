@@ -59,6 +59,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         start,
     ),
     constraints=("kernels >= 2", "temperature > 0"),
+    limits=(
+        "pruning: it changes the weight of a convolution, and a pruner follows only what the "
+        "layers make of the map",
+    ),
     deviations=(
         "its authors have published no code: compared with a third party's, whose hidden layer has "
         "one unit more than C // 4",

@@ -139,6 +139,10 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "convolved apart",
         start,
     ),
+    limits=(
+        "pruning: it changes the weight of a convolution, and a pruner follows only what the "
+        "layers make of the map",
+    ),
     deviations=(
         "the temperature by which the authors divide scores is 1, where they end",
         "gates multiply the weight of each image, where the authors' code multiplies input and "

@@ -132,6 +132,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     limits=(
         "pruning: it reads the weight of a convolution, and a pruner follows only what the layers "
         "make of the map",
+        "PT2E int8: it makes a convolution's weight anew, which torchao asks to be a parameter; "
+        "`attnsurgeon.fold` first",
     ),
     deviations=(
         "as in the code of the authors' fork, the hidden layer of a grouped convolution follows "
