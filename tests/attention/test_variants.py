@@ -72,7 +72,7 @@ REPLACING: list[tuple[type[Case], str, dict[str, Any]]] = [
     (Alone, "cot", {"kernel_size": 5}),
     (Alone, "splat", {"radix": 4}),
     (Alone, "involution", {"kernel_size": 7}),
-    (Alone, "bot", {"heads": 2}),
+    (Alone, "bot", {"heads": 8}),
     (Alone, "halo", {"block": 3, "halo": 4}),
     (Alone, "lambda", {"scope": None, "heads": 2}),
     (Excitation, "odconv", {"kernels": 1}),

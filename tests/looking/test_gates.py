@@ -754,7 +754,9 @@ def test_the_mask_of_a_skip_is_what_its_positions_are_multiplied_by(signal, init
 
 
 EQUATIONS = {
-    name.removeprefix("by_"): function for name, function in globals().items() if name[:3] == "by_"
+    name.removeprefix("by_").replace("_", "-"): function
+    for name, function in globals().items()
+    if name[:3] == "by_"
 }
 
 

@@ -107,7 +107,7 @@ class EMA(nn.Module):
         pooled = [pool(z) for pool in self.pools]  # (N G, c, H) and (N G, c, W)
         lines = self.conv1x1(torch.cat(pooled, dim=2)).sigmoid()
         parts = lines.split([p.shape[2] for p in pooled], dim=2)
-        u = self.norm(gated(z, *(part.to(z.dtype) for part in parts)))
+        u = self.norm(gated(z, *(parts[i].to(z.dtype) for i in range(len(pooled)))))
         v = self.conv3x3(z)
         assert self.norm.bias is not None
         from_u = self.norm.bias.softmax(0).unsqueeze(0)

@@ -189,7 +189,8 @@ def test_a_module_of_another_dtype_computes_in_it(case, dtype):
     reference = module(x.float())
     y = module.to(dtype)(x)
     assert y.dtype == dtype
-    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=0.1)
+    atol = max(0.1, 0.02 * reference.abs().max().item())  # bfloat16 has a step of 0.008
+    torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=atol)
 
 
 @each_mode
