@@ -183,6 +183,7 @@ def _baddbmm_macs(arguments: list[Any]) -> int:
 _OURS: Mapping[str, Callable[[list[Any]], int]] = {
     "scaled_dot_product_attention": _attention_macs,
     "baddbmm": _baddbmm_macs,
+    "addr": _baddbmm_macs,  # of two vectors
 }
 
 

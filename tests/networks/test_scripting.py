@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning"),
 ]
 # A trace takes no shortcut of a size, and so adds in another order; condconv's sum is two steps.
-ROUNDED = {"tse", "nam", "ran", "soca", "sge", "fca", "mlca", "condconv"}
+ROUNDED = {"tse", "nam", "ran", "soca", "sge", "fca", "mlca", "condconv", "lambda"}
 
 
 class Turning(nn.Module):
@@ -77,7 +77,7 @@ def operated(net: nn.Module, attn: str, where: str | None = None, init: str = "i
     # At 32 the last maps have one position, behind which no head stands; at 64 they have four.
     for place, side in itertools.product(places, (32, 64)):
         at: dict[str, Any] = {} if place is None else {"where": place}
-        if attn == "lka":  # one product of the map with itself behind the other overflows
+        if attn in ("lka", "lambda"):  # one product or sum of maps behind the other overflows
             at["stage"] = 1
         try:
             made = attnsurgeon.insert(net, attn, input_size=(3, side, side), init=init, **at)

@@ -23,7 +23,7 @@ from attnsurgeon.attention.convs.geometry import Conv
 from attnsurgeon.attention.convs.local import everywhere, tile_means, window_of
 from attnsurgeon.attention.convs.relative import resized, skewed
 from attnsurgeon.attention.gradients import eager
-from attnsurgeon.attention.identity import replacing
+from attnsurgeon.attention.identity import Blend, BlendOld, Identity
 from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
@@ -147,6 +147,24 @@ def site_args(
     return {} if scope is not None else {"size": tuple(input_size or size)}
 
 
+def quiet(module: nn.Module) -> nn.Module:
+    """Divides the values, so that a sum over the scope does not grow with it."""
+    assert isinstance(module, Lambda)
+    if module.place is not None:
+        nn.init.constant_(module.value_norm.weight, math.prod(module.place.kernel_size) ** -0.5)
+    return module
+
+
+def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
+    """Starts as the identity, standing alone."""
+    return Blend(quiet(module), base=replaced)
+
+
+def within(module: nn.Module) -> nn.Module:
+    """Starts as the identity, in a network."""
+    return BlendOld(quiet(module))
+
+
 @mechanism(
     "lambda",
     kind="conv",
@@ -161,7 +179,13 @@ def site_args(
     formula="C_in (hk + k + C / h) + 2hk + 2C / h + k m + k, h = 4, k = 16, m = 23^2, 23 at rank 1,"
     " 3 * 23^2 at rank 3; with scope=None (2H - 1)(2W - 1) k for the last two",
     count=count,
-    identity=replacing(),
+    identity=Identity(
+        "blend",
+        "y = old + g * (mechanism(x) - old), learnable g = 0; values start divided by the root of "
+        "the scope's positions, so that their sum is of the size of one",
+        start,
+        within,
+    ),
     constraints=(
         "a convolution that keeps all positions, but for its stride",
         "heads divide its output channels",

@@ -28,7 +28,7 @@ WHILE_WORKING = ("cbam", "sk", "we", "aff", "csra")  # of each way of cutting on
 EACH = [
     pytest.param(name, marks=() if name in WHILE_WORKING else pytest.mark.slow)
     for name in mechanisms()
-    if name not in OF_TWO_AXES
+    if name not in (*OF_TWO_AXES, "attention-gate")  # whose networks have skips
 ]
 
 
