@@ -182,5 +182,8 @@ def test_a_run_goes_on_where_it_was_stopped_and_writes_its_page(monkeypatch, tmp
     assert "old" not in written
     assert written.endswith("rest\n")
     monkeypatch.setattr(benchmark, "TARGET", 2.5)
+    assert main() == 0  # of a mechanism by itself nobody asked for a mean
+    monkeypatch.setattr(benchmark, "mechanisms", lambda: {"se": None})
+    monkeypatch.setattr("sys.argv", ["mechanisms", *arguments[1:]])
     assert main() == 1
     assert "| `se` | 2.45 | 3.00 | 2.00 |" in capsys.readouterr().out
