@@ -1,8 +1,9 @@
 """`int(...)` and `float(...)` of sizes: in a symbolic forward they are steps of it, as any other.
 
-Python asks an object for a number there and takes no proxy of one. So while a forward is traced
-the two names lead to what stands in for them, in the modules whose functions it may run; that
-hands on whatever is no proxy, in any thread.
+Python asks an object for a number there and takes no proxy of one. So where a forward does that, it
+is traced again while the two names lead to what stands in for them, in the modules whose functions
+it may run; that hands on whatever is no proxy, in any thread. Not at once: a forward may also mean
+the types themselves (`type(k) is int`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from attnsurgeon.forwards.alignment import Untraceable
 from attnsurgeon.forwards.whereabouts import is_foreign
 
 
+class NumberAsked(Untraceable):
+    """Python was to make a number of a proxy of one: with stand-ins the forward can be traced."""
+
+
+def of_a_value() -> Untraceable:
+    """Why a number that is made of a tensor is no step of a forward."""
+    return Untraceable("its forward makes a number of a value that depends on the input")
+
+
 class _Conversion(type):
     """A class that makes numbers as `base` does, is asked for its instances as `base` is, and
     writes down what it makes of a proxy.
@@ -28,8 +38,11 @@ class _Conversion(type):
         if not args or not issubclass(type(args[0]), fx.Proxy):
             return cls.base(*args, **kwargs)
         if isinstance(args[0]._value, Tensor):
-            raise Untraceable("its forward makes a number of a value that depends on the input")
+            raise of_a_value()
         return args[0].tracer.create_proxy("call_function", cls.base, args, kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.base, name)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         if issubclass(type(instance), fx.Proxy):

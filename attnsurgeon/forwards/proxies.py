@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from attnsurgeon.forwards.alignment import Untraceable
+from attnsurgeon.forwards.conversions import NumberAsked, of_a_value
 from attnsurgeon.forwards.decisions import in_text
 from attnsurgeon.forwards.whereabouts import is_foreign
 
@@ -85,6 +86,17 @@ class Proxy(fx.Proxy):
     @property
     def _value(self) -> Any:
         return self.tracer.values.get(self.node)  # type: ignore[attr-defined]
+
+    def __int__(self) -> int:
+        raise self._no_number()
+
+    def __float__(self) -> float:
+        raise self._no_number()
+
+    def _no_number(self) -> Untraceable:
+        if isinstance(self._value, Tensor):
+            return of_a_value()
+        return NumberAsked("its forward makes a number of a size in a way that cannot be followed")
 
     def __len__(self) -> int:
         value = self._value

@@ -23,7 +23,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.forwards.alignment import Alignment, Untraceable, constants_in
-from attnsurgeon.forwards.conversions import conversions
+from attnsurgeon.forwards.conversions import NumberAsked, conversions
 from attnsurgeon.forwards.decisions import Decision, counted, decided, is_tensor
 from attnsurgeon.forwards.in_place import Holders
 from attnsurgeon.forwards.privately import PrivateTracer
@@ -88,6 +88,7 @@ class ShallowTracer(PrivateTracer):
         self.alone = alone
         self.decisions: list[Decision] = []
         self.went_on = False
+        self._converts = False  # int and float are steps of the forward
         self._known: dict[str, bool] = {}  # a condition, spelled out -> its outcome
         self._sizes: dict[fx.Node, str] = {}  # what follows from sizes alone -> spelled out
         self._asked: set[fx.Node] = set()  # arguments whose type was asked for
@@ -114,8 +115,18 @@ class ShallowTracer(PrivateTracer):
         return True
 
     def standing_in(self) -> Iterable[tuple[dict[str, Any], str, type]]:
-        """Lets `int` and `float` of a size be steps of the forward."""
-        return conversions(self.root)
+        """Lets `int` and `float` of a size be steps of the forward, where it needs them."""
+        return conversions(self.root) if self._converts else ()
+
+    def trace(self, root: nn.Module, concrete_args: None = None) -> fx.Graph:  # type: ignore[override]
+        """Returns the graph of the forward of `root`."""
+        try:
+            return super().trace(root, concrete_args)
+        except NumberAsked:
+            if self._converts:
+                raise
+        vars(self).update(vars(self.again()), _converts=True)
+        return super().trace(root, concrete_args)
 
     def again(self) -> ShallowTracer:
         """A tracer of the same, before its work."""

@@ -58,6 +58,28 @@ class AsksForNumbers(Windows):
         return x + y if asked else x - y
 
 
+class MeansTheType(nn.Module):
+    """Makes no number of a size, and means the type itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(7, 11, 1), nn.Conv2d(11, 7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(torch.relu(self.one(x)))
+        if type(WINDOW) is int:
+            y = y * int.bit_length(5)
+        return x + y
+
+
+class MeansOneOfIt(Windows):
+    """Makes a number of a size, and takes one of the type's functions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = joined(self.two(torch.relu(self.one(cut(x)))), x.shape[2], x.shape[3])
+        return x + y * int.bit_length(5)
+
+
 def net(block: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return ready(nn.Sequential(nn.Conv2d(3, 7, 3, padding=1), block(), block()))
@@ -75,6 +97,17 @@ def test_a_number_made_of_sizes_is_made_again_at_every_size(block):
         x = torch.randn(shape)
         assert torch.equal(operation.model(x), model(x))
         assert torch.equal(inner.model(x), model(x))
+
+
+@pytest.mark.parametrize("block", [MeansTheType, MeansOneOfIt])
+def test_a_forward_may_mean_the_types_themselves(block):
+    model, args = net(block), {"reduction": 3}
+    made = attnsurgeon.insert(model, "aff", "residual-add", attn_args=args, input_size=(3, 8, 6))
+    assert len(made.plan) == 2
+    assert not made.plan.refused
+    for shape in ((2, 3, 8, 6), (1, 3, 12, 10)):
+        x = torch.randn(shape)
+        assert torch.equal(made.model(x), model(x))
 
 
 def test_the_names_are_as_they_were_afterwards():
