@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from attnsurgeon.splicing.makeup import Makeup
 
 HISTORY = "_attnsurgeon_history"  # attribute of the network: the records of its operations
 STRIPPED = "_attnsurgeon_stripped"  # of a module whose parameters were taken away
-# What the name of a layer has in addition that was wrapped since: by torch.compile, by PEFT.
-_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|base_layer|original_module)\.")
+# What the name of a layer may have in addition that was wrapped since, by torch.compile or by PEFT;
+# a network may have a module of such a name itself (DLA's `base_layer`).
+_WRAPPERS = ("_orig_mod", "base_layer", "original_module")
 _BASE = "_attnsurgeon_base"  # and the shapes of the tensors that it had before the first
 
 
@@ -89,13 +90,23 @@ def added(model: nn.Module) -> frozenset[str]:
 
 
 def _was_there(name: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]]) -> bool:
-    if base.get(name) == shape:
-        return True
-    name = _WRAPPED.sub("", name)
-    owner, parametrized, inner = name.partition(".parametrizations.")
-    if parametrized:  # the tensor is computed from others since
-        return f"{owner}.{inner.partition('.')[0]}" in base
-    return base.get(name) == shape
+    for named in _unwrapped(name):
+        owner, parametrized, inner = named.partition(".parametrizations.")
+        if parametrized:  # the tensor is computed from others since
+            if f"{owner}.{inner.partition('.')[0]}" in base:
+                return True
+        elif base.get(named) == shape:
+            return True
+    return False
+
+
+def _unwrapped(name: str) -> Iterator[str]:
+    """Yields a name, and what it is without some or all of the parts that wrappers put in."""
+    parts = name.split(".")
+    places = [i for i, part in enumerate(parts) if part in _WRAPPERS]
+    for number in range(len(places) + 1):
+        for left_out in itertools.combinations(places, number):
+            yield ".".join(part for i, part in enumerate(parts) if i not in left_out)
 
 
 def _shapes(model: nn.Module, *, attention: bool = False) -> dict[str, tuple[int, ...]]:

@@ -142,6 +142,31 @@ def test_a_layer_that_an_adapter_wrapped_is_no_new_one():
     assert id(block.conv1.lora_A.weight) in held["new"]
 
 
+class Named(nn.Module):
+    """A network that calls a part of its own what adapters call a layer, as DLA does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(self.base_layer(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("wrap", [compiled, lambda model: model], ids=["compile", "alone"])
+def test_a_network_may_have_a_part_of_a_wrappers_name(wrap):
+    made = attnsurgeon.insert(Named(), "eca", ["base_layer.2"], input_size=(3, 8, 8)).model
+    model = wrap(made)
+    freeze_backbone(model)
+    assert {name.removeprefix("_orig_mod.") for name in trainable(model)} == attention(made)
+    made.base_layer[0] = Adapted(made.base_layer[0])  # under both names at once
+    freeze_backbone(model)
+    assert (
+        len(trainable(model) - {f"_orig_mod.{n}" for n in attention(made)} - attention(made)) == 1
+    )
+
+
 @pytest.mark.parametrize("compute", [parametrizations.spectral_norm, parametrizations.weight_norm])
 def test_a_weight_that_is_computed_since_is_frozen_and_unfrozen_through_what_it_is_computed_from(
     compute,
