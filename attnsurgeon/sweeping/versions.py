@@ -1,8 +1,9 @@
 """The function that trains -> whether it was edited since trials of the same sweep ended.
 
-What is compared is the function and whatever it reaches by name in its own file, without comments
-and layout; what it imports is not looked at. Beside the variants, in `sweeps.json`, stands of every
-sweep what its function was, and how many trials ended under it.
+What is compared is the function, the plain values that are bound to it, and whatever it reaches by
+name in its own file, without comments and layout; what it imports is not looked at. Beside the
+variants, in `sweeps.json`, stands of every sweep what its function was, and how many trials ended
+under it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import inspect
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,23 @@ def digest_of(train: Any) -> str | None:
     Args:
         train: a function, a partial one, or an object that is called.
     """
+    bound: list[str] = []
     while isinstance(train, functools.partial):
+        bound += [*_plain(dict(enumerate(train.args))), *_plain(train.keywords)]
         train = train.func
     train = inspect.unwrap(train)
     named = inspect.isroutine(train) or inspect.isclass(train)
+    if not named:
+        bound += _plain(getattr(train, "__dict__", {}))
     try:
         text = textwrap.dedent(inspect.getsource(train if named else type(train)))
         own = ast.parse(text)
     except (OSError, TypeError):  # typed in, or compiled
         return None
     except SyntaxError:  # part of a larger expression: a lambda
-        return _hashed([text])
-    return _hashed([ast.unparse(node) for node in (own, *_reached(own, _file_of(train)))])
+        return _hashed([text, *bound])
+    text = [ast.unparse(node) for node in (own, *_reached(own, _file_of(train)))]
+    return _hashed([*text, *bound])
 
 
 def refuse_edited(job: Job, digest: str | None, edited: bool) -> None:
@@ -72,6 +78,17 @@ def note_version(job: Job, digest: str | None, trials: Sequence[Trial] | None = 
     known = {**_read(job.folder), _key(job): {"function": digest, "ended": ended}}
     text = json.dumps(known, indent=2, sort_keys=True) + "\n"
     write_file(job.folder / SWEEPS, text, overwrite=True)
+
+
+def _plain(values: Mapping[Any, Any]) -> list[str]:
+    """Values by their names, of those whose text says all of them, in any process."""
+    plain = (bool, int, float, str, bytes, type(None))
+    return [
+        f"{name}={value!r}"
+        for name, value in values.items()
+        if isinstance(value, plain)
+        or (isinstance(value, (tuple, list)) and all(isinstance(v, plain) for v in value))
+    ]
 
 
 def _reached(own: ast.AST, home: ast.Module | None) -> Iterator[ast.stmt]:
@@ -124,4 +141,12 @@ def _read(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / SWEEPS).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or torn: then nothing is known
         return {}
-    return found if isinstance(found, dict) else {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {
+        key: entry
+        for key, entry in entries
+        if isinstance(entry, dict)
+        and isinstance(entry.get("function"), (str, type(None)))
+        and isinstance(entry.get("ended", 0), (int, type(None)))
+        and entry.keys() >= {"function", "ended"}
+    }

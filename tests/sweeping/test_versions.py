@@ -81,17 +81,31 @@ def test_what_it_does_not_use_and_what_says_nothing_is_the_same_version(old, new
 
 
 class Trainer:
+    def __init__(self, lr=0.1):
+        self.lr = lr
+        self.seen = object()
+
     def __call__(self, folder, report):
         report({"accuracy": 1.0})
 
 
 def test_partial_functions_objects_and_lambdas_have_a_version_and_built_ins_none():
-    assert digest_of(functools.partial(version, name="other")) == digest_of(version)
+    assert digest_of(functools.partial(version)) == digest_of(version)
     assert digest_of(Trainer()) not in (None, digest_of(version))
     one, other = (lambda folder, report: report({"a": 1})), (lambda folder, report: None)
     assert digest_of(one) is not None
     assert digest_of(other) is not None
     assert digest_of(print) is None
+
+
+def test_values_that_are_bound_to_a_function_are_part_of_its_version():
+    def bound(**values):
+        return digest_of(functools.partial(version, **values))
+
+    assert bound(lr=0.1) == bound(lr=0.1) != bound(lr=0.2)
+    assert bound(sizes=(1, 2)) != bound(sizes=(1, 3))
+    assert bound(data=object()) == bound(data=object())  # no text says what it holds
+    assert digest_of(Trainer(0.1)) == digest_of(Trainer(0.1)) != digest_of(Trainer(0.2))
 
 
 @pytest.fixture
@@ -134,8 +148,10 @@ def test_where_nothing_ended_or_began_or_is_known_it_goes_on(job):
     refuse_edited(job, None, False)
     (Path(job.storage) / job.name).rmdir()  # the trials were thrown away
     refuse_edited(job, "second", False)
-    (job.folder / SWEEPS).write_text("{")
-    refuse_edited(job, "second", False)
+    key = next(iter(json.loads((job.folder / SWEEPS).read_text())))
+    for text in ("{", "[]", json.dumps({key: 5}), json.dumps({key: {"function": 1, "ended": "x"}})):
+        (job.folder / SWEEPS).write_text(text)
+        refuse_edited(job, "second", False)
     note_version(job, "second", trials(True))
     assert len(json.loads((job.folder / SWEEPS).read_text())) == 1
 
