@@ -91,11 +91,10 @@ def added(model: nn.Module) -> frozenset[str]:
 
 def _was_there(name: str, shape: tuple[int, ...], base: Mapping[str, tuple[int, ...]]) -> bool:
     for named in _unwrapped(name):
-        owner, parametrized, inner = named.partition(".parametrizations.")
-        if parametrized:  # the tensor is computed from others since
-            if f"{owner}.{inner.partition('.')[0]}" in base:
-                return True
-        elif base.get(named) == shape:
+        owner, computed, inner = named.partition(".parametrizations.")
+        if base.get(named) == shape:
+            return True
+        if computed and f"{owner}.{inner.partition('.')[0]}" in base:  # from others since
             return True
     return False
 
