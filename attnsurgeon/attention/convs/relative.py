@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnsurgeon.attention.gradients import eager
+from attnsurgeon.attention.gradients import applied, eager
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.resampling import channels_last, linear
 from attnsurgeon.attention.shapes import unflatten
@@ -48,6 +49,53 @@ def heads_joined(z: Tensor, heads: int, sides: Sequence[int], like: Tensor) -> T
     return unflatten(unflatten(made, 0, (-1, heads)).flatten(1, 2), 2, tuple(sides))
 
 
+def _lines(x: Tensor, axis: int) -> Tensor:
+    """Returns (A, B ..., c) of x (B, A, ..., c): what stands at each place of one axis."""
+    return x.movedim(axis, 0).flatten(1, -2)
+
+
+def _logits(q: Tensor, k: Tensor, *relations: Tensor) -> Tensor:
+    queries, keys = [q], [k]
+    for axis, relation in enumerate(relations, 1):
+        shape = q.movedim(axis, 0).shape[1:-1]
+        found = _lines(q, axis) @ relation.transpose(-2, -1)
+        queries.append(unflatten(found, 1, shape).movedim(0, axis))
+        keys.append(_places(k, axis))
+    return torch.cat(queries, -1).flatten(1, -2) @ torch.cat(keys, -1).flatten(1, -2).transpose(
+        1, 2
+    )
+
+
+class _Logits(torch.autograd.Function):
+    """The products, of which nothing is kept but their factors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, *relations: Tensor) -> Tensor:
+        return _logits(q, k, *relations)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        q, k, *relations = ctx.saved_tensors
+        by_q = unflatten(grad @ k.flatten(1, -2), 1, q.shape[1:-1])
+        by_k = unflatten(grad.transpose(1, 2) @ q.flatten(1, -2), 1, k.shape[1:-1])
+        pairs = unflatten(unflatten(grad, 2, k.shape[1:-1]), 1, q.shape[1:-1])
+        by_relations = []
+        for axis, relation in enumerate(relations, 1):
+            others = [q.dim() - 2 + i for i in range(1, k.dim() - 1) if i != axis]
+            along = pairs.sum(others) if others else pairs  # (B, A, ..., I)
+            lines = _lines(along, axis)
+            moved = unflatten(lines @ relation, 1, q.movedim(axis, 0).shape[1:-1])
+            by_q = by_q + moved.movedim(0, axis)
+            by_relations.append(lines.transpose(1, 2) @ _lines(q, axis))
+        return by_q, by_k, *by_relations
+
+
 def attention(q: Tensor, k: Tensor, relations: Sequence[Tensor]) -> Tensor:
     """Returns the softmax over all keys of q . (k + relation of each axis), in float32 at least.
 
@@ -63,15 +111,9 @@ def attention(q: Tensor, k: Tensor, relations: Sequence[Tensor]) -> Tensor:
         (B, A ..., I ...): two axes of positions behind the batch.
     """
     with without_autocast(q):
-        q, k = q.to(wide(q)), k.to(wide(k))
-        queries, keys = [q], [k]
-        for axis, relation in enumerate(relations, 1):
-            lines = q.movedim(axis, 0)  # (A, B, ..., d)
-            logits = lines.flatten(1, -2) @ relation.to(q.dtype).transpose(-2, -1)
-            queries.append(unflatten(logits, 1, lines.shape[1:-1]).movedim(0, axis))
-            keys.append(_places(k, axis))
-        pairs = torch.cat(queries, -1).flatten(1, -2), torch.cat(keys, -1).flatten(1, -2)
-        return (pairs[0] @ pairs[1].transpose(1, 2)).softmax(-1)
+        dtype = wide(q)
+        given = [r.to(dtype) for r in relations]
+        return applied(_Logits, q.to(dtype), k.to(dtype), *given).softmax(-1)
 
 
 def gathered(weights: Tensor, v: Tensor) -> Tensor:
