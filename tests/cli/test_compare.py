@@ -27,6 +27,8 @@ class Deadly(nn.Module):
     def __init__(self, channels):
         super().__init__()
         if os.path.exists("armed"):
+            # A suite in the background hands down that interrupts are ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.kill(os.getpid(), getattr(signal, open("armed").read()))
 
     def forward(self, x):
