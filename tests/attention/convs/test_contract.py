@@ -32,7 +32,9 @@ def test_what_cannot_be_replaced_is_refused_with_a_hint(case):
         assert caught.value.hint
 
 
-@each_mode
+@pytest.mark.parametrize(
+    "train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eval", "train"]
+)
 def test_every_other_convolution_is_replaced_size_for_size(case, train):
     for conv in case.convs():
         x = case.input(channels=conv.in_channels)

@@ -17,7 +17,15 @@ def given(queries, keys, d=2):
 
 
 @pytest.mark.parametrize(
-    ("queries", "keys"), [((3,), (3,)), ((2, 3), (2, 3)), ((2, 1), (4, 3)), ((2, 1, 2), (1, 3, 2))]
+    ("queries", "keys"),
+    [
+        ((3,), (3,)),
+        ((2, 1), (1, 3)),
+        *(
+            pytest.param(*shapes, marks=pytest.mark.slow)
+            for shapes in [((2, 3), (2, 3)), ((2, 1), (4, 3)), ((2, 1, 2), (1, 3, 2))]
+        ),
+    ],
 )
 def test_its_gradients_are_those_of_the_differences(queries, keys):
     values = given(queries, keys)

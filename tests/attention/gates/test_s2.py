@@ -23,7 +23,9 @@ def test_a_shift_moves_every_place_once_and_keeps_the_one_that_is_left():
         assert into.flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("size", [(2, 3), (1, 2), (1, 1), (2, 1, 2)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((2, 3), marks=pytest.mark.slow), (1, 2), (1, 1), (2, 1, 2)]
+)
 def test_the_gradient_of_the_shifts_is_theirs(size):
     channels = 2 * len(size) + 1
     width = (len(size) + 1) * channels

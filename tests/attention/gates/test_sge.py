@@ -39,7 +39,7 @@ def test_positions_are_gated_by_their_agreement_with_the_mean(size, groups, last
     torch.testing.assert_close(sge(x), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("last", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_of_the_first_and_second_order(last):
     sge = stir(make("sge", 6, groups=2).double())
     x = torch.randn(2, 6, 2, 3, dtype=torch.float64)

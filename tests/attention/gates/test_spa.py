@@ -63,7 +63,7 @@ def test_the_total_of_a_resnet50_is_more_than_twice_the_network():
     assert sum(card.params(c, reduction=64) for c in RESNET50_BRANCHES) * 4 == added
 
 
-@pytest.mark.parametrize("size", [(3, 2), (2, 3, 1)])
+@pytest.mark.parametrize("size", [(3, 2), pytest.param((2, 3, 1), marks=pytest.mark.slow)])
 def test_gradients_of_the_first_and_second_order(size):
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: pyramid(x, (1, 2)), (x,))

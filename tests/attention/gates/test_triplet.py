@@ -43,7 +43,9 @@ def gates_of(conv, norm, image):
     return gates
 
 
-@pytest.mark.parametrize(("size", "k"), [((5, 3), 3), ((4, 5, 3), 5)])
+@pytest.mark.parametrize(
+    ("size", "k"), [((5, 3), 3), pytest.param((4, 5, 3), 5, marks=pytest.mark.slow)]
+)
 def test_each_gate_is_blind_to_one_axis_and_their_mean_counts(size, k):
     triplet = stir(make("triplet", 4, rank=len(size), kernel_size=k).double()).eval()
     image = torch.randn(4, *size, dtype=torch.float64)
