@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,15 +40,20 @@ def csra(module: Any) -> Any:
     return module.eval()
 
 
-def dynamic(module: Any) -> Any:
-    """Returns `module` filled as the authors' code is, which has all kernels in one parameter."""
+def dynamic(module: Any, *, rows: bool = False) -> Any:
+    """Returns `module` filled as the authors' code is, which has all kernels in one parameter.
+
+    Args:
+        rows: whether each kernel is a row of it.
+    """
     fill(module)
     own, others = module.conv.weight, module.excitation.experts.kernels
-    theirs = nn.ParameterDict({"weight": torch.empty(len(others) + 1, *own.shape)})
+    shape = (own.numel(),) if rows else own.shape
+    theirs = nn.ParameterDict({"weight": torch.empty(len(others) + 1, *shape)})
     first, *rest = fill(theirs).get_parameter("weight").detach()
     with torch.no_grad():
-        own.copy_(first)
-        others.copy_(torch.stack(rest))
+        own.copy_(first.view_as(own))
+        others.copy_(torch.stack(rest).view_as(others))
     return module.eval()
 
 
@@ -57,4 +63,5 @@ FILL: dict[str, Callable[[Any], Any]] = {
     "csra": csra,
     "odconv": dynamic,
     "dyconv": dynamic,
+    "condconv": functools.partial(dynamic, rows=True),
 }

@@ -92,7 +92,7 @@ def test_convolutions_with_a_weight_an_image_are_the_authors(name):
     attn, args = arguments(name)
     channels = args.pop("channels")
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    module = FILL[attn](create_attention(attn, conv=conv, **args))
+    module = FILL.get(attn, fill)(create_attention(attn, conv=conv, **args))
     added = mechanisms()[attn].params(conv, **args)
     assert params(module) == params(conv) + added == INDEX[name]["params"]
     compare(module, load_file(FOLDER / f"{name}.safetensors"))

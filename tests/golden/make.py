@@ -64,6 +64,7 @@ class Origin:
         absent: modules that the file imports and that need not be there.
         given: module -> names of it that are there, as what they stand for.
         around: what the authors' networks have around their module.
+        positive: whether the inputs are above zero, as behind a ReLU.
         second: of a module of two inputs, the shape of the other.
     """
 
@@ -80,6 +81,7 @@ class Origin:
     note: str = ""
     shape: tuple[int, ...] = field(default=(2, 64, 14, 10))
     second: tuple[int, ...] = ()
+    positive: bool = False
 
 
 class Gated(nn.Module):
@@ -104,6 +106,8 @@ class SignalFirst(nn.Module):
         return self.module(signal, x)
 
 
+_NO_CODE = "a third party's, as the authors published no code"
+_ELSEWHERE = "a third party's, as the authors' code is for"
 _GRID = {
     "source": "ozan-oktay/Attention-Gated-Networks",
     "commit": "eee4881fdc31920efd873773e0b744df8dacbfb6",
@@ -149,7 +153,7 @@ _NL = {
     "commit": "ec15789af4533448169f3dc36abe542badd34221",
     "name": "NONLocalBlock2D",
     "args": {"in_channels": 64, "sub_sample": False, "bn_layer": False},
-    "note": "a third party's, as the authors' code is for Caffe2",
+    "note": f"{_ELSEWHERE} Caffe2",
 }
 _DANET = {
     "source": "junfu1115/DANet",
@@ -167,6 +171,12 @@ _EANET = {
         "settings": {"BN_MOM": 0.1},
     },
     "absent": ("bn_lib", "bn_lib.nn"),
+}
+_TIMM = {
+    "source": "huggingface/pytorch-image-models",
+    "commit": "d08d5a039222684f3173af23c146099c4ed7084b",
+    "package": "timm.layers",
+    "shape": (2, 64, 8, 16),
 }
 _POLARIZED = {
     "source": "DeLightCMU/PSA",
@@ -233,6 +243,63 @@ class Windows(nn.Module):
         return (windows * weight).sum(3).view(x.shape)
 
 
+class Alone(nn.Module):
+    """A block of a network, of which only what takes the place of its middle is left.
+
+    Its input is above zero, so that the ReLUs before and behind it change nothing.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        for name in ("bn1", "conv3", "bn3"):
+            setattr(block, name, nn.Identity())
+        block.conv1, block.downsample = Copy(1.0), Copy(0.0)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what the middle makes of `x`."""
+        return self.block(x)
+
+
+class Copy(nn.Module):
+    """Another tensor of the same values, times a number."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns it."""
+        return self.times * x
+
+
+class Multiplied(nn.Module):
+    """A value times the gates of channels that a method of a block finds."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"):
+            setattr(block, name, nn.Identity())
+        self.block: Any = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` times its gates."""
+        return x * self.block.chan_att(x)
+
+
+class Routed(nn.Module):
+    """A convolution of several kernels, and the layer that its network routes images by."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv: Any = conv
+        self.routing = nn.Linear(conv.in_channels, conv.num_experts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the convolution of `x`."""
+        return self.conv(x, self.routing(x.mean((2, 3))).sigmoid())
+
+
 class Added(nn.Module):
     """A block that a network adds to what it was made from."""
 
@@ -271,7 +338,7 @@ ORIGINS = {
         args={"in_channels": 64, "c_m": 32, "c_n": 32, "reconstruct": True},
         config={"attn": "a2", "channels": 64},
         around=Added,
-        note="a third party's, as the authors published no code",
+        note=_NO_CODE,
     ),
     "danet_position": Origin(
         **_DANET,
@@ -347,7 +414,7 @@ ORIGINS = {
         name="FReLU",
         args={"c1": 64},
         config={"attn": "frelu", "channels": 64},
-        note="a third party's, as the authors' code is for MegEngine",
+        note=f"{_ELSEWHERE} MegEngine",
     ),
     "dyrelu_a": _dyrelu("A"),
     "dyrelu_b": _dyrelu("B"),
@@ -415,7 +482,7 @@ ORIGINS = {
         name="Dynamic_conv2d",
         args={"in_planes": 64, "out_planes": 64, "kernel_size": 3, "padding": 1, "bias": False},
         config={"attn": "dyconv", "channels": 64, "temperature": 34.0},
-        note="a third party's, as the authors published no code",
+        note=_NO_CODE,
     ),
     "gc_both": _gc({"fusion": "both"}, fusion_types=("channel_mul", "channel_add")),
     "attention_gate": Origin(
@@ -451,6 +518,117 @@ ORIGINS = {
         second=(2, 48, 14, 10),
         note="a third party's form, for two dimensions",
     ),
+    # timm adds logits of distance to what is scaled already, unless scale_pos_embed.
+    "bot": Origin(
+        **_TIMM,
+        file="timm/layers/bottleneck_attn.py",
+        name="BottleneckAttn",
+        args={"dim": 64, "feat_size": (8, 16), "scale_pos_embed": True},
+        config={"attn": "bot", "channels": 64, "size": [8, 16]},
+        note=f"{_ELSEWHERE} TensorFlow",
+    ),
+    "halo": Origin(
+        **_TIMM,
+        file="timm/layers/halo_attn.py",
+        name="HaloAttn",
+        args={"dim": 64, "block_size": 8, "halo_size": 3, "scale_pos_embed": True},
+        config={"attn": "halo", "channels": 64},
+        note=_NO_CODE,
+    ),
+    "halo_narrow": Origin(
+        **_TIMM,
+        file="timm/layers/halo_attn.py",
+        name="HaloAttn",
+        args={"dim": 64, "num_heads": 4, "block_size": 4, "halo_size": 1, "scale_pos_embed": True},
+        config={"attn": "halo", "channels": 64, "heads": 4, "block": 4, "halo": 1},
+        note=_NO_CODE,
+    ),
+    "lambda": Origin(
+        **_TIMM,
+        file="timm/layers/lambda_layer.py",
+        name="LambdaLayer",
+        args={"dim": 64, "r": 23},
+        config={"attn": "lambda", "channels": 64},
+        note=_NO_CODE,
+    ),
+    "lambda_whole": Origin(
+        **_TIMM,
+        file="timm/layers/lambda_layer.py",
+        name="LambdaLayer",
+        args={"dim": 64, "r": None, "feat_size": (8, 16)},
+        config={"attn": "lambda", "channels": 64, "scope": None, "size": [8, 16]},
+        note=_NO_CODE,
+    ),
+    "condconv": Origin(
+        **_TIMM,
+        file="timm/layers/cond_conv2d.py",
+        name="CondConv2d",
+        args={"in_channels": 64, "out_channels": 64, "padding": 1, "num_experts": 8},
+        config={"attn": "condconv", "channels": 64},
+        around=Routed,
+        note=f"{_ELSEWHERE} TensorFlow",
+    ),
+    "ge_windows": Origin(
+        **{**_TIMM, "shape": (2, 64, 9, 14)},
+        file="timm/layers/gather_excite.py",
+        name="GatherExcite",
+        args={"channels": 64, "extent": 4, "use_mlp": False},
+        config={"attn": "ge", "channels": 64, "extent": 4},
+        note=f"{_ELSEWHERE} Caffe",
+    ),
+    "ge_theta": Origin(
+        **{**_TIMM, "shape": (2, 64, 9, 14)},
+        file="timm/layers/gather_excite.py",
+        name="GatherExcite",
+        args={"channels": 64, "extent": 4, "use_mlp": False, "extra_params": True},
+        config={"attn": "ge", "channels": 64, "extent": 4, "gather": "theta"},
+        note=f"{_ELSEWHERE} Caffe",
+    ),
+    "gsop": Origin(
+        source="ZilinGao/Global-Second-order-Pooling-Convolutional-Networks",
+        commit="662a6996623f8e2783291fc5efaa16cc30d227ac",
+        file="torchvision/models/resnet.py",
+        package="gsop",
+        name="Bottleneck",
+        args={"inplanes": 64, "planes": 16, "attention": "1", "att_dim": 24},
+        config={"attn": "gsop", "channels": 64, "hidden": 24},
+        around=Multiplied,
+        shape=(2, 64, 9, 6),
+    ),
+    "sk": Origin(
+        source="implus/PytorchInsight",
+        commit="2864528f8b83f52c3df76f7c3804aa468b91e5cf",
+        file="classification/models/imagenet/resnet_sk.py",
+        package="insight",
+        name="Bottleneck",
+        args={"inplanes": 64, "planes": 64},
+        config={"attn": "sk", "channels": 64},
+        around=Alone,
+        shape=(2, 64, 9, 6),
+        positive=True,
+    ),
+    "iaff": Origin(
+        source="YimianDai/open-aff",
+        commit="0bcfd8a1b010a66075db6232b1141b35f0f07532",
+        file="aff_pytorch/aff_net/fusion.py",
+        name="iAFF",
+        args={"channels": 64, "r": 4},
+        config={"attn": "iaff", "channels": 64, "reduction": 4},
+        shape=(2, 64, 9, 6),
+        second=(2, 64, 9, 6),
+    ),
+    "we": Origin(
+        source="Ridwan230/pytorch-classification-weight-excitation",
+        commit="a4dc7f0f6e944f0ff69695514754f31bae98aa09",
+        file="models/layers.py",
+        name="Conv2d",
+        args={
+            **{"in_channels": 64, "out_channels": 64, "kernel_size": 3},
+            **{"padding": 1, "bias": False},
+        },
+        config={"attn": "we", "channels": 64},
+        shape=(2, 64, 9, 6),
+    ),
 }
 
 
@@ -462,6 +640,10 @@ def theirs(origin: Origin, folder: Path) -> nn.Module:
     for name, values in origin.given.items():
         sys.modules[name] = Absent(name)
         vars(sys.modules[name]).update(values)
+    if origin.package and origin.package not in sys.modules:
+        package = types.ModuleType(origin.package)
+        package.__path__ = [str(file.parent)]
+        sys.modules[origin.package] = package
     full = f"{origin.package}.theirs".removeprefix(".")
     loader = SourceFileLoader(full, str(file))  # some files have no ending
     spec = importlib.util.spec_from_loader(full, loader)
@@ -484,7 +666,8 @@ def vector(origin: Origin, folder: Path) -> tuple[dict[str, Tensor], int]:
     """Returns inputs, output and gradients of the authors' module, and its parameters, counted."""
     module = fill(theirs(origin, folder))
     shapes = [shape for shape in (origin.shape, origin.second) if shape]
-    given = [drawn(f"input{i}", shape).requires_grad_() for i, shape in enumerate(shapes)]
+    given = [drawn(f"input{i}", shape) for i, shape in enumerate(shapes)]
+    given = [(x.abs() if origin.positive else x).requires_grad_() for x in given]
     y = module(*given)
     y.backward(drawn("cot0", tuple(y.shape)))
     found = {"output0": y.detach()}
