@@ -19,6 +19,8 @@ SIZE = (3, 32, 24)
 WIDTHS = (8, 16, 24, 32, 64)
 STARTS = 12  # 50 were tried once: none fails
 SQUEEZES = [name for name, card in mechanisms().items() if card.bottleneck]
+# Arguments without which there is no ReLU, or that few channels take.
+ARGS = {"psa": {"groups": (1, 1, 2, 2)}, "ge": {"gather": "theta-plus"}, "eca": {"hidden": 2}}
 
 
 class Hold(nn.Module):
@@ -63,9 +65,8 @@ def starts(name: str, width: int, rectified: bool, count: int) -> Iterator[tuple
         "psa": {"name": "out"},
         "cmpe-se": {"site": "residual-add"},
     }
-    args = {"groups": (1, 1, 2, 2)} if name == "psa" else {}
     at = where.get(name, {"site": "residual-branch"})
-    plan = attnsurgeon.plan(net, name, at, attn_args=args, input_size=(3, 8, 8))
+    plan = attnsurgeon.plan(net, name, at, attn_args=ARGS.get(name), input_size=(3, 8, 8))
     for seed in range(count):
         torch.manual_seed(seed)
         yield seed, carry_out(copy.deepcopy(net), plan).model.train()
@@ -108,7 +109,7 @@ def test_every_card_names_layers_that_its_mechanism_has():
         card = mechanisms()[name]
         conv = nn.Conv2d(64, 64, 3, padding=1)
         source = {"conv": conv} if card.kind in ("conv", "weight") else {"channels": 64}
-        form = {"hidden": 8} if name == "eca" else {}  # without it there is no ReLU
+        form = ARGS.get(name, {}) | ({"size": (8, 8)} if name == "ge" else {})
         module = create_attention(name, **source, **form)
         paths = [path for path, _ in module.named_modules()]
         assert any(path.endswith(card.bottleneck) for path in paths), name

@@ -168,6 +168,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     "ge",
     kind="gate",
     ranks=(1, 2, 3),
+    bottleneck=("excite.1",),
     placement="block-branch",
     picture=multiplied(
         "channel", how="the gate of each channel; with an extent that differs by position, as both"
