@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnsurgeon.attention.gradients import eager
+
 ONE_VALUE = (
     "a batch norm that sees a single value a channel (one pooled image) uses its running "
     "statistics and leaves them as they are; the authors' code raises there while training"
@@ -20,6 +22,10 @@ def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     if norm.training and x.numel() == x.shape[1]:
         mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
+    if norm.training and x.dim() > 3 and x.device.type == "cpu" and eager() and x.is_contiguous():
+        # Of four axes and more torch takes a gradient for one of the layout of x that is not: where
+        # one image, or an axis of one place, leaves it a choice of strides.
+        return _BatchNorm.forward(norm, x.flatten(2)).view(x.shape)
     return _BatchNorm.forward(norm, x)
 
 

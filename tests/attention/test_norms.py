@@ -1,6 +1,8 @@
 """BatchNorm against torch's own, and on the single values where torch's own raises."""
 
 import copy
+import itertools
+import math
 from typing import Any
 
 import pytest
@@ -23,6 +25,31 @@ def test_it_equals_torchs_own(kind, train):
         assert torch.equal(ours(x), theirs(x))
     for name, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
+
+
+def written_out(x, norm):
+    """Returns the batch norm of `x` by its own mean and variance."""
+    axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+    away = x - x.mean(axes, keepdim=True)
+    y = away / (away.square().mean(axes, keepdim=True) + norm.eps).sqrt()
+    return y * norm.weight.view(shape) + norm.bias.view(shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 1), (1, 3, 2, 4), (2, 3, 1, 4), (1, 3, 2, 4, 1)])
+def test_its_gradient_does_not_depend_on_how_that_of_its_output_lies_in_memory(shape):
+    """Of four axes and more torch's own does, where one image leaves a choice of strides."""
+    norm = BatchNorm(3).double().train()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *norm.parameters()]
+    cotangent = torch.randn_like(x)
+    expected = torch.autograd.grad(written_out(x, norm), wanted, cotangent)
+    for order in itertools.permutations(range(x.dim())):
+        inside = {axis: order[place + 1 :] for place, axis in enumerate(order)}
+        strides = [math.prod(shape[i] for i in inside[axis]) for axis in range(x.dim())]
+        given = torch.empty_strided(shape, strides, dtype=x.dtype).copy_(cotangent)
+        found = torch.autograd.grad(norm(x), wanted, given)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9, msg=str(order))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1), (1, 3, 1, 1, 1)])

@@ -51,6 +51,19 @@ def test_a_convolution_is_gated_by_its_far_view(size, stride, step, groups):
     torch.testing.assert_close(sc(x), expected, rtol=0, atol=1e-12)
 
 
+def test_the_gradient_of_one_image_is_that_of_finite_differences():
+    """Its far view is 2 x 1: strides of which torch's batch norm would take a wrong gradient."""
+    sc = stir(make(nn.Conv2d(6, 6, 3, padding=1, bias=False)).double().train())
+    x, way = (torch.randn(1, 6, 8, 4, dtype=torch.float64) for _ in range(2))
+    weights = torch.randn(1, 6, 8, 4, dtype=torch.float64)
+    with torch.no_grad():
+        apart = [(sc(x + step * way) * weights).sum() for step in (1e-6, -1e-6)]
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad((sc(x) * weights).sum(), x)
+    expected = (apart[0] - apart[1]).item() / 2e-6
+    assert (grad * way).sum().item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 4)])
 def test_a_split_convolves_the_first_half_plainly(stride, groups):
     conv = nn.Conv2d(8, 8, 3, stride, 1, groups=groups, bias=False)
