@@ -22,11 +22,16 @@ def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     if norm.training and x.numel() == x.shape[1]:
         mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
-    if norm.training and x.dim() > 3 and x.device.type == "cpu" and eager() and x.is_contiguous():
+    if x.dim() > 3 and _learns(x):
         # Of four axes and more torch takes a gradient for one of the layout of x that is not: where
         # one image, or an axis of one place, leaves it a choice of strides.
         return _BatchNorm.forward(norm, x.flatten(2)).view(x.shape)
     return _BatchNorm.forward(norm, x)
+
+
+def _learns(x: Tensor) -> bool:
+    """Says whether a gradient may come back by torch's own kernel for a CPU."""
+    return torch.is_grad_enabled() and eager() and x.device.type == "cpu" and x.is_contiguous()
 
 
 class BatchNorm(_BatchNorm):
