@@ -71,6 +71,7 @@ REPLACING: list[tuple[type[Case], str, dict[str, Any]]] = [
     (Activation, "acon", {"reduction": 4}),
     (Alone, "cot", {"kernel_size": 5}),
     (Alone, "splat", {"radix": 4}),
+    (Alone, "splat", {"radix": 1}),
     (Alone, "involution", {"kernel_size": 7}),
     (Alone, "bot", {"heads": 8}),
     (Alone, "halo", {"block": 3, "halo": 4}),

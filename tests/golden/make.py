@@ -214,6 +214,26 @@ def _dyrelu(form: str) -> Origin:
     )
 
 
+def _splat(config: dict[str, Any], **more: Any) -> Origin:
+    return Origin(
+        source="zhanghang1989/ResNeSt",
+        commit="1dfb3e8867e2ece1c28a65c9db1cded2818a2031",
+        file="resnest/torch/models/splat.py",
+        name="SplAtConv2d",
+        args={
+            "in_channels": 64,
+            "channels": 64,
+            "kernel_size": 3,
+            "padding": 1,
+            "bias": False,
+            "norm_layer": nn.BatchNorm2d,
+            **config,
+        },
+        config={"attn": "splat", "channels": 64, **config},
+        **more,
+    )
+
+
 class ConvModule(nn.Sequential):
     """What mmcv calls so: a convolution, with a norm and a ReLU where these are asked for."""
 
@@ -452,21 +472,7 @@ ORIGINS = {
             "cupy_layers.aggregation_zeropad": {"LocalConvolution": Windows},
         },
     ),
-    "splat": Origin(
-        source="zhanghang1989/ResNeSt",
-        commit="1dfb3e8867e2ece1c28a65c9db1cded2818a2031",
-        file="resnest/torch/models/splat.py",
-        name="SplAtConv2d",
-        args={
-            "in_channels": 64,
-            "channels": 64,
-            "kernel_size": 3,
-            "padding": 1,
-            "bias": False,
-            "norm_layer": nn.BatchNorm2d,
-        },
-        config={"attn": "splat", "channels": 64},
-    ),
+    "splat": _splat({}),
     "odconv": Origin(
         source="OSVAI/ODConv",
         commit="0901cc1ccd75757b40420447db20603d30bd2f74",
@@ -629,6 +635,7 @@ ORIGINS = {
         config={"attn": "we", "channels": 64},
         shape=(2, 64, 9, 6),
     ),
+    "splat_single": _splat({"radix": 1}, shape=(2, 64, 9, 6)),
 }
 
 

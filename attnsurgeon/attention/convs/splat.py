@@ -1,7 +1,7 @@
 """Split attention: groups of a convolution's outputs, mixed channel by channel.
 
     u_j = relu(batchnorm(conv_j(x))), j one of several splits
-    a = softmax over j of W2 relu(batchnorm(W1 mean(sum of u_j)))
+    a = softmax over j of W2 relu(batchnorm(W1 mean(sum of u_j))), of one split a sigmoid
     y = sum of a_j u_j
 
 Zhang et al., "ResNeSt: Split-Attention Networks", CVPR Workshops 2022,
@@ -19,7 +19,7 @@ from attnsurgeon.attention.convs.geometry import Conv, alike
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import groups_of
-from attnsurgeon.attention.pictures import Picture
+from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel, unflatten
@@ -48,6 +48,12 @@ def count(conv: Conv, radix: int, reduction: int) -> int:
     )
 
 
+def shares(seen: Seen) -> dict[str, Tensor]:
+    """Returns what the splits have in each channel, (N, R, C)."""
+    step = "sigmoid" if seen.module.radix == 1 else "softmax"
+    return {"branches": seen.last(step).flatten(2)}
+
+
 @mechanism(
     "splat",
     kind="conv",
@@ -55,8 +61,8 @@ def count(conv: Conv, radix: int, reduction: int) -> int:
     placement="block-conv3x3",
     picture=Picture(
         ("branches",),
-        "a, the shares of the splits, which add up to 1 in each channel",
-        lambda seen: {"branches": seen.last("softmax").flatten(2)},
+        "a, the shares of the splits, which add up to 1 in each channel; the gate of a single one",
+        shares,
     ),
     formula="k^2 C_in C / g + 2RC + Cm / g + 3m + R m C / g + RC, m = max(R C_in//r, 32), R = 2, "
     "g the convolution's groups",
@@ -73,6 +79,8 @@ def count(conv: Conv, radix: int, reduction: int) -> int:
     deviations=(
         "the authors' networks of the same name have a deeper stem and pool before they convolve "
         "with a stride; here the convolution alone is replaced, and has the stride",
+        "the convolution has no bias, which the norm behind it takes away; that of the authors' "
+        "networks has none either",
         "the bias straight before a batch norm is kept to have the authors' parameters; it cannot "
         "learn while the norm uses batch statistics",
         "ranks 1 and 3 are not the authors': kernels and means run over signal or clip",
@@ -86,7 +94,7 @@ class SplAt(nn.Module):
 
     Args:
         conv: the convolution that is replaced; it is made with more groups.
-        radix: R, the number of splits, two or more.
+        radix: R, the number of splits; 1 for a gate of the convolution alone.
         reduction: r, by which the hidden layer is narrower.
 
     Shape:
@@ -95,8 +103,6 @@ class SplAt(nn.Module):
 
     def __init__(self, conv: Conv, *, radix: int = 2, reduction: int = 4) -> None:
         super().__init__()
-        if radix < 2:
-            raise MechanismError(f"radix={radix} leaves nothing to mix", "use radix=2")
         channels, m = conv.out_channels, hidden(conv, radix, reduction)
         groups_of(conv.in_channels, radix * conv.groups)
         self.rank = len(conv.kernel_size)
@@ -120,7 +126,8 @@ class SplAt(nn.Module):
         splits = unflatten(F.relu(self.norm(self.conv(x))), 1, (self.radix, -1))  # (N, R, C, ...)
         total = splits.sum(1)
         z = self.fc2(F.relu(self.norm1(self.fc1(self.pool(total).unsqueeze(2))))).squeeze(2)
-        shares = unflatten(z, 1, (self.groups, self.radix, -1)).transpose(1, 2).softmax(1)
+        z = unflatten(z, 1, (self.groups, self.radix, -1)).transpose(1, 2)
+        shares = z.sigmoid() if self.radix == 1 else z.softmax(1)
         shares = shares.flatten(2).to(total.dtype)  # (N, R, C)
         mixed = splits[:, 0] * per_channel(shares[:, 0], self.rank)
         for j in range(1, self.radix):

@@ -33,6 +33,19 @@ def test_splits_are_mixed_by_shares_of_their_means(groups, radix):
     torch.testing.assert_close(splat(x), expected)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_single_split_has_a_gate_instead_of_shares(groups):
+    """As in the authors' networks of the names 1s1x64d and 1s2x40d."""
+    conv = nn.Conv2d(12, 8, 3, 2, 1, groups=groups, bias=False)
+    splat = stir(create_attention("splat", conv=conv, radix=1).double().eval())
+    assert params(splat) == SPLAT.params(conv, radix=1)
+    x = torch.randn(2, 12, 7, 5, dtype=torch.float64)
+    u = torch.relu(splat.norm(splat.conv(x)))
+    hidden = torch.relu(splat.norm1(splat.fc1(u.mean((2, 3))[:, :, None])))
+    gate = 1 / (1 + (-splat.fc2(hidden)).exp())
+    torch.testing.assert_close(splat(x), u * gate[..., None])
+
+
 def test_what_it_adds_to_a_resnet50():
     convs = [conv3x3(width) for width in RESNET50_WIDTHS]
     added = sum(SPLAT.params(c) - params(c) for c in convs)
@@ -48,7 +61,7 @@ def test_what_it_adds_to_a_resnet50():
     [
         (nn.Conv2d(6, 8, 3, groups=2), {}, "groups=4 do not divide 6 channels"),
         (nn.Conv2d(8, 8, 3, groups=8), {}, "groups=16 do not divide 8 channels"),
-        (nn.Conv2d(8, 8, 3), {"radix": 1}, "radix=1 leaves nothing to mix"),
+        (nn.Conv2d(8, 8, 3), {"radix": 0}, "radix=0 is not a whole number"),
     ],
 )
 def test_what_does_not_divide_is_refused(conv, args, what):
