@@ -196,6 +196,20 @@ def halved_max(x: Tensor) -> Tensor:
     return applied(_HalvedMax, x, axes)
 
 
+@torch.fx.wrap
+def tile_max(x: Tensor) -> Tensor:
+    """Returns (N, C, ...) by maxima of tiles of 2 x 2, (1, 2, 2) in clips, without what is left
+    over; an axis of one place stays as it is. Two equal maxima share the gradient.
+    """
+    rank = x.dim() - 2
+    for axis in positions(rank)[-2:]:
+        if eager() and x.shape[axis] == 1:
+            continue
+        whole = x.narrow(axis, 0, x.shape[axis] // 2 * 2)
+        x = torch.maximum(*_turns(whole, axis))
+    return x
+
+
 class Largest(nn.Module):
     """The maxima over axis 1, which is kept with length 1.
 

@@ -39,6 +39,7 @@ ORDER = (
 FULLEST: dict[str, list[dict[str, Any]]] = {
     "dca": [{"inner": "cbam", "previous_channels": 32}],
     "attention-gate": [{"signal": "coarser"}, {"signal": "raised"}],
+    "nl": [{"norm": True}],
 }
 
 

@@ -52,6 +52,8 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("nl", {"form": "gaussian"}),
     ("nl", {"form": "dot"}),
     ("nl", {"form": "concatenation"}),
+    ("nl", {"norm": True, "subsample": "before"}),
+    ("nl", {"form": "gaussian", "subsample": "after"}),
     ("danet", {"form": "position"}),
     ("danet", {"form": "channel"}),
     ("external", {"relu": True}),

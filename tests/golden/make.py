@@ -152,7 +152,6 @@ _NL = {
     "source": "AlexHex7/Non-local_pytorch",
     "commit": "ec15789af4533448169f3dc36abe542badd34221",
     "name": "NONLocalBlock2D",
-    "args": {"in_channels": 64, "sub_sample": False, "bn_layer": False},
     "note": f"{_ELSEWHERE} Caffe2",
 }
 _DANET = {
@@ -188,7 +187,8 @@ _POLARIZED = {
 
 def _nl(form: str, file: str) -> Origin:
     config = {"attn": "nl", "channels": 64, "form": form, "scale": False}
-    return Origin(**_NL, file=f"lib/non_local_{file}.py", config=config)
+    args = {"in_channels": 64, "sub_sample": False, "bn_layer": False}
+    return Origin(**_NL, file=f"lib/non_local_{file}.py", args=args, config=config)
 
 
 def _acon(name: str, config: dict[str, Any]) -> Origin:
@@ -633,6 +633,16 @@ ORIGINS = {
             **{"padding": 1, "bias": False},
         },
         config={"attn": "we", "channels": 64},
+        shape=(2, 64, 9, 6),
+    ),
+    "nl_pooled": Origin(
+        **_NL,
+        file="lib/non_local_embedded_gaussian.py",
+        args={"in_channels": 64},
+        config={
+            **{"attn": "nl", "channels": 64, "scale": False},
+            **{"subsample": "after", "norm": True},
+        },
         shape=(2, 64, 9, 6),
     ),
     "splat_single": _splat({"radix": 1}, shape=(2, 64, 9, 6)),

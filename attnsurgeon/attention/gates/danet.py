@@ -60,7 +60,7 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what is to be added."""
-        found = gathered(self.weights(x), self.value(x))
+        found = gathered(self.weights(x), self.value(x), x)
         return self.gamma.to(found.dtype) * found
 
 

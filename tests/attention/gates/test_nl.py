@@ -12,12 +12,14 @@ from tests.attention.gates.sites import RESNET50
 from tests.attention.loops import linear, relu
 
 
-def weights(nl, form, columns):
-    """Returns w_ij as lists, from the columns of an image."""
+def weights(nl, form, columns, seen=None):
+    """Returns w_ij as lists, from the columns of an image, and of what is seen there."""
+    seen = columns if seen is None else seen
     if form == "gaussian":
-        q = k = columns
+        q, k = columns, seen
     else:
-        q, k = ([linear(layer, column) for column in columns] for layer in (nl.query, nl.key))
+        q = [linear(nl.query, column) for column in columns]
+        k = [linear(nl.key, column) for column in seen]
     if form == "concatenation":
         pair = nl.pair.tolist()
         scores = [[sum(p * v for p, v in zip(pair, a + b, strict=True)) for b in k] for a in q]
@@ -43,6 +45,59 @@ def test_each_position_adds_what_it_finds_at_all(form, size):
             found = [sum(w * v[c] for w, v in zip(row, values, strict=True)) for c in range(3)]
             expected[n, :, i] += torch.tensor(linear(nl.out, found), dtype=x.dtype)
     torch.testing.assert_close(nl(x), expected.reshape(x.shape), rtol=0, atol=1e-12)
+
+
+def tiled(image):
+    """Returns the columns of the maxima over tiles of 2 x 2 of an image (C, H, W)."""
+    _, height, width = image.shape
+    corners = [(h, w) for h in range(0, height - 1, 2) for w in range(0, width - 1, 2)]
+    return [image[:, h : h + 2, w : w + 2].flatten(1).amax(1).tolist() for h, w in corners]
+
+
+@pytest.mark.parametrize("size", [(4, 2), (5, 3)])
+def test_keys_and_values_can_be_those_of_the_maxima_of_tiles(size):
+    nl = stir(make("nl", 6, subsample="before").double())
+    x = torch.randn(1, 6, *size, dtype=torch.float64)
+    seen = tiled(x[0])
+    assert len(seen) == 2
+    values = [linear(nl.value, column) for column in seen]
+    expected = x.flatten(2).clone()
+    columns = [column.tolist() for column in x[0].flatten(1).T]
+    for i, row in enumerate(weights(nl, "embedded", columns, seen)):
+        found = [sum(w * v[c] for w, v in zip(row, values, strict=True)) for c in range(3)]
+        expected[0, :, i] += torch.tensor(linear(nl.out, found), dtype=x.dtype)
+    torch.testing.assert_close(nl(x), expected.reshape(x.shape), rtol=0, atol=1e-12)
+    other = make("nl", 6, subsample="after").double()  # layers first: of their outputs the maxima
+    other.load_state_dict(nl.state_dict())
+    assert not torch.allclose(other(x), nl(x))
+
+
+def test_an_axis_of_one_place_is_not_pooled():
+    wide, flat = (stir(make("nl", 6, subsample="before", rank=rank).double()) for rank in (2, 1))
+    flat.load_state_dict({n: p.flatten(2)[..., :1] if p.dim() == 4 else p
+                          for n, p in wide.state_dict().items()})  # fmt: skip
+    x = torch.randn(2, 6, 1, 7, dtype=torch.float64)
+    torch.testing.assert_close(wide(x)[:, :, 0], flat(x[:, :, 0]), rtol=0, atol=1e-12)
+
+
+def test_the_norm_of_the_authors_follows_w_and_is_what_starts_at_zero():
+    nl, x = make("nl", 6, norm=True).double().train(), torch.randn(3, 6, 4, 2, dtype=torch.float64)
+    assert torch.equal(nl(x), x)
+    layer, norm = nl.out
+    assert layer.weight.any()
+    torch.nn.init.constant_(norm.weight, 2.0)
+    plain = make("nl", 6).double()
+    names = {n: n.replace("out.", "out.0.") for n in plain.state_dict()}
+    plain.load_state_dict({n: nl.state_dict()[name] for n, name in names.items()})
+    added = plain(x) - x
+    mean, var = added.mean((0, 2, 3), keepdim=True), added.var((0, 2, 3), False, keepdim=True)
+    expected = x + 2 * (added - mean) / (var + norm.eps).sqrt()
+    torch.testing.assert_close(nl(x), expected, rtol=0, atol=1e-9)
+
+
+def test_tokens_have_no_tiles():
+    with pytest.raises(MechanismError, match=r"tiles need a map[\s\S]*subsample='none'"):
+        lookup("nl").args_at((12,), {"subsample": "before"}, rank=2)
 
 
 def test_without_a_scale_it_is_another_function():
