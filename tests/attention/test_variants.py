@@ -40,6 +40,8 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("ulsam", {"groups": 16}),
     ("sa", {"groups": 1}),
     ("triplet", {"kernel_size": 3}),
+    ("triplet", {"spatial": False}),
+    ("cbam", {"spatial": False}),
     ("crisscross", {"recurrence": 2}),
     ("soca", {"iterations": 1, "reduction": 2}),
     ("gam", {"groups": 4}),

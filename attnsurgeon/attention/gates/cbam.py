@@ -27,11 +27,11 @@ from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
 
 
-def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
+def count(channels: int, rank: int, reduction: int, kernel_size: int, spatial: bool) -> int:
     """Returns the number of parameters."""
     m = hidden_width(channels, reduction)
     taps = math.prod(kernel_along(kernel_size, rank))
-    return 2 * channels * m + m + channels + 2 * taps + 2
+    return 2 * channels * m + m + channels + (2 * taps + 2 if spatial else 0)
 
 
 @mechanism(
@@ -43,7 +43,8 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
     picture=multiplied(
         "channel", "spatial", how="the gate of each channel, and that of each position"
     ),
-    formula="2C(C//r) + C//r + C + 2k^2 + 2; 2k for 2k^2 at rank 1, 6k^2 at rank 3",
+    formula="2C(C//r) + C//r + C + 2k^2 + 2; 2k for 2k^2 at rank 1, 6k^2 at rank 3; "
+    "without 2k^2 + 2 with spatial=False",
     count=count,
     identity=native(
         "fc2", "norm", how="the last layers of both gates start at zero, both are 2 * sigmoid"
@@ -54,6 +55,8 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int) -> int:
         "the order [max, mean], as in the authors' code; copies differ in each of these",
         "the batch norm's weight starts at zero as in the authors' ResNets, so the spatial gate "
         "starts at 1/2 everywhere",
+        "the channel gate's other pools, a 2-norm and log-sum-exp, which the authors' class offers "
+        "and their networks do not use, are not built",
         "ranks 1 and 3 are not the authors': the kernel is k long, or (3, k, k), as clips have few "
         "frames",
         ONE_VALUE,
@@ -67,13 +70,20 @@ class CBAM(nn.Module):
         rank: 1, 2 or 3.
         reduction: r, by which the hidden layer of the channel gate is narrower.
         kernel_size: k of the spatial gate, odd.
+        spatial: whether there is a spatial gate.
 
     Shape:
         x (N, C, ...) -> (N, C, ...)
     """
 
     def __init__(
-        self, channels: int, *, rank: int = 2, reduction: int = 16, kernel_size: int = 7
+        self,
+        channels: int,
+        *,
+        rank: int = 2,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        spatial: bool = True,
     ) -> None:
         super().__init__()
         m = hidden_width(channels, reduction)
@@ -82,8 +92,8 @@ class CBAM(nn.Module):
         self.pools = nn.ModuleList((Mean(rank=rank), Max(rank=rank)))
         self.fc1 = nn.Linear(channels, m)
         self.fc2 = nn.Linear(m, channels)
-        self.conv = CONV[rank](2, 1, k, padding=around(k), bias=False)
-        self.norm = BatchNorm(1, momentum=0.01)
+        self.conv = CONV[rank](2, 1, k, padding=around(k), bias=False) if spatial else None
+        self.norm = BatchNorm(1, momentum=0.01) if spatial else nn.Identity()
         over_channels = {"axes": (1,), "keepdim": True}
         self.planes = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))
         self.gate = Gate()
@@ -93,13 +103,16 @@ class CBAM(nn.Module):
         """Starts as the authors' networks do."""
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.bias)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-        nn.init.zeros_(self.norm.weight)
+        if self.conv is not None:
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+            nn.init.zeros_(self.norm.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates, times the gates of the positions of that."""
         pooled = torch.stack([pool(x) for pool in self.pools])  # (2, N, C)
         by_channel = self.gate(self.fc2(F.relu(self.fc1(pooled))).sum(0))  # (N, C)
         x = x * per_channel(by_channel, self.rank)
+        if self.conv is None:
+            return x
         planes = torch.cat([plane(x) for plane in self.planes], dim=1)  # (N, 2, ...)
         return x * self.gate(self.norm(self.conv(planes)))

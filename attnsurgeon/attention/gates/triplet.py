@@ -36,9 +36,9 @@ def kernels(kernel_size: int, rank: int) -> list[tuple[int, ...]]:
     return [k, *places]
 
 
-def count(rank: int, kernel_size: int) -> int:
+def count(rank: int, kernel_size: int, spatial: bool) -> int:
     """Returns the number of parameters."""
-    return sum(2 * math.prod(k) + 2 for k in kernels(kernel_size, rank))
+    return sum(2 * math.prod(k) + 2 for k in kernels(kernel_size, rank)[0 if spatial else 1 :])
 
 
 @torch.fx.wrap
@@ -58,7 +58,8 @@ def mean_of(gates: list[Tensor]) -> Tensor:
     "there is one pair, and nothing to be blind to)",
     placement="block-branch",
     picture=multiplied("both", how="the mean of the gates"),
-    formula="3(2k^2 + 2); 3(2 * 3k^2 + 2) + 2k^3 + 2 at rank 3",
+    formula="3(2k^2 + 2); 3(2 * 3k^2 + 2) + 2k^3 + 2 at rank 3; one 2k^2 + 2, "
+    "or 2 * 3k^2 + 2, less with spatial=False",
     count=count,
     identity=native(
         "norms", how="the norms start at zero and the gates are 2 * sigmoid, so their mean is 1"
@@ -77,14 +78,18 @@ class Triplet(nn.Module):
         channels: C; no parameter depends on it.
         rank: 2 or 3.
         kernel_size: k, odd.
+        spatial: whether there is a gate that is blind to the channels.
 
     Shape:
         x (N, C, ...) -> (N, C, ...)
     """
 
-    def __init__(self, channels: int, *, rank: int = 2, kernel_size: int = 7) -> None:
+    def __init__(
+        self, channels: int, *, rank: int = 2, kernel_size: int = 7, spatial: bool = True
+    ) -> None:
         super().__init__()
-        sizes = kernels(odd_kernel(kernel_size), rank)
+        self.first = 1 if spatial else 2
+        sizes = kernels(odd_kernel(kernel_size), rank)[self.first - 1 :]
         self.largest = Largest()
         self.mean = Mean(axes=(1,), keepdim=True)
         convs = (CONV[rank](2, 1, k, padding=around(k), bias=False) for k in sizes)
@@ -95,7 +100,7 @@ class Triplet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times the mean of the gates."""
         gates = []
-        for axis, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
+        for axis, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), self.first):
             # A view, no copy: the axis to pool and the channels change places.
             turned = x.transpose(1, axis)
             pooled = torch.cat((self.largest(turned), self.mean(turned)), dim=1)

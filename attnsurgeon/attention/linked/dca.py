@@ -306,6 +306,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "authors' code where the one divides the other, and also where it does not",
         "with inner='cbam' a full map is handed on, which activation checkpointing keeps",
         "reduction is 16 as in the authors' ResNets; in their MobileNets it is 8",
+        "the authors' code links GC blocks and SK as well, each in a way of its own; these "
+        "are not built",
         "ranks 1 and 3 are not the authors': the kernel is 7 long, or (3, 7, 7), as clips have few "
         "frames",
         ONE_VALUE,

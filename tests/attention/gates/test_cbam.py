@@ -58,6 +58,14 @@ def test_channels_then_positions_are_gated():
     torch.testing.assert_close(cbam(x), expected, rtol=0, atol=1e-12)
 
 
+def test_the_gate_of_positions_can_be_left_out():
+    cbam = stir(make("cbam", 13, reduction=4, spatial=False).double().eval())
+    assert params(cbam) == lookup("cbam").params(13, reduction=4, spatial=False) == 2 * 39 + 3 + 13
+    x = torch.randn(1, 13, 5, 3, dtype=torch.float64)
+    expected = x * x.new_tensor(channel_gates(cbam, x[0]))[:, None, None]
+    torch.testing.assert_close(cbam(x), expected, rtol=0, atol=1e-12)
+
+
 def test_the_paper_start_halves_positions_and_has_no_biases():
     cbam = make("cbam", 64).eval()
     x = torch.randn(2, 64, 7, 5)
@@ -86,5 +94,5 @@ def test_a_clip_has_a_kernel_of_three_frames(k, kernel):
 
 
 def test_the_defaults_are_the_authors():
-    assert dict(lookup("cbam").args) == {"reduction": 16, "kernel_size": 7}
+    assert dict(lookup("cbam").args) == {"reduction": 16, "kernel_size": 7, "spatial": True}
     assert make("cbam", 64).norm.momentum == 0.01

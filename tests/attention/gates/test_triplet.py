@@ -57,6 +57,21 @@ def test_each_gate_is_blind_to_one_axis_and_their_mean_counts(size, k):
     torch.testing.assert_close(triplet(image[None])[0], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(5, 3), (4, 5, 3)])
+def test_the_gate_of_positions_alone_can_be_left_out(size):
+    triplet = stir(make("triplet", 4, rank=len(size), kernel_size=3, spatial=False).double()).eval()
+    assert params(triplet) == lookup("triplet").params(
+        4, rank=len(size), kernel_size=3, spatial=False
+    )
+    image = torch.randn(4, *size, dtype=torch.float64)
+    total = torch.zeros_like(image)
+    for axis, (conv, norm) in enumerate(zip(triplet.convs, triplet.norms, strict=True), start=1):
+        total += gates_of(conv, norm, image.transpose(0, axis)).unsqueeze(0).transpose(0, axis)
+    torch.testing.assert_close(
+        triplet(image[None])[0], image * total / len(size), rtol=0, atol=1e-12
+    )
+
+
 def test_a_gate_sees_no_order_along_the_axis_that_it_pools():
     triplet = stir(make("triplet", 6).double()).eval()
     x = torch.randn(1, 6, 5, 3, dtype=torch.float64)
