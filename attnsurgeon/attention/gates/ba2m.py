@@ -110,6 +110,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     "ba2m",
     kind="gate",
     ranks=(1, 2, 3),
+    bottleneck=("score.fc1", "score.reduce", "score.near"),
     placement="residual-branch",
     picture=multiplied("samples", how="the weight of each sample, 1 in evaluation"),
     formula="[2Cm + m + 2C] + [Cm + 9m^2 + 3m + 2] + 3Cm, m = C//r; 9m^2 is 3m^2 at rank 1, 27m^2 "

@@ -305,7 +305,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "with inner='cbam' a map of another size is averaged to the size at hand, as in the "
         "authors' code where the one divides the other, and also where it does not",
         "with inner='cbam' a full map is handed on, which activation checkpointing keeps",
-        "reduction is 16 as in the authors' ResNets; in their MobileNets it is 8",
+        "reduction is 16 as in the authors' ResNets; in their MobileNets it is 8, and biases that "
+        "a norm takes away are left out",
         "the authors' code links GC blocks and SK as well, each in a way of its own; these "
         "are not built",
         "ranks 1 and 3 are not the authors': the kernel is 7 long, or (3, 7, 7), as clips have few "
