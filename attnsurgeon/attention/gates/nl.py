@@ -145,6 +145,8 @@ class NonLocal(nn.Module):
         x (N, C, ...) -> (N, C, ...)
     """
 
+    subsample: Subsample = "none"  # as in networks pickled before there was a choice
+
     def __init__(
         self,
         channels: int,

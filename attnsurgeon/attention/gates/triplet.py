@@ -84,6 +84,8 @@ class Triplet(nn.Module):
         x (N, C, ...) -> (N, C, ...)
     """
 
+    first: int = 1  # axis with a gate; networks pickled before there was a choice have this one
+
     def __init__(
         self, channels: int, *, rank: int = 2, kernel_size: int = 7, spatial: bool = True
     ) -> None:
