@@ -95,6 +95,7 @@ def share(a: Tensor, b: Tensor) -> Tensor:
         "the paper's SKNet; groups=1, dilation=2 is what DCANet's code calls SK",
         "beside a depthwise convolution, which a plan knows, branch two is depthwise as well, as "
         "in DCANet's MobileNetV2",
+        "timm's, which hands each branch a half of the input's channels, is not built",
         "the dilation of branch two multiplies the convolution's own",
         "ranks 1 and 3 are not the authors': kernels and means run over signal or clip",
         ONE_VALUE,

@@ -140,6 +140,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "the paper's equations; transform=False leaves it out",
         "the authors' CT network has one more 1x1 convolution with norm and ReLU behind each gate, "
         "and one before the signal of the lowest; these are the network's",
+        "the gate is the sigmoid of a score, as in the networks that the authors have for organs; "
+        "softmax and softplus, other modes of their classes, are not built",
         "interpolation does not align corners: what the authors' code does in every torch since "
         "0.4, of their days",
         "rank 1 is not the authors': windows are spans",

@@ -51,6 +51,7 @@ def count(channels: int, rank: int, reduction: int) -> int:
     deviations=(
         "the bias straight before the batch norm is kept to have the authors' parameters; it "
         "cannot learn while the norm uses batch statistics",
+        "timm's has no biases, and C / 24 hidden channels, rounded up to a multiple of 8",
         "rank 3 is not the authors': depth is a third axis with a gate of its own",
     ),
     unmoved=("conv.bias",),

@@ -126,7 +126,8 @@ def count(channels: int, reduction: int, pool: str, fusion: str) -> int:
         "softmax and scores are computed in float32 also for half-precision values",
         "the bias of the scores is kept to have the authors' parameters; it adds the same to all "
         "scores of a softmax, so it cannot learn",
-        "timm's version scales (fusion='scale') with reduction 8 and adds on demand",
+        "timm's version scales (fusion='scale') with reduction 8 and adds on demand; its norm has "
+        "an epsilon of 1e-6, the authors' and this one 1e-5",
     ),
     inert=("pool.bias",),
     spatial=False,

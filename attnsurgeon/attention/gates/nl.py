@@ -111,7 +111,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     constraints=("C >= reduction",),
     deviations=(
         "scores are divided by sqrt(m), as in the configurations of the authors' code; the "
-        "paper's equation does not divide (scale=False)",
+        "paper's equation does not divide (scale=False), and timm's code divides by sqrt(C)",
         "W has no batch norm behind it, as in mmcv; with norm=True it has the authors', which "
         "starts at zero instead of W and takes the bias of W away again, so that it cannot learn",
         "keys and values are those of all positions; with subsample=before they are those of "
