@@ -41,6 +41,23 @@ class Hold(nn.Module):
         return y + (z.relu() if self.rectified else z)
 
 
+class Skip(nn.Module):
+    """An encoder and a decoder, and what is handed across, where a gate looks at both."""
+
+    def __init__(self, width: int, rectified: bool) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
+        deeper = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.low = nn.Sequential(nn.MaxPool2d(2), deeper, nn.ReLU())
+        self.up, self.rectified = nn.Upsample(scale_factor=2), rectified
+        self.out = nn.Conv2d(3 * width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.first(x))
+        y = y.relu() if self.rectified else y
+        return self.out(torch.cat((y, self.up(self.low(y))), dim=1))
+
+
 def without_gradient(net: nn.Module, steps: int, seed: int) -> set[str]:
     """The new parameters that had no gradient at any of the steps."""
     generator = torch.Generator().manual_seed(seed)
@@ -60,8 +77,9 @@ def without_gradient(net: nn.Module, steps: int, seed: int) -> set[str]:
 
 def starts(name: str, width: int, rectified: bool, count: int) -> Iterator[tuple[int, nn.Module]]:
     """Yields a number and an operated network, every time with another random start."""
-    net = Hold(width, rectified)
+    net = (Skip if name == "attention-gate" else Hold)(width, rectified)
     where = {
+        "attention-gate": "skip",
         "we": {"name": "out"},
         "dyconv": {"name": "out"},
         "psa": {"name": "out"},
