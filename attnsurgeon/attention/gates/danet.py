@@ -141,10 +141,10 @@ class DANet(nn.Module):
         self.positions = Positions(channels, rank, reduction) if form != "channel" else None
         self.among = Channels() if form != "position" else None
 
-    def weights(self, x: Tensor) -> Tensor:
-        """Returns the softmax for each position, (N, P, P)."""
+    def pairs(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Returns the softmax for each position, (N, P, P), and the size of the map."""
         assert self.positions is not None
-        return self.positions.weights(x)
+        return self.positions.weights(x), x.shape[2:]
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus what was found."""

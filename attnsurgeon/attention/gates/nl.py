@@ -71,8 +71,8 @@ def looks(seen: Seen) -> dict[str, Tensor]:
     at, sides = 0, x.shape[2:]
     for index, side in zip(index_of(seen.position, sides), sides, strict=True):
         at = at * side + index
-    k, _ = seen.module.keys_and_values(x)
-    return {"attention": unflatten(seen.module.weights(x, k)[:, at], 1, k.shape[2:]).to(x.dtype)}
+    weights, seen_sides = seen.module.pairs(x)
+    return {"attention": unflatten(weights[:, at], 1, seen_sides).to(x.dtype)}
 
 
 def count(channels: int, form: Form, reduction: int, norm: bool) -> int:
@@ -198,6 +198,11 @@ class NonLocal(nn.Module):
             return mean_products(q, k)
         first, second = self.pair.unsqueeze(0).chunk(2, dim=1)  # (1, m)
         return rectified_sums(first @ q.flatten(2), second @ k.flatten(2))
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Returns w, and the size of the map that is looked at."""
+        k, _ = self.keys_and_values(x)
+        return self.weights(x, k), k.shape[2:]
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` plus what each position finds."""
