@@ -174,9 +174,9 @@ def _is_exchange(node: fx.Node, source: fx.Node, flow: Flow, levels: Levels) -> 
 
 
 def parting(node: fx.Node, levels: Levels) -> fx.Node:
-    """The value that went several ways, one of which leads to `node` alone."""
+    """The value that went several ways, one of which leads to `node` alone, or to an output."""
     level = levels.carried[node]
-    while len(node.users) == 1 and len(inputs := Flow.inputs(node)) == 1:
+    while len(node.users) < 2 and len(inputs := Flow.inputs(node)) == 1:
         if levels.carried[inputs[0]] != level:
             break
         node = inputs[0]
