@@ -10,7 +10,7 @@ one that looks at several has a neck.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -91,7 +91,10 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     looked_at = _looked_at(outputs, levels)
     skips = tuple(_skips(flow, levels, risen, ending.end, depth))
     if len(looked_at) > 1 and min(looked_at) > 0:
-        neck = [_before_heads(nodes, traced, flow, levels) for nodes in looked_at.values()]
+        neck = [
+            _before_heads(nodes, traced, flow, levels, _others(looked_at, at))
+            for at, nodes in looked_at.items()
+        ]
         found = {n for n in neck if n is not None and n not in encoder}
         found = {n for n in found if not _is_inside_head(n, found - {n})}
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
@@ -228,11 +231,20 @@ def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node
     return found
 
 
+def _others(looked_at: Mapping[int, list[fx.Node]], level: int) -> list[fx.Node]:
+    return [n for at, nodes in looked_at.items() if at != level for n in nodes]
+
+
 def _before_heads(
-    nodes: list[fx.Node], traced: Traced, flow: Flow, levels: Levels
+    nodes: list[fx.Node],
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    others: Sequence[fx.Node] = (),
 ) -> fx.Node | None:
     """The last value that all heads of one resolution look at; what runs at several resolutions is
-    a head, and so is a module that ends with the scores.
+    a head, and so are a module that ends with the scores, and a lateral convolution, but one of
+    which the scores of other resolutions are made, too.
     """
     level = levels.of[nodes[0]]
     seen = [n for node in nodes for n in _features(node, levels, keeping=True)]
@@ -251,6 +263,8 @@ def _before_heads(
             node = given[0]
     while (entered := entering_lateral(node)) is not None:
         if levels.of[entered] != level or not levels.is_map(entered):
+            break
+        if any(flow.reaches(node, n) for n in others):
             break
         node = entered
     return node

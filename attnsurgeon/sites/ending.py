@@ -29,6 +29,7 @@ from attnsurgeon.sites.projections import (
     before_asked,
     before_bent_scores,
     before_flow,
+    before_head,
     before_idle,
     before_list,
     before_neck,
@@ -194,7 +195,7 @@ def _dense(
         depth = max((levels.of[n] or 0 for n in candidates), default=0)
         end = _common_end(traced, outputs, flow, levels, depth, private)
         end = without_projections(before_bent_scores(end, flow, levels), flow, levels, set())
-        end = before_predictions(end, outputs, flow, levels)
+        end = before_predictions(before_head(end, outputs, flow, levels), outputs, flow, levels)
     end = before_list(before_idle(end, flow, levels), levels)
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises

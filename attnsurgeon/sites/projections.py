@@ -242,6 +242,42 @@ def before_predictions(
     return node
 
 
+def before_head(
+    node: fx.Node, outputs: Sequence[fx.Node], flow: Flow, levels: Levels
+) -> fx.Node:
+    """What enters the module that makes a value on its way to the scores and gives no map but these
+    (a head that looks around before it scores, as that of PSPNet), where most of the work is done
+    before it; else the value itself.
+    """
+    for call in node.meta["call"].chain():
+        if call.parent is None:
+            break
+        given = {n for n in call.inputs if levels.is_map(n)}
+        made = [n for n in call.outputs if levels.of.get(n) is not None]
+        scored = made and all(n in outputs or _is_last(n, levels) for n in made)
+        if len(given) != 1 or node in made or not scored:
+            continue
+        (entered,) = given
+        inside = levels.work[node] - levels.work[entered]
+        around = any(is_weighted(n) and not is_pointwise(n) for n in flow.between(entered, node))
+        short = 2 * inside < levels.work[entered]
+        if levels.of[entered] == levels.of[node] and around and short:
+            node = entered
+    return node
+
+
+def _is_last(node: fx.Node, levels: Levels) -> bool:
+    """Whether no weights work on what is made of a value."""
+    seen, todo = {node}, [node]
+    while todo:
+        new = [n for n in todo.pop().users if n not in seen]
+        if any(map(is_weighted, new)):
+            return False
+        seen.update(new)
+        todo += new
+    return True
+
+
 def before_flow(traced: Traced, node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
     """What enters a prediction of few channels that is raised (a flow); and of what is made of two
     runs of one network laid side by side, what its first run gave. Else the value itself.
