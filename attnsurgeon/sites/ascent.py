@@ -30,6 +30,7 @@ from attnsurgeon.sites.flow import (
 )
 from attnsurgeon.sites.levels import Levels, is_vector
 from attnsurgeon.sites.projections import (
+    before_layout,
     channels_of,
     entering_lateral,
     entering_projection,
@@ -99,10 +100,12 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
         found = {n for n in found if not _is_inside_head(n, found - {n})}
         return Ascent(skips, neck=tuple(sorted(found, key=flow.rank.__getitem__)))
     rises = [r for r in ending.rises if r.node in needed and not r.pooled]
-    raised = [_raised(r, flow, levels) for r in rises if flow.reaches(ending.end, r.node)]
+    raised = [before_layout(_raised(r, flow, levels), levels)
+              for r in rises if flow.reaches(ending.end, r.node)]  # fmt: skip
     maps = _looked_at([n for n in outputs if not is_vector(n)], levels)
     looked = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
-    scored = [entered for n in looked if (entered := _before_bent(n, flow, levels)) is not None]
+    scored = [before_layout(entered, levels) for n in looked
+              if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
     last = _common(

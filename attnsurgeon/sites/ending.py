@@ -31,6 +31,7 @@ from attnsurgeon.sites.projections import (
     before_flow,
     before_head,
     before_idle,
+    before_layout,
     before_list,
     before_neck,
     before_parallel,
@@ -196,7 +197,7 @@ def _dense(
         end = _common_end(traced, outputs, flow, levels, depth, private)
         end = without_projections(before_bent_scores(end, flow, levels), flow, levels, set())
         end = before_predictions(before_head(end, outputs, flow, levels), outputs, flow, levels)
-    end = before_list(before_idle(end, flow, levels), levels)
+    end = before_layout(before_list(before_idle(end, flow, levels), levels), levels)
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip

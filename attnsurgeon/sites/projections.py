@@ -189,6 +189,21 @@ def before_list(node: fx.Node, levels: Levels) -> fx.Node:
     return node
 
 
+def before_layout(node: fx.Node, levels: Levels) -> fx.Node:
+    """What a module was given that begins by laying it out otherwise (tokens as a map), of a value
+    that is no more than this; else the value itself.
+    """
+    entered = node
+    while name_of(entered) in _ASIDE and len(inputs := Flow.inputs(entered)) == 1:
+        entered = inputs[0]
+        if not levels.is_map(entered) or levels.of[entered] != levels.of[node]:
+            break
+        if any(call.parent is not None and entered in call.inputs
+               for call in node.meta["call"].chain()):  # fmt: skip
+            return entered
+    return node
+
+
 def before_asked(node: fx.Node, flow: Flow, asked: set[fx.Node]) -> fx.Node:
     """What enters the keys and values of a learned query that asks the last map, else the map."""
     if not is_weighted(node) or not is_pointwise(node):
