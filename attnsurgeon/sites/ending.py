@@ -294,24 +294,73 @@ def _encoder_output(
     needed = ways_back([r.source for r in sources], set())
     working = [n for n in flow.nodes
                if n in needed and is_weighted(n) and levels.of[n] is not None]  # fmt: skip
-    found: fx.Node | None = None
     for call in outermost_first(traced.root):
         given = [n for n in call.outputs if n in flow.rank and levels.is_map(n)]
-        if call.parent is None or not given or not risen.isdisjoint(given):
-            continue
         inside = [n for n in working if _encloses(call, n)]
-        if 2 * len(_paths(inside)) <= len(_paths(working)):
-            continue
-        at = {level for n in inside if (level := levels.of[n]) is not None}
         from_image = any(n.op == "placeholder" for n in call.inputs)
-        depth = max(levels.of[n] or 0 for n in given)
-        if max(at, default=0) > depth or (len(at) < 3 and not (from_image and len(at) > 0)):
+        if call.parent is not None and risen.isdisjoint(given):
+            found = _deepest_given(given, inside, working, from_image, needed, flow, levels)
+            if found is not None:
+                return found
+    return _of_a_container(traced, flow, levels, working, needed, risen)
+
+
+def _deepest_given(
+    given: list[fx.Node],
+    inside: list[fx.Node],
+    working: list[fx.Node],
+    from_image: bool,
+    needed: set[fx.Node],
+    flow: Flow,
+    levels: Levels,
+) -> fx.Node | None:
+    """The deepest of the maps that a module gives, where most of the work before the rises and
+    at least two steps down are in it.
+    """
+    if not given or 2 * len(_paths(inside)) <= len(_paths(working)):
+        return None
+    at = {level for n in inside if (level := levels.of[n]) is not None}
+    depth = max(levels.of[n] or 0 for n in given)
+    if max(at, default=0) > depth or (len(at) < 3 and not (from_image and len(at) > 0)):
+        return None
+    if from_image and len(at) < 2 and depth == 0:
+        return None
+    deepest = [n for n in given if levels.of[n] == depth]  # in whatever order they are given
+    return max(deepest, key=lambda n: (n in needed, levels.work[n], flow.rank[n]))
+
+
+def _of_a_container(
+    traced: Traced,
+    flow: Flow,
+    levels: Levels,
+    working: list[fx.Node],
+    needed: set[fx.Node],
+    risen: set[fx.Node],
+) -> fx.Node | None:
+    """The same of a module that is never called itself, whose layers are, one by one (a backbone
+    kept beside the layers of a decoder); a list of modules says nothing of what is an encoder.
+    """
+    holders = {path for call in traced.calls for path in _above(call)} - set(traced.calls)
+    depth = max((levels.of[n] or 0 for n in working), default=0)
+    for holder in sorted(holders, key=len):
+        if isinstance(traced.twin.get_submodule(holder), nn.ModuleList | nn.ModuleDict):
             continue
-        if from_image and len(at) < 2 and depth == 0:
-            continue
-        deepest = [n for n in given if levels.of[n] == depth]  # in whatever order they are given
-        return max(deepest, key=lambda n: (n in needed, levels.work[n], flow.rank[n]))
-    return found
+        held = {n for n in needed if n.op != "placeholder"
+                and n.meta["call"].path.startswith(f"{holder}.")}  # fmt: skip
+        given = [n for n in held if levels.is_map(n) and not held.issuperset(n.users)]
+        inside = [n for n in working if n in held]
+        image = any(n.op == "placeholder" for node in held for n in Flow.inputs(node))
+        if risen.isdisjoint(held) and depth == max((levels.of[n] or 0 for n in given), default=-1):
+            found = _deepest_given(given, inside, working, image, needed, flow, levels)
+            if found is not None:
+                return found
+    return None
+
+
+def _above(path: str) -> list[str]:
+    """The paths of the modules that hold one, the root left out."""
+    parts = path.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _paths(nodes: list[fx.Node]) -> set[tuple[str, int]]:
