@@ -106,6 +106,8 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     looked = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
     scored = [before_layout(entered, levels) for n in looked
               if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
+    # What is only resized before it is scored is no resolution of the decoder.
+    scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth}  # fmt: skip
     last = _common(

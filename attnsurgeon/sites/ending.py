@@ -21,8 +21,10 @@ from attnsurgeon.sites.flow import (
     bends,
     calls_making,
     is_weighted,
+    kind_of,
     name_of,
     outermost_first,
+    weighted_inside,
 )
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.projections import (
@@ -190,6 +192,7 @@ def _dense(
             end = before_parallel(end, flow, levels)
             end = before_resized_tokens(end, flow, levels)
             end = before_neck(traced, end, flow, levels, residuals)
+            end = _before_decoder(traced, end, flow, levels, risen)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
@@ -366,6 +369,29 @@ def _above(path: str) -> list[str]:
 def _paths(nodes: list[fx.Node]) -> set[tuple[str, int]]:
     """The operations in the forwards of modules, each once however often it runs."""
     return {(n.meta["call"].path, n.meta["event"].ordinal) for n in nodes}
+
+
+def _before_decoder(
+    traced: Traced, node: fx.Node, flow: Flow, levels: Levels, risen: set[fx.Node]
+) -> fx.Node:
+    """What enters a module of several layers at the deepest resolution, whose like stand on the way
+    up alone: a decoder's first block (FastDepth). Else the value itself.
+    """
+    for call in calls_making(node):
+        given = [n for n in call.inputs if levels.is_map(n)]
+        if call.parent is None or len(given) != 1 or weighted_inside(call) < 2:
+            continue
+        (entered,) = given
+        worked = any(
+            is_weighted(n) and levels.of[n] == levels.of[node] for n in flow.before(entered)
+        )
+        if levels.of[entered] != levels.of[node] or not worked:
+            continue
+        alike = [c for c in outermost_first(traced.root)
+                 if c is not call and kind_of(c.module) == kind_of(call.module)]  # fmt: skip
+        if len(alike) > 1 and all(risen.intersection(c.outputs) for c in alike):
+            return entered
+    return node
 
 
 # What is no resolution of the network.

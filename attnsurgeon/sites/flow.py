@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Event, Traced
 
@@ -237,3 +237,13 @@ def outermost_first(root: Call) -> list[Call]:
         found.append(call)
         todo += [event for event in call.events if isinstance(event, Call)]
     return found
+
+
+def kind_of(module: nn.Module) -> Hashable:
+    """Returns what a module is: its class, of a plain list what stands in it, runs of equals as
+    one.
+    """
+    if type(module) is not nn.Sequential:
+        return type(module)
+    inside = [kind_of(child) for child in module]
+    return tuple(kind for i, kind in enumerate(inside) if i == 0 or kind != inside[i - 1])

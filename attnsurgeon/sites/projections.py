@@ -257,9 +257,7 @@ def before_predictions(
     return node
 
 
-def before_head(
-    node: fx.Node, outputs: Sequence[fx.Node], flow: Flow, levels: Levels
-) -> fx.Node:
+def before_head(node: fx.Node, outputs: Sequence[fx.Node], flow: Flow, levels: Levels) -> fx.Node:
     """What enters the module that makes a value on its way to the scores and gives no map but these
     (a head that looks around before it scores, as that of PSPNet), where most of the work is done
     before it; else the value itself.

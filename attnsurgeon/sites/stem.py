@@ -17,6 +17,7 @@ from attnsurgeon.sites.flow import (
     Flow,
     calls_making,
     convolution_of,
+    kind_of,
     name_of,
     weighted_inside,
 )
@@ -91,11 +92,11 @@ def _is_after_its_like(first: Call, calls: list[Call], values: list[fx.Node]) ->
     """Whether a list of the kind of the first block, with one layer, is given the image: each of
     these is a stage (VGG-11 with a module a stage).
     """
-    kind = _kind(first.module)
+    kind = kind_of(first.module)
     before = [c for c in calls if c.parent is first.parent and c.end <= first.start]
     return any(
         isinstance(kind, tuple)
-        and _kind(call.module) == kind
+        and kind_of(call.module) == kind
         and weighted_inside(call) == 1
         and last_before(call.start, values) is None
         for call in before
@@ -136,7 +137,7 @@ def lists_of_stages(
     found: dict[tuple[int, Hashable], list[Call]] = {}
     for call in calls_in(traced.root):
         if call.parent is not None and _is_block(call, values):
-            found.setdefault((id(call.parent), _kind(call.module)), []).append(call)
+            found.setdefault((id(call.parent), kind_of(call.module)), []).append(call)
     return [calls for calls in found.values()
             if len({levels.of[call.outputs[0]] for call in calls}) >= at_least]  # fmt: skip
 
@@ -151,9 +152,9 @@ def _before_step(stem: fx.Node, values: list[fx.Node], levels: Levels) -> fx.Nod
             continue
         if (levels.of[before] or 0) >= (levels.of[stem] or 0):
             continue
-        kind = _kind(unit.module)
+        kind = kind_of(unit.module)
         later = [c for c in unit.parent.events if isinstance(c, Call) and c.start >= unit.end]
-        if any(_are_alike(_kind(c.module), kind) for c in later if _steps(c, values, levels)):
+        if any(_are_alike(kind_of(c.module), kind) for c in later if _steps(c, values, levels)):
             return before
     return stem
 
@@ -187,17 +188,9 @@ def _steps(call: Call, values: list[fx.Node], levels: Levels) -> bool:
 
 def _coming_back(blocks: list[Call]) -> list[Call]:
     """The blocks of which there are several: of one class, or one derived from the other."""
-    kinds = [_kind(call.module) for call in blocks]
+    kinds = [kind_of(call.module) for call in blocks]
     return [call for call, kind in zip(blocks, kinds, strict=True)
             if sum(_are_alike(kind, other) for other in kinds) > 1]  # fmt: skip
-
-
-def _kind(module: nn.Module) -> Hashable:
-    """What a module is: its class, of a plain list what stands in it, runs of equals as one."""
-    if type(module) is not nn.Sequential:
-        return type(module)
-    inside = [_kind(child) for child in module]
-    return tuple(kind for i, kind in enumerate(inside) if i == 0 or kind != inside[i - 1])
 
 
 def _are_alike(one: Hashable, other: Hashable) -> bool:
