@@ -24,6 +24,7 @@ from attnsurgeon.sites.flow import (
     SQUASHING,
     UPSAMPLING,
     Flow,
+    bends,
     is_weighted,
     name_of,
     weighted_inside,
@@ -108,8 +109,9 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
               if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
     # What is only resized before it is scored is no resolution of the decoder.
     scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
+    predicted = {n for n in outputs if _is_predicted(n, levels)}
     way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
-              and (levels.of[n] or 0) < depth}  # fmt: skip
+              and (levels.of[n] or 0) < depth and n not in predicted}  # fmt: skip
     last = _common(
         [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen, flow, levels
     )
@@ -212,10 +214,27 @@ def _skips(
         through = any(flow.reaches(end, n) for n in up)
         crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
                     and (levels.of[n] or 0) < depth and (n in gated or not flow.reaches(end, n))
-                    and (through or n not in risen)]  # fmt: skip
+                    and (through or n not in risen) and not _is_image(n, flow, levels)]  # fmt: skip
         meets = tuple(n for n in up if n not in crossing)
         if crossing and meets and not is_gate(node, levels):
             yield from (Skip(value, node, meets) for value in crossing)
+
+
+def _is_image(node: fx.Node, flow: Flow, levels: Levels) -> bool:
+    """Whether a value is no more than the image, enlarged by weights (LapSRN)."""
+    return (levels.of[node] or 0) < 0 and not any(map(bends, flow.before(node)))
+
+
+def _is_predicted(node: fx.Node, levels: Levels) -> bool:
+    """Whether a value is the bare result of weights, or such and the image: an output that is
+    raised again is a prediction, and no map of the decoder.
+    """
+    terms = [without_image(n, levels) or n for n in _terms(node)]
+    return all(map(_is_score, terms))
+
+
+def _terms(node: fx.Node) -> list[fx.Node]:
+    return Flow.inputs(node) if name_of(node) == "cat" else [node]
 
 
 def _looked_at(outputs: list[fx.Node], levels: Levels) -> dict[int, list[fx.Node]]:
