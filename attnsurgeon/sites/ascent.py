@@ -109,8 +109,9 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
               if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
     # What is only resized before it is scored is no resolution of the decoder.
     scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
+    ends = [_before_aside(n, (*raised, *scored), risen, flow, levels) for n in (*raised, *scored)]
     predicted = {n for n in outputs if _is_predicted(n, levels)}
-    way_up = {n for n in (*raised, *scored) if n in risen and levels.is_map(n)
+    way_up = {n for n in ends if n in risen and levels.is_map(n)
               and (levels.of[n] or 0) < depth and n not in predicted}  # fmt: skip
     last = _common(
         [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen, flow, levels
@@ -132,6 +133,24 @@ def _before_bent(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node | None:
     if any(channels_of(n) <= channels_of(scores) for n in before):
         return node
     return entered if levels.of[entered] == levels.of[node] else None
+
+
+def _before_aside(
+    node: fx.Node, others: Sequence[fx.Node], risen: set[fx.Node], flow: Flow, levels: Levels
+) -> fx.Node:
+    """What enters the head that makes a value, where the decoder goes on beside it from there: one
+    that is looked at in training alone. Else the value itself.
+    """
+    for call in node.meta["call"].chain():
+        given = [n for n in call.inputs if n in risen and levels.of[n] == levels.of[node]]
+        if call.parent is None or len(given) != 1 or node in given or call.returns(node):
+            continue
+        beside = [n for n in others if not call.start <= n.meta["order"] < call.end
+                  and not flow.reaches(node, n) and levels.is_map(n)
+                  and (levels.of[n] or 0) <= (levels.of[node] or 0)]  # fmt: skip
+        if any(flow.reaches(given[0], n) and n is not given[0] for n in beside):
+            return given[0]
+    return node
 
 
 def _looked_at_alone(
@@ -316,6 +335,9 @@ def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
     node = entering_projection(rise.source, levels, to_output=scores)
     if node is None or levels.of[node] != rise.below:
         node = rise.source
+    fitted = entering_lateral(node)
+    if fitted is not None and levels.of[fitted] == rise.below and levels.is_map(fitted):
+        node = fitted
     for call in rise.node.meta["call"].chain():
         given = [n for n in call.inputs if levels.carried.get(n) == rise.below]
         others = {levels.carried.get(n) for n in call.inputs} - {rise.below, rise.level, None}
