@@ -91,7 +91,7 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     encoder = set(flow.before(ending.end))
     depth = max(levels.of[ending.end] or 0, *(r.below for r in ending.rises))
     looked_at = _looked_at(outputs, levels)
-    skips = tuple(_skips(flow, levels, risen, ending.end, depth))
+    skips = tuple(_of_first_runs(_skips(flow, levels, risen, ending.end, depth), levels))
     if len(looked_at) > 1 and min(looked_at) > 0:
         neck = [
             _before_heads(nodes, traced, flow, levels, _others(looked_at, at))
@@ -237,6 +237,20 @@ def _skips(
         meets = tuple(n for n in up if n not in crossing)
         if crossing and meets and not is_gate(node, levels):
             yield from (Skip(value, node, meets) for value in crossing)
+
+
+def _of_first_runs(skips: Iterable[Skip], levels: Levels) -> Iterable[Skip]:
+    """Of operations that run again at the same resolution, for another image, the first alone: a
+    cut in their module serves all runs.
+    """
+    first: dict[tuple[str, str, int, int | None], fx.Node] = {}
+    for skip in skips:
+        call, event = skip.into.meta["call"], skip.into.meta.get("event")
+        if event is None:
+            continue
+        place = call.path, event.name, event.ordinal, levels.of[skip.into]
+        if first.setdefault(place, skip.into) is skip.into:
+            yield skip
 
 
 def _is_image(node: fx.Node, flow: Flow, levels: Levels) -> bool:

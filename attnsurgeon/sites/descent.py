@@ -7,7 +7,7 @@ from functools import reduce
 
 from torch import fx
 
-from attnsurgeon.sites.flow import ACTIVATIONS, NORMS, Flow, name_of
+from attnsurgeon.sites.flow import ACTIVATIONS, NORMS, Flow, is_weighted, name_of
 from attnsurgeon.sites.levels import Levels
 from attnsurgeon.sites.residuals import Residual
 from attnsurgeon.sites.rises import BESIDE
@@ -129,8 +129,9 @@ class Descent:
         most = max(work[n] for n in worked)
         heavy = max(
             (n for n in worked if 2 * work[n] > most),
-            key=lambda n: (carried[n] or 0, work[n], self._ends_block(n), self.flow.rank[n]),
-        )
+            key=lambda n: (carried[n] or 0, self._layers(n), work[n],
+                           self._ends_block(n), self.flow.rank[n]),
+        )  # fmt: skip
         self.steps[level] = sources[heavy]
         heavy = self._entering(heavy, level)
         at = carried[heavy]
@@ -149,6 +150,17 @@ class Descent:
             return common
         self.partly.append(level)
         return heavy
+
+    def _layers(self, node: fx.Node) -> int:
+        """How many weighted operations stand on the longest way to a value at its level, up to the
+        two that make it more than passed through (by what one of two ways gives to the other).
+        """
+        level, found = self.levels.carried[node], {}
+        for other in self.flow.before(node):
+            if self.levels.carried[other] == level:
+                longest = max((found.get(n, 0) for n in Flow.inputs(other)), default=0)
+                found[other] = longest + is_weighted(other)
+        return min(found[node], 2)
 
     def _ends_block(self, node: fx.Node, since: fx.Node | None = None) -> bool:
         """Whether a value is a residual sum, normed and bent or not: of a block that begins with

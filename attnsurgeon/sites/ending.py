@@ -66,12 +66,14 @@ class Ending:
         dense: more than a vector is made of it: maps, or vectors of several maps.
         rises: where the resolution goes up behind the encoder.
         exchanged: by level, the last value of a resolution that goes down beside others.
+        parted: by level, the value at which a lower resolution left one that it exchanges with.
     """
 
     end: fx.Node
     dense: bool
     rises: tuple[Rise, ...] = ()
     exchanged: Mapping[int, fx.Node] = field(default_factory=dict)
+    parted: Mapping[int, fx.Node] = field(default_factory=dict)
 
 
 def find_ending(
@@ -204,7 +206,15 @@ def _dense(
     behind = [r for r in outer if not any(_encloses(call, end) is False for call in r.blocks)]
     exchanged = {r.level: r.exchanged for r in rises
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip
-    return Ending(end, dense=True, rises=tuple(behind), exchanged=exchanged)
+    parted = {r.level: left for r in reversed(rises)
+              if r.level in exchanged and (left := _left(r, flow, levels)) is not None}  # fmt: skip
+    return Ending(end, True, tuple(behind), exchanged, parted)
+
+
+def _left(rise: Rise, flow: Flow, levels: Levels) -> fx.Node | None:
+    """The last map of the level of a rise that all of what rises was made of."""
+    chain = [n for n in flow.dominators(rise.source) if levels.of[n] == rise.level]
+    return chain[-1] if rise.exchanged is not None and chain else None
 
 
 def _iterated(traced: Traced, flow: Flow) -> list[fx.Node]:

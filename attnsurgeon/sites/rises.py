@@ -141,7 +141,9 @@ def is_gate(node: fx.Node, levels: Levels) -> bool:
 
 def _was_squashed(node: fx.Node) -> bool:
     """Whether a squashing function stands before a value, with nothing else but shapes between."""
-    while len(inputs := Flow.inputs(node)) == 1:
+    while inputs := Flow.inputs(node)[: 1 if name_of(node) == "expand_as" else None]:
+        if len(inputs) > 1:
+            break
         node = inputs[0]
         if name_of(node) in SQUASHING:
             return True

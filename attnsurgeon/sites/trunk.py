@@ -109,6 +109,10 @@ def find_trunk(
             stages.append(level)
     ends, stages = _worked_at(ends, stages, descent.nodes, levels)
     for i, level in enumerate(stages[:-1]):
+        if set(stages[i:-1]) - set(ending.exchanged):  # the lower ones do not go on beside it
+            parted = ending.parted.get(level, ends[i])
+            ends[i] = parted if flow.reaches(parted, values[-1]) else ends[i]
+            continue
         beside = ending.exchanged.get(level, ends[i])
         if not flow.reaches(beside, ends[i]):  # the last that it gives, not what others are given
             ends[i] = beside
