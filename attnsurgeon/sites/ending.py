@@ -189,12 +189,15 @@ def _dense(
         if end is None:
             raised = [r.source for r in sources if not r.pooled]
             end = _common_end(traced, outputs, flow, levels, depth, risen, raised)
-            end = without_projections(end, flow, levels, risen)
-            end = before_flow(traced, end, flow, levels)
-            end = before_parallel(end, flow, levels)
-            end = before_resized_tokens(end, flow, levels)
-            end = before_neck(traced, end, flow, levels, residuals)
-            end = _before_decoder(traced, end, flow, levels, risen)
+            passed = None
+            while end is not passed:
+                passed = end
+                end = without_projections(end, flow, levels, risen)
+                end = before_flow(traced, end, flow, levels)
+                end = before_parallel(end, flow, levels)
+                end = before_resized_tokens(end, flow, levels)
+                end = before_neck(traced, end, flow, levels, residuals)
+                end = _before_decoder(traced, end, flow, levels, risen)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
@@ -388,14 +391,12 @@ def _before_decoder(
     up alone: a decoder's first block (FastDepth). Else the value itself.
     """
     for call in calls_making(node):
-        given = [n for n in call.inputs if levels.is_map(n)]
+        given = [n for n in call.inputs if levels.is_map(n) and levels.of[n] == levels.of[node]]
         if call.parent is None or len(given) != 1 or weighted_inside(call) < 2:
             continue
         (entered,) = given
-        worked = any(
-            is_weighted(n) and levels.of[n] == levels.of[node] for n in flow.before(entered)
-        )
-        if levels.of[entered] != levels.of[node] or not worked:
+        here = [n for n in flow.before(entered) if levels.of[n] == levels.of[node]]
+        if not any(map(is_weighted, here)):
             continue
         alike = [c for c in outermost_first(traced.root)
                  if c is not call and kind_of(c.module) == kind_of(call.module)]  # fmt: skip
