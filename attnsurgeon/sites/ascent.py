@@ -92,6 +92,8 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     depth = max(levels.of[ending.end] or 0, *(r.below for r in ending.rises))
     looked_at = _looked_at(outputs, levels)
     skips = tuple(_of_first_runs(_skips(flow, levels, risen, ending.end, depth), levels))
+    skips = (*(_met_below(value, into) for value, into in ending.met), *skips)
+    below = descendants(flow, [into for _, into in ending.met]) - risen
     if len(looked_at) > 1 and min(looked_at) > 0:
         neck = [
             _before_heads(nodes, traced, flow, levels, _others(looked_at, at))
@@ -111,10 +113,10 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
     ends = [_before_aside(n, (*raised, *scored), risen, flow, levels) for n in (*raised, *scored)]
     predicted = {n for n in outputs if _is_predicted(n, levels)}
-    way_up = {n for n in ends if n in risen and levels.is_map(n)
-              and (levels.of[n] or 0) < depth and n not in predicted}  # fmt: skip
+    way_up = {n for n in ends if levels.is_map(n) and n not in predicted
+              and (n in below or n in risen and (levels.of[n] or 0) < depth)}  # fmt: skip
     last = _common(
-        [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen, flow, levels
+        [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen | below, flow, levels
     )
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
 
@@ -239,6 +241,10 @@ def _skips(
             yield from (Skip(value, node, meets) for value in crossing)
 
 
+def _met_below(value: fx.Node, into: fx.Node) -> Skip:
+    return Skip(value, into, tuple(n for n in Flow.inputs(into) if n is not value))
+
+
 def _of_first_runs(skips: Iterable[Skip], levels: Levels) -> Iterable[Skip]:
     """Of operations that run again at the same resolution, for another image, the first alone: a
     cut in their module serves all runs.
@@ -358,7 +364,7 @@ def _raised(rise: Rise, flow: Flow, levels: Levels) -> fx.Node:
         if call.parent is None or len(given) != 1 or others:
             break
         later = any(levels.carried[n] == rise.level and n.meta["order"] < call.end for n in after)
-        short = levels.work[node] - levels.work[given[0]] <= BESIDE
+        short = levels.work[node] - levels.work[given[0]] <= BESIDE and name_of(node) != "add"
         if later and short and levels.is_map(given[0]):
             node = given[0]
     return node

@@ -67,6 +67,8 @@ class Ending:
         rises: where the resolution goes up behind the encoder.
         exchanged: by level, the last value of a resolution that goes down beside others.
         parted: by level, the value at which a lower resolution left one that it exchanges with.
+        met: at the deepest resolution, the values of the encoder that the decoder meets again, each
+            with the operation in which it does.
     """
 
     end: fx.Node
@@ -74,6 +76,7 @@ class Ending:
     rises: tuple[Rise, ...] = ()
     exchanged: Mapping[int, fx.Node] = field(default_factory=dict)
     parted: Mapping[int, fx.Node] = field(default_factory=dict)
+    met: tuple[tuple[fx.Node, fx.Node], ...] = ()
 
 
 def find_ending(
@@ -179,6 +182,7 @@ def _dense(
     on_way: list[fx.Node],
     late: set[fx.Node],
 ) -> Ending:
+    met: tuple[tuple[fx.Node, fx.Node], ...] = ()
     rises = [r for r in find_rises(flow, levels) if r.node not in late]
     outer = _outer(rises, flow, levels)
     risen = descendants(flow, [r.node for r in outer])
@@ -198,6 +202,7 @@ def _dense(
                 end = before_resized_tokens(end, flow, levels)
                 end = before_neck(traced, end, flow, levels, residuals)
                 end = _before_decoder(traced, end, flow, levels, risen)
+            end, met = _before_meetings(end, flow, levels)
     else:
         private = late | _private([r for r in rises if r not in outer], flow, levels)
         candidates = [n for n in on_way if n not in private]
@@ -211,7 +216,7 @@ def _dense(
                  if r.exchanged is not None and r.exchanged not in risen}  # fmt: skip
     parted = {r.level: left for r in reversed(rises)
               if r.level in exchanged and (left := _left(r, flow, levels)) is not None}  # fmt: skip
-    return Ending(end, True, tuple(behind), exchanged, parted)
+    return Ending(end, True, tuple(behind), exchanged, parted, met)
 
 
 def _left(rise: Rise, flow: Flow, levels: Levels) -> fx.Node | None:
@@ -403,6 +408,30 @@ def _before_decoder(
         if len(alike) > 1 and all(risen.intersection(c.outputs) for c in alike):
             return entered
     return node
+
+
+def _before_meetings(
+    end: fx.Node, flow: Flow, levels: Levels
+) -> tuple[fx.Node, tuple[tuple[fx.Node, fx.Node], ...]]:
+    """Where the way up begins with values that the encoder has made at the deepest resolution, laid
+    beside it the last one first (diffusion networks): what is there before, and these, each with
+    the operation in which it is met. Else the value itself and none.
+    """
+    met: list[tuple[fx.Node, fx.Node]] = []
+    for node in reversed(flow.before(end)):
+        terms = Flow.inputs(node)
+        if name_of(node) != "cat" or levels.of[node] != levels.of[end] or len(terms) != 2:
+            continue
+        early, late = sorted(terms, key=flow.rank.__getitem__)
+        if not flow.reaches(early, late) or levels.of[early] != levels.of[end]:
+            break
+        if met and flow.rank[early] <= flow.rank[met[0][0]]:
+            break  # what a dense block keeps
+        met.insert(0, (early, node))
+    if len(met) < 2 or any(flow.rank[early] > flow.rank[met[0][1]] for early, _ in met):
+        return end, ()
+    (before,) = (n for n in Flow.inputs(met[0][1]) if n is not met[0][0])
+    return before, tuple(met)
 
 
 # What is no resolution of the network.
