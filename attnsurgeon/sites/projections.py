@@ -40,7 +40,7 @@ def without_projections(node: fx.Node, flow: Flow, levels: Levels, risen: set[fx
         if entered is None and risen:
             entered = entering_lateral(node)
         if entered is None:
-            entered = _whole_of(node)
+            entered = _whole_of(node) or _image_made(node, levels)
         if entered is None or levels.of.get(entered) != depth or not levels.is_map(entered):
             return node
         if not levels.work[entered]:
@@ -83,6 +83,15 @@ def _whole_of(node: fx.Node) -> fx.Node | None:
         node = inputs[0]
     split = _main_input(node) if name_of(node) == "part" else None
     return _main_input(split) if split is not None else None
+
+
+def _image_made(node: fx.Node, levels: Levels) -> fx.Node | None:
+    """The sum with the image that an output is, given another range and without its border."""
+    while len(inputs := Flow.inputs(node)) == 1:
+        if name_of(node) not in ("getitem", "mul", "div", "add", "sub", "clamp"):
+            return None
+        node = inputs[0]
+    return node if without_image(node, levels) is not None else None
 
 
 def entering_projection(node: fx.Node, levels: Levels, *, to_output: bool) -> fx.Node | None:
