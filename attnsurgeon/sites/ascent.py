@@ -111,10 +111,11 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
               if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
     # What is only resized before it is scored is no resolution of the decoder.
     scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
-    ends = [_before_aside(n, (*raised, *scored), risen, flow, levels) for n in (*raised, *scored)]
     predicted = {n for n in outputs if _is_predicted(n, levels)}
-    way_up = {n for n in ends if levels.is_map(n) and n not in predicted
-              and (n in below or n in risen and (levels.of[n] or 0) < depth)}  # fmt: skip
+    found = [n for n in (*raised, *scored) if n not in predicted]
+    ends = [_before_aside(n, found, risen, flow, levels) for n in found]
+    way_up = {n for n in ends if levels.is_map(n)
+              and (n in below or (n in risen and (levels.of[n] or 0) < depth))}  # fmt: skip
     last = _common(
         [n for n in way_up if not _goes_on(n, way_up, flow, levels)], risen | below, flow, levels
     )
@@ -143,6 +144,8 @@ def _before_aside(
     """What enters the head that makes a value, where the decoder goes on beside it from there: one
     that is looked at in training alone. Else the value itself.
     """
+    if node.op == "placeholder":
+        return node
     for call in node.meta["call"].chain():
         given = [n for n in call.inputs if n in risen and levels.of[n] == levels.of[node]]
         if call.parent is None or len(given) != 1 or node in given or call.returns(node):
@@ -235,10 +238,22 @@ def _skips(
         through = any(flow.reaches(end, n) for n in up)
         crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]
                     and (levels.of[n] or 0) < depth and (n in gated or not flow.reaches(end, n))
-                    and (through or n not in risen) and not _is_image(n, flow, levels)]  # fmt: skip
+                    and (through or n not in risen) and not _is_image(n, flow, levels)
+                    and not _is_of_another_run(n, up)]  # fmt: skip
         meets = tuple(n for n in up if n not in crossing)
         if crossing and meets and not is_gate(node, levels):
             yield from (Skip(value, node, meets) for value in crossing)
+
+
+def _is_of_another_run(node: fx.Node, others: Sequence[fx.Node]) -> bool:
+    """Whether a value is what one of some others is, of another image: what is matched."""
+    made = _place_of(node)
+    return made is not None and any(made == _place_of(n) for n in others if n is not node)
+
+
+def _place_of(node: fx.Node) -> tuple[str, str, int] | None:
+    event = node.meta.get("event")
+    return None if event is None else (node.meta["call"].path, event.name, event.ordinal)
 
 
 def _met_below(value: fx.Node, into: fx.Node) -> Skip:
