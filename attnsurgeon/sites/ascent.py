@@ -108,7 +108,7 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     maps = _looked_at([n for n in outputs if not is_vector(n)], levels)
     looked = [n for given in maps.values() for scores in given for n in _features(scores, levels)]
     scored = [before_layout(entered, levels) for n in looked
-              if (entered := _before_bent(n, flow, levels)) is not None]  # fmt: skip
+              if (entered := _before_bent(n, risen, flow, levels)) is not None]  # fmt: skip
     # What is only resized before it is scored is no resolution of the decoder.
     scored = [n for n in scored if name_of(n) not in _RESIZING or Flow.inputs(n)[0] not in raised]
     predicted = {n for n in outputs if _is_predicted(n, levels)}
@@ -122,9 +122,12 @@ def find_ascent(traced: Traced, flow: Flow, levels: Levels, ending: Ending | Non
     return Ascent(skips, decoder=tuple(sorted(last, key=flow.rank.__getitem__)))
 
 
-def _before_bent(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node | None:
-    """What enters scores that are normed or bent, which have fewer channels than any map that they
-    are made of, where it has their resolution; None where it has another. Else the value itself.
+def _before_bent(node: fx.Node, risen: set[fx.Node], flow: Flow, levels: Levels) -> fx.Node | None:
+    """What enters scores that are normed or bent, where it has their resolution; None where it has
+    another. Else the value itself.
+
+    They have fewer channels than any map that they are made of; where no weights follow, and they
+    are what the network gives, than any on the way up.
     """
     scores = node
     while name_of(scores) in ACTIVATIONS | NORMS and Flow.inputs(scores):
@@ -133,6 +136,8 @@ def _before_bent(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node | None:
         return node
     entered = Flow.inputs(scores)[0]
     before = [n for n in flow.before(entered) if levels.is_map(n) and is_weighted(n)]
+    if not any(is_weighted(n) and flow.reaches(node, n) for n in flow.nodes[flow.rank[node] + 1 :]):
+        before = [n for n in before if n in risen] or before
     if any(channels_of(n) <= channels_of(scores) for n in before):
         return node
     return entered if levels.of[entered] == levels.of[node] else None

@@ -416,3 +416,31 @@ class FittedUp(nn.Module):
             crossing = maps[2 - i]
             y = node(torch.cat((crossing, up(fit(y), crossing)), 1))
         return [self.heat(y), self.size(y)]
+
+
+class BentScores(nn.Module):
+    """Treml et al., SQNet: what the network gives are scores, raised, normed and bent; its first
+    layers have fewer channels than there are classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = cbr(3, 4, 2), nn.Sequential(nn.MaxPool2d(2), *twice(4, 24))
+        self.deep = nn.Sequential(nn.MaxPool2d(2), *twice(24, 32))
+        self.back2, self.back1 = twice(56, 24), twice(28, 16)
+        raised = nn.ConvTranspose2d(16, 7, 2, 2)
+        self.scores = nn.Sequential(raised, nn.BatchNorm2d(7), nn.ELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.stem(x)
+        two = self.down(one)
+        y = self.back2(torch.cat((up(self.deep(two), two), two), 1))
+        return self.scores(self.back1(torch.cat((up(y, one), one), 1)))
+
+
+class WithoutScores(BentScores):
+    """The same without a head: what it gives is a map of the decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Sequential()
