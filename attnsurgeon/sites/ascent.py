@@ -235,10 +235,14 @@ def _skips(
 ) -> Iterable[Skip]:
     gated = _gated(flow, levels, risen, end)
     risen = risen - gated
+    modulated = {n for n in flow.nodes if name_of(n) == "mul"
+                 and any(name_of(given) in NORMS for given in Flow.inputs(n))}  # fmt: skip
     for node in flow.nodes:
         inputs = Flow.inputs(node)
         if node not in risen or name_of(node) not in _MEETING or len(inputs) < 2:
             continue
+        if node in modulated or not modulated.isdisjoint(inputs):
+            continue  # scale and shift of a norm (SPADE): a condition, and no map of the encoder
         up = [n for n in inputs if n in risen and levels.carried[n] == levels.of[node]]
         through = any(flow.reaches(end, n) for n in up)
         crossing = [n for n in inputs if levels.of[n] is not None and levels.work[n]

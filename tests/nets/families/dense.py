@@ -418,6 +418,38 @@ class FittedUp(nn.Module):
         return [self.heat(y), self.size(y)]
 
 
+class Modulated(nn.Module):
+    """A norm whose scale and shift are made of the picture itself, at every resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(width)
+        self.shared = nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.ReLU())
+        self.scale, self.shift = (nn.Conv2d(8, width, 3, padding=1) for _ in range(2))
+        self.layer = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, picture: Tensor) -> Tensor:
+        made = self.shared(F.interpolate(picture, size=x.shape[2:]))
+        y = self.norm(x) * (1 + self.scale(made)) + self.shift(made)
+        return x + self.layer(F.leaky_relu(y, 0.2))
+
+
+class Painter(nn.Module):
+    """Park et al., SPADE: a picture of classes, made small, grows to an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(5, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(Modulated(16) for _ in range(4))
+        self.image = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        y = self.blocks[0](self.first(F.interpolate(picture, scale_factor=0.125)), picture)
+        for block in self.blocks[1:]:
+            y = block(F.interpolate(y, scale_factor=2), picture)
+        return torch.tanh(self.image(F.leaky_relu(y, 0.2)))
+
+
 class BentScores(nn.Module):
     """Treml et al., SQNet: what the network gives are scores, raised, normed and bent; its first
     layers have fewer channels than there are classes.
