@@ -193,7 +193,7 @@ def _is_inside_head(node: fx.Node, others: set[fx.Node]) -> bool:
     are the head's.
     """
     return any(call.parent is not None and not others.isdisjoint(call.inputs)
-               for call in node.meta["call"].chain() if not call.returns(node))  # fmt: skip
+               for call in node.meta["call"].chain() if node not in call.outputs)  # fmt: skip
 
 
 def _common(nodes: list[fx.Node], risen: set[fx.Node], flow: Flow, levels: Levels) -> set[fx.Node]:

@@ -418,6 +418,36 @@ class FittedUp(nn.Module):
         return [self.heat(y), self.size(y)]
 
 
+class Further(nn.Module):
+    """Given the levels of a pyramid, adds two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p6, self.p7 = (nn.Conv2d(24, 24, 3, 2, 1) for _ in range(2))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        six = self.p6(maps[-1])
+        return [*maps, six, self.p7(F.relu(six))]
+
+
+class FurtherLevels(nn.Module):
+    """RetinaNet as torchvision writes it: a module is given the pyramid and gives a longer one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.further = ResNet(), Further()
+        self.lateral = nn.ModuleList(nn.Conv2d(w, 24, 1) for w in (24, 32, 40))
+        self.smooth = nn.ModuleList(nn.Conv2d(24, 24, 3, padding=1) for _ in range(3))
+        self.head = nn.Sequential(cbr(24, 24), nn.Conv2d(24, 10, 3, padding=1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [lay(y) for lay, y in zip(self.lateral, self.body(x)[1:], strict=True)]
+        for i in (1, 0):
+            maps[i] = maps[i] + up(maps[i + 1], maps[i])
+        maps = [smooth(y) for smooth, y in zip(self.smooth, maps, strict=True)]
+        return [self.head(y) for y in self.further(maps)]
+
+
 class Modulated(nn.Module):
     """A norm whose scale and shift are made of the picture itself, at every resolution."""
 
