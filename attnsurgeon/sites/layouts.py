@@ -42,6 +42,7 @@ _REGROUPING = frozenset(
 _REDUCTIONS = frozenset(
     ["mean", "sum", "amax", "amin", "var", "std", "norm", "logsumexp", "prod", "all", "any"]
 )
+_IN_PLACE = frozenset(["add", "sub", "mul", "div", "dropout", "contiguous", "clone"])
 _LAYOUTS = {(4, 1): "NCHW", (4, 3): "NHWC", (5, 1): "NCDHW", (5, 4): "NDHWC",
             (3, 1): "NCL", (3, 2): "NLC", (2, 1): "NC"}  # fmt: skip
 
@@ -62,6 +63,20 @@ def find_axes(traced: Traced, *, lines: bool = True) -> None:
         node.meta["axes"] = _axes(node, lines) if node.meta["shape"] is not None else _NONE
         node.meta["stacked"] = bool(node.meta["shape"]) and _is_stacked(node)
         node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
+    for node in reversed(list(traced.graph.nodes)):
+        for term in _terms_of_unknown_axes(node):
+            term.meta["axes"] = node.meta["axes"]
+
+
+def _terms_of_unknown_axes(node: fx.Node) -> list[fx.Node]:
+    """What an operation adds or scales value by value without moving any, where the channels of
+    what comes out are known and those of what went in got lost (SwinMLP mixes the positions of
+    windows as channels): they stand where those stand that they are added to.
+    """
+    if node.meta.get("name") not in _IN_PLACE or len(node.meta["axes"]) != 1:
+        return []
+    return [n for n in node.all_input_nodes
+            if n.meta["data"] and n.meta["shape"] == node.meta["shape"] and not n.meta["axes"]]  # fmt: skip
 
 
 def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:

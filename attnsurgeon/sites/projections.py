@@ -185,15 +185,16 @@ def before_idle(node: fx.Node, flow: Flow, levels: Levels) -> fx.Node:
 
 
 def before_list(node: fx.Node, levels: Levels) -> fx.Node:
-    """The map that was laid out as a list of positions for what only pools it: a mean, a
-    covariance; else the value itself.
+    """The map that was laid out as a list of positions, or the tokens that were turned channels
+    first, for what only pools it: a mean, a covariance; else the value itself.
     """
     entered, rank = node, len(node.meta["shape"])
     while name_of(entered) in _ASIDE and len(inputs := Flow.inputs(entered)) == 1:
         entered = inputs[0]
         if not levels.is_map(entered) or levels.of[entered] != levels.of[node]:
             break
-        if len(entered.meta["shape"]) > rank:
+        turned = rank == 3 and (entered.meta["axes"], node.meta["axes"]) == ({2}, {1})
+        if len(entered.meta["shape"]) > rank or turned:
             return entered
     return node
 

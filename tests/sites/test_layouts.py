@@ -135,6 +135,33 @@ def test_channels_are_carried_along(expression, layout, channels):
     assert layout_after(expression) == (layout, channels)
 
 
+# Positions taken for channels: of (2, 35, 5) the rows are mixed, five channels each.
+def mixed(x):
+    rows = x.flatten(2).transpose(1, 2)
+    return torch.cat([rows, rows]).reshape(4, 5, 35)[:2].reshape(2, 35, 5)
+
+
+@pytest.mark.parametrize(
+    ("expression", "layout"),
+    [
+        (lambda m, x, y: x.flatten(2).transpose(1, 2) + y, "NLC"),
+        (lambda m, x, y: y - x.flatten(2).transpose(1, 2), "NLC"),
+        (lambda m, x, y: x.flatten(2).transpose(1, 2) + F.dropout(y * 2), "NLC"),
+        # a sum of what is lost, a product of matrices, a sum that is spread over the rows
+        (lambda m, x, y: y + y.mul(2), None),
+        (lambda m, x, y: x.flatten(2).transpose(1, 2) @ y.transpose(1, 2), None),
+        (lambda m, x, y: x.flatten(2).transpose(1, 2) + y[:, :1], None),
+    ],
+)
+def test_a_value_of_lost_axes_has_those_of_what_it_is_added_to(expression, layout):
+    traced = trace(
+        After(lambda m, x: expression(m, x, mixed(x))), (torch.empty(2, 3, 5, 7, device="meta"),)
+    )
+    find_axes(traced)
+    lost = [n for n in Flow(traced).nodes if n.meta.get("name") == "reshape"][-1]
+    assert layout_of(lost, traced.batch)[0] == layout
+
+
 def test_the_input_itself_has_its_channels_on_axis_one():
     traced = trace(nn.Sequential(nn.ReLU()), (torch.empty(2, 3, 5, 7, device="meta"),))
     find_axes(traced)
