@@ -75,8 +75,11 @@ def _terms_of_unknown_axes(node: fx.Node) -> list[fx.Node]:
     """
     if node.meta.get("name") not in _IN_PLACE or len(node.meta["axes"]) != 1:
         return []
-    return [n for n in node.all_input_nodes
-            if n.meta["data"] and not n.meta["axes"] and n.meta["shape"] == node.meta["shape"]]
+    return [
+        n
+        for n in node.all_input_nodes
+        if n.meta["data"] and not n.meta["axes"] and n.meta["shape"] == node.meta["shape"]
+    ]
 
 
 def layout_of(node: fx.Node, batch: int) -> tuple[str | None, str | None]:
