@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from attnsurgeon.recording.record import Call, Traced
 from attnsurgeon.sites.flow import (
+    POOLS,
     Flow,
     bends,
     calls_making,
@@ -26,7 +27,7 @@ from attnsurgeon.sites.flow import (
     outermost_first,
     weighted_inside,
 )
-from attnsurgeon.sites.levels import Levels
+from attnsurgeon.sites.levels import SUMMING, Levels, is_vector
 from attnsurgeon.sites.projections import (
     before_asked,
     before_bent_scores,
@@ -54,6 +55,7 @@ from attnsurgeon.sites.rises import (
     ways_back,
 )
 
+_POOLED = POOLS | SUMMING
 _ATTENDING = ("scaled_dot_product_attention", "matmul", "bmm", "einsum", "baddbmm")
 
 
@@ -86,7 +88,7 @@ def find_ending(
     outputs = [n for n in traced.root.outputs if n in flow.rank]
     if not outputs:
         return None
-    outputs = _before_exits(traced, outputs, flow, levels)
+    outputs = _before_exits(traced, _without_steps(outputs, flow, levels), flow, levels)
     last = flow.common_dominator(outputs)
     maps = [n for n in flow.dominators(last) if levels.is_map(n)] if last is not None else []
     asked = _asked(flow)
@@ -103,6 +105,7 @@ def find_ending(
         deeper = [n for n in on_way if (levels.of[n] or 0) > depth]
         if all(flow.reaches(n, maps[-1]) for n in deeper) and not _is_raised(end, flow, levels):
             end = before_asked(before_list(end, levels), flow, asked)
+            end = _last_pooled(end, on_way, flow, levels)
             return Ending(before_scores(end, flow, levels), dense=False)
     if not on_way:
         return None
@@ -116,6 +119,26 @@ def find_ending(
     if one and not twice and not _is_given_others(ending.end, outputs, flow, levels):
         return None  # several networks side by side, and not one that runs several times
     return ending
+
+
+def _without_steps(outputs: list[fx.Node], flow: Flow, levels: Levels) -> list[fx.Node]:
+    """Of outputs that are vectors those that no other is made of: an embedding beside its scores,
+    the matrix by which points were turned, are steps on the way.
+    """
+    if any(levels.of[n] is not None for n in outputs):
+        return outputs
+    return [n for n in outputs if not any(n is not m and flow.reaches(n, m) for m in outputs)]
+
+
+def _last_pooled(end: fx.Node, on_way: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node:
+    """The last of several maps of one resolution that are each made of the one before and pooled
+    (ResNet-mid); else the value itself.
+    """
+    level = levels.of.get(end)
+    pooled = [n for n in on_way if levels.of[n] == level and flow.reaches(end, n)
+              and any(is_vector(user) and name_of(user) in _POOLED for user in n.users)]  # fmt: skip
+    chain = all(flow.reaches(one, other) for one, other in pairwise(pooled))
+    return pooled[-1] if pooled and pooled[0] is end and chain else end
 
 
 def _before_exits(

@@ -19,7 +19,7 @@ from attnsurgeon.sites.tokens import takes_beside
 # Products in which positions are paired with positions, and such that do it and undo it at once.
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
 _ATTENDING = frozenset(["scaled_dot_product_attention"])
-_SUMMING = frozenset(["mean", "sum", "amax", "max", "logsumexp"])
+SUMMING = frozenset(["mean", "sum", "amax", "max", "logsumexp"])
 _REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten",
                          "swapaxes", "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
 _SELECTING = frozenset(
@@ -31,10 +31,13 @@ NO_MAP = "its positions stand in groups or in a list, or are those of attention'
 
 
 def stride_of(node: fx.Node, traced: Traced) -> float | None:
-    """Input height / feature height; for tokens that of the square (the cube) of their number."""
+    """Input height / feature height; for tokens that of the square (the cube) of their number.
+
+    A waveform (N, T) is a signal of one channel.
+    """
     image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
     layout, _ = layout_of(node, traced.batch)
-    if layout is None or layout == "NC" or len(image) < 3:
+    if layout is None or layout == "NC" or len(image) < 2:
         return None
     shape = node.meta["shape"]
     if shape[0] != traced.batch or 0 in shape:
@@ -107,7 +110,7 @@ class Levels:
         self.carried: dict[fx.Node, int | None] = {}
         self.work: dict[fx.Node, int] = {}
         lost, lists, beside = _Lost(traced), set[fx.Node](), set[fx.Node]()
-        apart, columns = _unfolded(flow), set[fx.Node]()
+        apart, columns = _unfolded(flow) | _prepared(traced, flow), set[fx.Node]()
         for node in flow.nodes:
             inputs = Flow.inputs(node)
             again = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) > 3
@@ -160,7 +163,7 @@ def _is_column(node: fx.Node, inputs: list[fx.Node], columns: set[fx.Node], batc
     before, _ = layout_of(inputs[0], batch)
     sides = size_in(before, inputs[0].meta["shape"]) if before else ()
     fewer = len(sides) == 2 and math.prod(size_in(layout, node.meta["shape"])) in sides
-    return fewer and min(sides) > 1 and name_of(node) in _SUMMING
+    return fewer and min(sides) > 1 and name_of(node) in SUMMING
 
 
 def _unfolded(flow: Flow) -> set[fx.Node]:
@@ -174,6 +177,22 @@ def _unfolded(flow: Flow) -> set[fx.Node]:
     return found
 
 
+def _prepared(traced: Traced, flow: Flow) -> set[fx.Node]:
+    """What an image is made from in the network (a spectrogram of a waveform): what all outputs
+    pass, and the first convolutions take for an image though its channels would stand elsewhere.
+    """
+    found: set[fx.Node] = set()
+    outputs = [n for n in traced.root.outputs if n in flow.rank]
+    last = flow.common_dominator(outputs) if outputs else None
+    passed = set(flow.dominators(last)) if last is not None else set[fx.Node]()
+    for node in flow.nodes:
+        image = Flow.inputs(node)[0] if name_of(node) in ("conv2d", "conv3d") else None
+        axes = image.meta["axes"] if image in passed else frozenset({1})
+        if image is not None and len(axes) == 1 and axes != {1}:
+            found.update(flow.before(image))
+    return found
+
+
 class _Lost:
     """What looks like a map and is none: the scores of attention, what it has gathered until a
     layer says again what the channels are, and positions in groups, such as windows.
@@ -184,6 +203,8 @@ class _Lost:
         self.scores: set[fx.Node] = set()
         self.gathered: set[fx.Node] = set()
         self.grouped: set[fx.Node] = set()
+        # Made of pooled vectors alone: what multiplies rows by it pairs no positions (PointNet).
+        self.vectors: set[fx.Node] = set()
         # Of a value the sides of the last map that it was, and how many positions it has now.
         self.sides: dict[fx.Node, tuple[int, ...]] = {}
         self.length: dict[fx.Node, int] = {}
@@ -192,7 +213,10 @@ class _Lost:
         """Decides about one value, after all that it is made of."""
         name = name_of(node)
         self._inherit(node, inputs)
-        if name in _PAIRING and len(inputs) > 1:
+        if is_vector(node) or (inputs and self.vectors.issuperset(inputs)):
+            self.vectors.add(node)
+        turns = len(inputs) == 2 and inputs[1] in self.vectors and inputs[0] not in self.vectors
+        if name in _PAIRING and len(inputs) > 1 and not turns:
             mixed = len(self.scores.intersection(inputs)) in (0, len(inputs))
             (self.scores if mixed else self.gathered).add(node)
         elif name in _ATTENDING:

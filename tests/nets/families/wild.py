@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tests.nets.families.parts import Block, cbr, twice
 
 
 class WindowMixer(nn.Module):
@@ -61,3 +64,79 @@ class SwinMlp(nn.Module):
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = self.norm(self.s2(self.merge(self.s1(x))))
         return self.fc(F.adaptive_avg_pool1d(x.transpose(1, 2), 1).flatten(1))
+
+
+class Spectrogram(nn.Module):
+    """Kong et al. (PANNs): a waveform (N, T), its spectrogram, bands, a norm over these, then an
+    image of one channel.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(1, 33, 64, 32, 32, bias=False)
+        self.bands = nn.Parameter(torch.rand(33, 16))
+        self.bn0 = nn.BatchNorm2d(16)
+        self.block1, self.block2, self.block3 = twice(1, 8), twice(8, 16), twice(16, 24)
+        self.fc = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        power = self.frames(x[:, None])[:, None].transpose(2, 3).pow(2)
+        x = torch.log(torch.clamp(power @ self.bands, min=1e-6))  # (N, 1, frames, bands)
+        x = self.bn0(x.transpose(1, 3)).transpose(1, 3)
+        x = F.avg_pool2d(self.block1(x), 2)
+        x = F.dropout(x, 0.2, self.training)
+        x = self.block3(F.avg_pool2d(self.block2(x), 2))
+        x = x.mean(3)
+        return self.fc(x.max(2)[0] + x.mean(2))
+
+
+class Waveform(nn.Module):
+    """Dai et al. (M11 of PANNs): convolutions on a waveform (N, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.bn0 = nn.Conv1d(1, 8, 20, 4), nn.BatchNorm1d(8)
+        self.s1 = nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU())
+        self.s2 = nn.Sequential(nn.Conv1d(8, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU())
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.conv0(x[:, None])))
+        x = self.s2(F.max_pool1d(self.s1(F.max_pool1d(x, 4)), 4))
+        return self.fc(x.mean(2))
+
+
+class MiddleLevels(nn.Module):
+    """Yu et al. (ResNet-mid): all blocks of the last stage are pooled and classified together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.s1 = cbr(3, 8, 2), nn.Sequential(Block(8, 8), Block(8, 8))
+        self.s2 = nn.Sequential(Block(8, 16, 2), Block(16, 16), Block(16, 16))
+        self.fuse, self.fc = nn.Linear(32, 16), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.s2[0](self.s1(self.stem(x)))
+        two = self.s2[1](one)
+        three = self.s2[2](two)
+        mean = [y.mean((2, 3)) for y in (one, two, three)]
+        return self.fc(torch.cat([self.fuse(torch.cat(mean[:2], 1)), mean[2]], 1))
+
+
+class Aligned(nn.Module):
+    """Qi et al. (PointNet): a small network makes a matrix that turns the points, and is given
+    beside the scores.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU(), nn.Conv1d(8, 16, 1), nn.ReLU())
+        self.matrix = nn.Linear(16, 9)
+        self.one = nn.Sequential(nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv1d(8, 24, 1), nn.BatchNorm1d(24))
+        self.fc = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        turn = self.matrix(self.turn(x).max(2)[0]).view(-1, 3, 3)
+        x = torch.bmm(x.transpose(2, 1), turn).transpose(2, 1)
+        return self.fc(self.two(self.one(x)).max(2)[0]), turn
