@@ -88,6 +88,7 @@ def find_ending(
     outputs = [n for n in traced.root.outputs if n in flow.rank]
     if not outputs:
         return None
+    outputs = [given for n in outputs for given in (Flow.inputs(n) if _is_stack(n) else [n])]
     outputs = _before_exits(traced, _without_steps(outputs, flow, levels), flow, levels)
     last = flow.common_dominator(outputs)
     maps = [n for n in flow.dominators(last) if levels.is_map(n)] if last is not None else []
@@ -119,6 +120,11 @@ def find_ending(
     if one and not twice and not _is_given_others(ending.end, outputs, flow, levels):
         return None  # several networks side by side, and not one that runs several times
     return ending
+
+
+def _is_stack(node: fx.Node) -> bool:
+    """Whether an output is several in one: the predictions of all stacks, of all steps."""
+    return name_of(node) == "stack"
 
 
 def _without_steps(outputs: list[fx.Node], flow: Flow, levels: Levels) -> list[fx.Node]:

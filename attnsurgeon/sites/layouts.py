@@ -132,8 +132,10 @@ def _is_stacked(node: fx.Node) -> bool:
 def _axes(node: fx.Node, lines: bool) -> Axes:
     name, shape = node.meta.get("name"), node.meta["shape"]
     ndim = len(shape)
+    if node.op == "placeholder" and ndim >= 4:
+        return frozenset({ndim - 1 if _is_channels_last(node, ndim) else 1})
     if node.op == "placeholder":
-        return frozenset({1}) if ndim >= 4 else _NONE
+        return _NONE
     if name is None or not node.meta["data"]:
         return _NONE
     source = _source(node)
@@ -162,6 +164,15 @@ def _axes(node: fx.Node, lines: bool) -> Axes:
     if name in ("cat", "part", "getitem", "narrow", "index_select", "pad") and len(old) == ndim:
         return axes  # more or fewer channels, on the same axis
     return _NONE
+
+
+def _is_channels_last(image: fx.Node, ndim: int) -> bool:
+    """Whether the first that happens to an image is that its last axis becomes the first."""
+    orders = [
+        permuted(user, user.meta["name"], ndim) if user.meta.get("name") else None
+        for user in image.users
+    ]
+    return bool(orders) and all(o is not None and o.index(ndim - 1) == 1 for o in orders)
 
 
 def _keeps_its_rows(node: fx.Node, name: str) -> bool:

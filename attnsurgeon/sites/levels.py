@@ -35,17 +35,26 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
 
     A waveform (N, T) is a signal of one channel.
     """
-    image = traced.root.inputs[0].meta["shape"] if traced.root.inputs else ()
+    image = _image(traced)
     layout, _ = layout_of(node, traced.batch)
-    if layout is None or layout == "NC" or len(image) < 2:
+    if layout is None or layout == "NC" or not image:
         return None
     shape = node.meta["shape"]
     if shape[0] != traced.batch or 0 in shape:
         return None  # regions of an image, or images of two inputs
-    if "L" in layout and len(image) > 3:
-        ratio = math.prod(image[2:]) / shape[layout.index("L")]
-        return ratio ** (1 / (len(image) - 2))
-    return image[-2 if len(image) > 3 else -1] / shape[layout.index("H" if "H" in layout else "L")]
+    if "L" in layout and len(image) > 1:
+        return (math.prod(image) / shape[layout.index("L")]) ** (1 / len(image))
+    return image[-2 if len(image) > 1 else -1] / shape[layout.index("H" if "H" in layout else "L")]
+
+
+def _image(traced: Traced) -> tuple[int, ...]:
+    """The sides of the first input: (T,), (L,), (H, W) or (D, H, W); () where it has none."""
+    if not traced.root.inputs:
+        return ()
+    given = traced.root.inputs[0]
+    shape = given.meta["shape"]
+    last = given.meta["axes"] == {len(shape) - 1}
+    return shape[1:-1] if last and len(shape) > 3 else shape[2:] if len(shape) > 2 else shape[1:]
 
 
 def level_of(node: fx.Node, traced: Traced) -> int | None:
@@ -86,12 +95,12 @@ def _is_list(node: fx.Node, traced: Traced) -> bool:
 
     A detector lays the positions of all its maps side by side: 4 x 8400 of 640 x 640 pixels.
     """
-    image = traced.root.inputs[0].meta["shape"]
+    image = _image(traced)
     layout, _ = layout_of(node, traced.batch)
-    if layout not in ("NCHW", "NHWC") or len(image) != 4:
+    if layout not in ("NCHW", "NHWC") or len(image) != 2:
         return False
     shape = node.meta["shape"]
-    longer = [shape[layout.index(axis)] > side for axis, side in zip("HW", image[2:], strict=True)]
+    longer = [shape[layout.index(axis)] > side for axis, side in zip("HW", image, strict=True)]
     return longer[0] != longer[1]
 
 
@@ -225,8 +234,9 @@ class _Lost:
             self.scores.add(node)
         elif inputs and (self.scores | self.gathered).issuperset(inputs) and not _defines(node):
             self.gathered.add(node)
-        hidden = node in self.scores or node in self.gathered
-        return hidden or self._is_grouped(node, inputs)
+        if node in self.scores or (node in self.gathered and name not in _REGROUPING):
+            return True
+        return self._is_grouped(node, inputs) or node in self.gathered
 
     def _still_scores(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
         """Whether a value is made of scores alone, or of scores and what is added to them."""

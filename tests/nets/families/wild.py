@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.nets.families.parts import Block, cbr, twice
+from tests.nets.families.parts import Block, Classifier, cbr, twice
 
 
 class WindowMixer(nn.Module):
@@ -140,3 +140,57 @@ class Aligned(nn.Module):
         turn = self.matrix(self.turn(x).max(2)[0]).view(-1, 3, 3)
         x = torch.bmm(x.transpose(2, 1), turn).transpose(2, 1)
         return self.fc(self.two(self.one(x)).max(2)[0]), turn
+
+
+class ChannelsLastTwice(nn.Module):
+    """Images with the channels last, as cameras and games give them; predictions of two stacks in
+    one value (Newell et al.).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.s1 = cbr(3, 8, 2), nn.Sequential(Block(8, 8), Block(8, 8))
+        self.s2 = nn.Sequential(Block(8, 16, 2), Block(16, 16))
+        self.more = nn.Sequential(Block(16, 16), Block(16, 16))
+        self.one, self.two = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.s2(self.s1(self.stem(x.permute(0, 3, 1, 2))))
+        return torch.stack([self.one(x), self.two(self.more(x))], 1)
+
+
+class PatchTransformer(nn.Module):
+    """Mehta & Rastegari (MobileViT): pixels of the same place in all patches attend to each other;
+    written with an axis of places and one of patches.
+    """
+
+    def __init__(self, width: int, inside: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(cbr(width, width), cbr(width, inside, kernel=1))
+        self.norm1, self.norm2 = nn.LayerNorm(inside), nn.LayerNorm(inside)
+        self.qkv, self.proj = nn.Linear(inside, 3 * inside), nn.Linear(inside, inside)
+        self.fc1, self.fc2 = nn.Linear(inside, 2 * inside), nn.Linear(2 * inside, inside)
+        self.leave, self.fuse = cbr(inside, width, kernel=1), cbr(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        n, c, h, w = y.shape
+        y = y.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 2, 4, 1).reshape(n, 4, -1, c)
+        q, k, v = (
+            t.unflatten(3, (2, -1)).transpose(2, 3) for t in self.qkv(self.norm1(y)).chunk(3, -1)
+        )
+        scores = torch.matmul(q, k.transpose(-1, -2)).softmax(-1)
+        y = y + self.proj(torch.matmul(scores, v).transpose(2, 3).flatten(3))
+        y = y + self.fc2(F.silu(self.fc1(self.norm2(y))))
+        y = y.reshape(n, 2, 2, h // 2, w // 2, c).permute(0, 5, 3, 1, 4, 2).reshape(n, c, h, w)
+        return self.fuse(torch.cat([self.leave(y), x], 1))
+
+
+def mobilevit_of_places() -> nn.Module:
+    return Classifier(
+        24,
+        stem=cbr(3, 8, 2),
+        s1=nn.Sequential(Block(8, 8), Block(8, 16, 2), Block(16, 16)),
+        s2=nn.Sequential(Block(16, 16, 2), PatchTransformer(16, 20)),
+        s3=nn.Sequential(Block(16, 24, 2), PatchTransformer(24, 28)),
+    )
