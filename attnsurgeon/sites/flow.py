@@ -31,6 +31,7 @@ ACTIVATIONS = frozenset(
 CONVOLUTIONS = frozenset(
     ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 )
+SCRIPTED_CONVOLUTION = "convolution.default"  # as a scripted module runs it, of whatever rank
 NORMS = frozenset(["batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"])
 _POOLINGS = ("max", "avg", "adaptive_max", "adaptive_avg", "lp", "fractional_max")
 POOLS = frozenset(f"{kind}_pool{rank}d" for kind in _POOLINGS for rank in (1, 2, 3))
@@ -70,6 +71,7 @@ _BENDING = (
         ]
     )
 )
+_WEIGHTED = ("linear", "multi_head_attention_forward", SCRIPTED_CONVOLUTION)
 _PRODUCTS = frozenset(["mul", "matmul", "bmm", "einsum", "div", "baddbmm"])
 
 
@@ -81,7 +83,7 @@ def name_of(node: fx.Node) -> str:
 def is_weighted(node: fx.Node) -> bool:
     """Whether the operation maps data by learned weights: convolution, linear, attention."""
     name = name_of(node)
-    if name in CONVOLUTIONS or name in ("linear", "multi_head_attention_forward"):
+    if name in CONVOLUTIONS or name in _WEIGHTED:
         return node.meta["data"]
     if name in ("matmul", "bmm", "einsum"):
         return sum(n.meta["data"] for n in node.all_input_nodes) == 1
@@ -112,9 +114,11 @@ class Convolution:
 def convolution_of(node: fx.Node) -> Convolution | None:
     """Reads kernel, stride and groups off the recorded call and the shape of its weight."""
     name = name_of(node)
-    if name not in CONVOLUTIONS or not node.meta["data"]:
+    if name not in (*CONVOLUTIONS, SCRIPTED_CONVOLUTION) or not node.meta["data"]:
         return None
     given = dict(zip(_CONV_ARGS[: len(node.args)], node.args, strict=False)) | node.kwargs
+    if name == SCRIPTED_CONVOLUTION:
+        given["groups"] = node.args[-1]
     if name.startswith("conv_transpose"):
         given["groups"] = node.kwargs.get("groups", node.args[6] if len(node.args) > 6 else 1)
         given["dilation"] = node.kwargs.get("dilation", node.args[7] if len(node.args) > 7 else 1)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx
 
 from attnsurgeon.recording.record import Traced
-from attnsurgeon.sites.flow import NORMS
+from attnsurgeon.sites.flow import NORMS, SCRIPTED_CONVOLUTION
 
 AXIS_ONE = frozenset(
     [
@@ -24,6 +24,7 @@ AXIS_ONE = frozenset(
         "conv_transpose1d",
         "conv_transpose2d",
         "conv_transpose3d",
+        SCRIPTED_CONVOLUTION,
         "batch_norm",
         "group_norm",
         "instance_norm",

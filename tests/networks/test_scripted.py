@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.errors import ModelError
+from tests.nets.families import wild
 
 SIZE = (3, 24, 32)
 
@@ -73,3 +74,14 @@ def test_a_network_that_is_scripted_as_a_whole_is_refused():
         attnsurgeon.plan(made("script"), "eca", "conv", input_size=(16, 8, 8))
     assert "quantized" not in str(error.value)
     assert "before torch.jit.script" in error.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_script_takes_no_attention_and_says_so():
+    model = wild.scripted_stages().eval()
+    with_others = attnsurgeon.insert(model, "eca", "block", input_size=SIZE)
+    reasons = {refused.site.path: refused.reason for refused in with_others.plan.refused}
+    assert reasons == {p: f"{p} is a script, and takes no module" for p in ("s1.0", "s2.0")}
+    assert [cut.site.path for cut in with_others.plan] == ["s1.1", "s2.1"]  # of the lists around
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(with_others.model(x), model(x))

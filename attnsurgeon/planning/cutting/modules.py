@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import jit, nn
 
 from attnsurgeon.forwards.modes import names_in
 from attnsurgeon.forwards.retype import original_class
@@ -24,9 +24,15 @@ def only_contains(module: nn.Module) -> bool:
 
 def walks(module: nn.Module) -> bool:
     """Whether code walks over the children of a module, and would meet the attention."""
-    code = getattr(original_class(module).forward, "__code__", None)
+    forward = getattr(original_class(module), "forward", None)  # a script's is no function
+    code = getattr(forward, "__code__", None)
     named = _CHILDREN.intersection(names_in(code)) if code is not None else ()
     return is_container(module) or bool(named)
+
+
+def is_script(module: nn.Module) -> bool:
+    """Whether a module is compiled: it takes no child that is not."""
+    return isinstance(module, jit.ScriptModule)
 
 
 def is_norm(module: nn.Module) -> bool:
