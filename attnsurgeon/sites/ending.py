@@ -85,6 +85,14 @@ def find_ending(
     traced: Traced, flow: Flow, levels: Levels, residuals: Sequence[Residual]
 ) -> Ending | None:
     """Finds the encoder's end; None where there is no map."""
+    ending = _ending(traced, flow, levels, residuals)
+    vectors = all(n not in flow.rank or is_vector(n) for n in traced.root.outputs)
+    return None if ending and vectors and _is_hardly_begun(ending.end, flow) else ending
+
+
+def _ending(
+    traced: Traced, flow: Flow, levels: Levels, residuals: Sequence[Residual]
+) -> Ending | None:
     outputs = [n for n in traced.root.outputs if n in flow.rank]
     if not outputs:
         return None
@@ -136,13 +144,23 @@ def _without_steps(outputs: list[fx.Node], flow: Flow, levels: Levels) -> list[f
     return [n for n in outputs if not any(n is not m and flow.reaches(n, m) for m in outputs)]
 
 
+def _is_hardly_begun(end: fx.Node, flow: Flow) -> bool:
+    """Whether most weights of the network work at positions behind a map: what it works on from
+    there on is no map that is known (frames of a clip that stand in the batch).
+    """
+    working = [n for n in flow.nodes if is_weighted(n)]
+    later = [n for n in working if n is not end and flow.reaches(end, n)]
+    at_positions = [n for n in later if not is_vector(n)]
+    return len(at_positions) > 2 * sum(flow.reaches(n, end) for n in working)
+
+
 def _last_pooled(end: fx.Node, on_way: list[fx.Node], flow: Flow, levels: Levels) -> fx.Node:
     """The last of several maps of one resolution that are each made of the one before and pooled
     (ResNet-mid); else the value itself.
     """
     level = levels.of.get(end)
     pooled = [n for n in on_way if levels.of[n] == level and flow.reaches(end, n)
-              and any(is_vector(user) and name_of(user) in _POOLED for user in n.users)]  # fmt: skip
+              and any(is_vector(u) and name_of(u) in _POOLED for u in n.users)]  # fmt: skip
     chain = all(flow.reaches(one, other) for one, other in pairwise(pooled))
     return pooled[-1] if pooled and pooled[0] is end and chain else end
 

@@ -53,8 +53,9 @@ _NONE: Axes = frozenset()
 
 def find_axes(traced: Traced, *, lines: bool = True) -> None:
     """Sets what follows from the operations on every node: `node.meta["axes"]`, the set of axes
-    that make up the channels, `node.meta["samples"]`, how many samples there are, and
-    `node.meta["stacked"]`, whether an axis of values that were stacked comes before them.
+    that make up the channels, `node.meta["samples"]`, how many samples there are,
+    `node.meta["stacked"]`, whether an axis of values that were stacked comes before them, and
+    `node.meta["image"]`, the input that it is made from: of several the one of the highest rank.
 
     Args:
         traced: the record.
@@ -64,9 +65,18 @@ def find_axes(traced: Traced, *, lines: bool = True) -> None:
         node.meta["axes"] = _axes(node, lines) if node.meta["shape"] is not None else _NONE
         node.meta["stacked"] = bool(node.meta["shape"]) and _is_stacked(node)
         node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
+        node.meta["image"] = _image(node)
     for node in reversed(list(traced.graph.nodes)):
         for term in _terms_of_unknown_axes(node):
             term.meta["axes"] = node.meta["axes"]
+
+
+def _image(node: fx.Node) -> fx.Node | None:
+    if node.op == "placeholder":
+        return node
+    images = [image for n in node.all_input_nodes
+              if n.meta["data"] and (image := n.meta["image"]) is not None]  # fmt: skip
+    return min(images, key=lambda n: (-len(n.meta["shape"] or ()), n.meta["order"]), default=None)
 
 
 def _terms_of_unknown_axes(node: fx.Node) -> list[fx.Node]:

@@ -22,6 +22,7 @@ _ATTENDING = frozenset(["scaled_dot_product_attention"])
 SUMMING = frozenset(["mean", "sum", "amax", "max", "logsumexp"])
 _REGROUPING = frozenset(["view", "reshape", "permute", "transpose", "flatten", "unflatten",
                          "swapaxes", "contiguous", "squeeze", "unsqueeze", "part"])  # fmt: skip
+_RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _SELECTING = frozenset(
     ["part", "getitem", "select", "narrow", "split", "chunk", "unbind", "index_select"]
 )
@@ -35,7 +36,7 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
 
     A waveform (N, T) is a signal of one channel.
     """
-    image = _image(traced)
+    image = _image(node)
     layout, _ = layout_of(node, traced.batch)
     if layout is None or layout == "NC" or not image:
         return None
@@ -47,12 +48,14 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
     return image[-2 if len(image) > 1 else -1] / shape[layout.index("H" if "H" in layout else "L")]
 
 
-def _image(traced: Traced) -> tuple[int, ...]:
-    """The sides of the first input: (T,), (L,), (H, W) or (D, H, W); () where it has none."""
-    if not traced.root.inputs:
+def _image(node: fx.Node) -> tuple[int, ...]:
+    """The sides of the input that a value is made from: (T,), (L,), (H, W) or (D, H, W); () where
+    it has none.
+    """
+    given: fx.Node | None = node.meta["image"]
+    shape = given.meta["shape"] if given is not None else None
+    if given is None or not shape:
         return ()
-    given = traced.root.inputs[0]
-    shape = given.meta["shape"]
     last = given.meta["axes"] == {len(shape) - 1}
     return shape[1:-1] if last and len(shape) > 3 else shape[2:] if len(shape) > 2 else shape[1:]
 
@@ -95,7 +98,7 @@ def _is_list(node: fx.Node, traced: Traced) -> bool:
 
     A detector lays the positions of all its maps side by side: 4 x 8400 of 640 x 640 pixels.
     """
-    image = _image(traced)
+    image = _image(node)
     layout, _ = layout_of(node, traced.batch)
     if layout not in ("NCHW", "NHWC") or len(image) != 2:
         return False
@@ -162,6 +165,8 @@ def _is_column(node: fx.Node, inputs: list[fx.Node], columns: set[fx.Node], batc
     of text), or is made of such and has no sides either.
     """
     several = node.meta["shape"] is None  # what a recurrent layer gives
+    if name_of(node) in _RECURRENT or _is_read_in_turn(node):
+        return True
     layout = None if several else layout_of(node, batch)[0]
     if not inputs or not (several or layout in ("NLC", "NCL")):
         return False
@@ -173,6 +178,17 @@ def _is_column(node: fx.Node, inputs: list[fx.Node], columns: set[fx.Node], batc
     sides = size_in(before, inputs[0].meta["shape"]) if before else ()
     fewer = len(sides) == 2 and math.prod(size_in(layout, node.meta["shape"])) in sides
     return fewer and min(sides) > 1 and name_of(node) in SUMMING
+
+
+def _is_read_in_turn(node: fx.Node) -> bool:
+    """Whether a row is laid out for a recurrent layer and nothing else."""
+    rows = len(node.meta["shape"] or ()) == 3 and name_of(node) in _REGROUPING
+    users = list(node.users)
+    return (
+        rows
+        and bool(users)
+        and all(name_of(user) in _RECURRENT or _is_read_in_turn(user) for user in users)
+    )
 
 
 def _unfolded(flow: Flow) -> set[fx.Node]:

@@ -113,12 +113,26 @@ def _judge(add: fx.Node, flow: Flow, levels: Levels) -> Residual | str:
         path = flow.between(source, term)
         if why := _merges(source, path, add, flow, levels):
             return why
-        if not any(bends(n) for n in path):
+        pooled = shortcut is source and _pools_and_subtracts(source, path)
+        if not (any(bends(n) for n in path) or pooled or _is_normed_row(path)):
             return "a term is linear: a positional or re-parameterisation branch"
-        if _weights(path) <= carried and not (carried == 0 and _normed(path)):
+        if _weights(path) <= carried and not (carried == 0 and (pooled or _normed(path))):
             return "no term carries more weights than the shortcut"
         branches.append(_unscaled(term))
     return Residual(add, source, shortcut, tuple(branches))
+
+
+def _pools_and_subtracts(source: fx.Node, path: Sequence[fx.Node]) -> bool:
+    """Whether a branch is what a pooling changes of the block's input (EfficientFormer's mixer)."""
+    pools = any(name_of(n) in POOLS and n.meta["shape"] == source.meta["shape"] for n in path)
+    return pools and any(name_of(n) == "sub" and source in Flow.inputs(n) for n in path)
+
+
+def _is_normed_row(path: Sequence[fx.Node]) -> bool:
+    """Whether a linear branch begins with a norm and goes through three convolutions (the local
+    relations of UniFormer): no more than two are merged into one, and those have norms behind them.
+    """
+    return name_of(path[0]) in NORMS and _weights(path) > 2
 
 
 def _start(terms: Sequence[fx.Node], flow: Flow) -> tuple[fx.Node, fx.Node] | str:
@@ -227,14 +241,22 @@ def _looks_around(node: fx.Node) -> bool:
 
 
 def _is_projection(path: Sequence[fx.Node]) -> bool:
-    """Whether a path is linear but for one norm; what has two is an embedding of its own (TNT)."""
+    """Whether a path is linear but for one norm; what has two is an embedding of its own (TNT).
+
+    A convolution of several positions of what another weighted operation made is a positional term
+    beside attention (of the values), and carries no block's input on.
+    """
     bent = [n for n in path if bends(n)]
-    return len(bent) < 2 and all(name_of(n) in NORMS for n in bent)
+    if len(bent) > 1 or any(name_of(n) not in NORMS for n in bent):
+        return False
+    worked = [convolution_of(n) for n in path if is_weighted(n)]
+    return not any(s is not None and max(s.kernel) > 1 for s in worked[1:])
 
 
 def _is_light(path: Sequence[fx.Node]) -> bool:
     """Whether a path is a projection with activations of its own: one step after another, and of
-    these one at most that mixes channels, and one depthwise convolution.
+    these one at most that mixes channels, and one depthwise convolution. Where it steps down, it
+    may do so along one axis after the other (clips: space, then time).
     """
     mixing: list[bool] = []
     for node in path:
@@ -250,7 +272,9 @@ def _is_light(path: Sequence[fx.Node]) -> bool:
                 return False
             mixing.append(spatial)
     acts = any(name_of(n) in ACTIVATIONS for n in path)
-    return acts and len(mixing) == len(set(mixing))
+    strided = [s for n in path if (s := convolution_of(n)) is not None and max(s.stride) > 1]
+    factored = len(strided) == len(mixing) == 2 and not any(mixing)
+    return acts and (factored or len(mixing) == len(set(mixing)))
 
 
 def _merges(

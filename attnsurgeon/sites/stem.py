@@ -44,8 +44,11 @@ def find_stem(
     stem = _first_entrance(traced, flow, levels, values, way, residuals)
     if stem is None:
         return None
-    stem = _whole_stem(traced, stem, values, levels, residuals)
-    return _before_separable(stem, values, levels)
+    stem = _before_separable(_whole_stem(traced, stem, values, levels, residuals), values, levels)
+    ahead = [r for r in residuals if r.source in values and r.add in values
+             and r.add.meta["order"] <= stem.meta["order"]]  # fmt: skip
+    # Several blocks written out in one forward (Xception's entry) are no stem.
+    return _before_step(ahead[0].source, values, levels) if len(ahead) > 1 else stem
 
 
 def _first_entrance(

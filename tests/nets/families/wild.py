@@ -223,3 +223,127 @@ def scripted_stages() -> nn.Module:
         s2=nn.Sequential(*blocks[2:4]),
         s3=blocks[4],
     )
+
+
+class PoolMixer(nn.Module):
+    """Li et al. (EfficientFormer): what a pooling changes is added, scaled and without a norm; then
+    pointwise convolutions.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.fc1, self.fc2 = cbr(width, 2 * width, kernel=1), nn.Conv2d(2 * width, width, 1)
+        self.scale1 = nn.Parameter(torch.full((width, 1, 1), 1e-5))
+        self.scale2 = nn.Parameter(torch.full((width, 1, 1), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale1 * (self.pool(x) - x)
+        return x + self.scale2 * self.fc2(self.fc1(x))
+
+
+class LocalMixer(nn.Module):
+    """Li et al. (UniFormer): a positional convolution; then a norm, and three convolutions without
+    a bend between them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.position = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+        self.norm, self.enter = nn.BatchNorm2d(width), nn.Conv2d(width, width, 1)
+        self.around = nn.Conv2d(width, width, 5, 1, 2, groups=width)
+        self.leave = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.position(x)
+        return x + self.leave(self.around(self.enter(self.norm(x))))
+
+
+class BesideValues(nn.Module):
+    """Attention with a convolution of the values beside it (LePE, local interaction): it is part of
+    the attention, and no block of its own.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.BatchNorm2d(width), nn.Conv2d(width, 3 * width, 1)
+        self.local = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, 1)
+        scores = (q.flatten(2).transpose(1, 2) @ k.flatten(2)).softmax(-1)
+        y = (v.flatten(2) @ scores.transpose(1, 2)).view_as(v)
+        return x + self.proj(y + self.local(v))
+
+
+def mixers_in_a_row() -> nn.Module:
+    return Classifier(
+        16,
+        stem=cbr(3, 8, 2),
+        s1=nn.Sequential(PoolMixer(8), PoolMixer(8)),
+        down1=cbr(8, 12, 2),
+        s2=nn.Sequential(LocalMixer(12), LocalMixer(12)),
+        down2=cbr(12, 16, 2),
+        s3=nn.Sequential(BesideValues(16), BesideValues(16)),
+    )
+
+
+class Factored(nn.Module):
+    """Tran et al. in a popular port: space, then time, in the shortcut as well."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
+        super().__init__()
+        self.one = self.step(inside, outside, 3, stride)
+        self.two = self.step(outside, outside, 3, 1)
+        self.norm = nn.BatchNorm3d(outside)
+        self.short = nn.Sequential()
+        if stride > 1:
+            self.short = nn.Sequential(
+                *self.step(inside, outside, 1, stride), nn.BatchNorm3d(outside)
+            )
+
+    def step(self, inside: int, outside: int, kernel: int, stride: int) -> nn.Sequential:
+        k, s = kernel, stride
+        return nn.Sequential(
+            nn.Conv3d(inside, outside, (1, k, k), (1, s, s), (0, k // 2, k // 2), bias=False),
+            nn.BatchNorm3d(outside), nn.ReLU(),
+            nn.Conv3d(outside, outside, (k, 1, 1), (s, 1, 1), (k // 2, 0, 0), bias=False),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.short(x) + self.norm(self.two(F.relu(self.one(x)))))
+
+
+class FactoredClips(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(3, 8, 3, (1, 2, 2), 1)
+        self.s1 = nn.Sequential(Factored(8, 8), Factored(8, 8))
+        self.s2 = nn.Sequential(Factored(8, 16, 2), Factored(16, 16))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.s2(self.s1(F.relu(self.stem(x)))).mean((2, 3, 4)))
+
+
+class Flow(nn.Module):
+    """Chollet: blocks that step down, written out in one forward, then a list of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = cbr(3, 8, 2)
+        self.one, self.short1 = self.branch(8, 12), nn.Conv2d(8, 12, 1, 2)
+        self.two, self.short2 = self.branch(12, 16), nn.Conv2d(12, 16, 1, 2)
+
+    def branch(self, inside: int, outside: int) -> nn.Sequential:
+        return nn.Sequential(cbr(inside, outside), cbr(outside, outside), nn.MaxPool2d(3, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = self.one(x) + self.short1(x)
+        return self.two(x) + self.short2(x)
+
+
+def xception_flows() -> nn.Module:
+    return Classifier(16, entry=Flow(), middle=nn.Sequential(Block(16, 16), Block(16, 16)))
