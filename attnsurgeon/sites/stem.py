@@ -207,7 +207,8 @@ def _is_block(call: Call, values: Container[fx.Node]) -> bool:
     weighted operations, or by one whose result joins what it was given (a dense unit).
     """
     if isinstance(call.module, nn.Sequential) and type(call.module) is not nn.Sequential:
-        return False  # a convolution with its norm, written as a list of its own class
+        if type(call.module).forward is nn.Sequential.forward:
+            return False  # a convolution with its norm, written as a list of its own class
     if not call.outputs or call.outputs[0] not in values:
         return False
     made = call.outputs[0]

@@ -347,3 +347,32 @@ class Flow(nn.Module):
 
 def xception_flows() -> nn.Module:
     return Classifier(16, entry=Flow(), middle=nn.Sequential(Block(16, 16), Block(16, 16)))
+
+
+class ListedLayer(nn.Sequential):
+    """A dense layer that is a list, and joins what it makes to what it was given."""
+
+    def __init__(self, inside: int) -> None:
+        super().__init__(
+            nn.BatchNorm2d(inside), nn.ReLU(), nn.Conv2d(inside, 12, 1, bias=False),
+            nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 3, 1, 1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, super().forward(x)], 1)
+
+
+class ListedDense(nn.Sequential):
+    def __init__(self, inside: int, layers: int) -> None:
+        super().__init__(*(ListedLayer(inside + 4 * i) for i in range(layers)))
+
+
+def densenet_of_lists() -> nn.Module:
+    between = [nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.AvgPool2d(2)]
+    return Classifier(
+        20,
+        features=nn.Sequential(
+            nn.Conv2d(3, 8, 7, 2, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+            ListedDense(8, 2), nn.Sequential(*between), ListedDense(8, 3), nn.BatchNorm2d(20),
+        ),
+    )  # fmt: skip
