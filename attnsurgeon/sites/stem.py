@@ -206,9 +206,13 @@ def _is_block(call: Call, values: Container[fx.Node]) -> bool:
     """Whether a call is a unit of the trunk: it gives one of its values, made by two or more
     weighted operations, or by one whose result joins what it was given (a dense unit).
     """
-    if isinstance(call.module, nn.Sequential) and type(call.module) is not nn.Sequential:
-        if type(call.module).forward is nn.Sequential.forward:
-            return False  # a convolution with its norm, written as a list of its own class
+    own = type(call.module).forward is not nn.Sequential.forward
+    if (
+        isinstance(call.module, nn.Sequential)
+        and type(call.module) is not nn.Sequential
+        and not own
+    ):
+        return False  # a convolution with its norm, written as a list of its own class
     if not call.outputs or call.outputs[0] not in values:
         return False
     made = call.outputs[0]

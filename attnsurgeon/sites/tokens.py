@@ -144,7 +144,8 @@ def _leads_out(node: fx.Node, traced: Traced) -> bool:
 def _as_map(node: fx.Node, batch: int) -> _Places | None:
     """The positions of a value that lost them, in windows or parts, and is a map again."""
     shape, axes = node.meta["shape"], node.meta["axes"]
-    if node.meta.get("event") is None or shape is None or len(shape) not in (4, 5):
+    given = node.op == "placeholder"
+    if (node.meta.get("event") is None and not given) or shape is None or len(shape) not in (4, 5):
         return None
     if shape[0] != batch or axes not in ({1}, {len(shape) - 1}):
         return None
@@ -176,6 +177,19 @@ def _of_line(node: fx.Node, known: list[fx.Node]) -> _Places:
     return source.meta["places"] if kept else _LINE
 
 
+def _of_patches(node: fx.Node) -> _Places | None:
+    """Positions of the patches that an unfolding (N, C k k, L) lays out row by row."""
+    image, shape = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
+    if len(image) != 4 or len(shape) != 3:
+        return None
+    defaults = {"kernel_size": 1, "dilation": 1, "padding": 0, "stride": 1}
+    given = defaults | dict(zip(defaults, node.args[1:], strict=False)) | node.kwargs
+    each = [n if isinstance(n, (tuple, list)) else (n, n) for n in map(given.get, defaults)]
+    sides = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1
+                  for n, k, d, p, s in zip(image[2:], *each, strict=True))  # fmt: skip
+    return _Places((2,), Tokens(sides)) if math.prod(sides) == shape[2] else None
+
+
 def _made_of(node: fx.Node) -> list[fx.Node]:
     """What an operation works on; of one part of what it makes, what the whole is made of."""
     origin = node.args[0] if node.meta["name"] == "part" else node
@@ -195,6 +209,8 @@ def _places(node: fx.Node, batch: int, lines: bool) -> _Places | None:
         return _of_line(node, known)
     if name == "cat":
         return _joined(node, known)
+    if name == "unfold":
+        return _of_patches(node)
     found = [(n, places) for n in node.all_input_nodes if (places := _as_map(n, batch))]
     if not known and not found:
         return None
@@ -236,6 +252,8 @@ def _regrouped(old: tuple[int, ...], new: tuple[int, ...], places: _Places) -> _
         target = [a for a in after if new[a] != 1] or list(after[:1])
         if len(target) == len(inside):
             made += target
+        elif len(target) == 2 and len(inside) == 1 and tokens is None:
+            made.append(target[0])  # which patch; where inside of it goes to the channels
         elif len(target) == 1 and tokens is None and tuple(inside) == places.axes:
             if list(inside) != sorted(inside):
                 return None  # column by column

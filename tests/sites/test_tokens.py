@@ -146,6 +146,45 @@ def test_a_grid_is_known_only_where_tokens_stand_row_by_row(way, grid):
     assert (tokens.sides if tokens else None) == grid
 
 
+class Patched(nn.Module):
+    """Patches of the image itself, brought into a row by reshapes or by an unfolding."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.linear, self.way = nn.Linear(3 * 4 * 4, 12), way
+
+    def forward(self, image: Tensor) -> Tensor:
+        n, c, h, w = image.shape
+        x = image.view(n, c, h // 4, 4, w // 4, 4)
+        if self.way == "rows":
+            x = x.permute(0, 2, 4, 3, 5, 1).reshape(n, h * w // 16, -1)
+        elif self.way == "columns":
+            x = x.permute(0, 4, 2, 3, 5, 1).reshape(n, h * w // 16, -1)
+        elif self.way == "places":  # of the same place in all patches, and the patches as channels
+            x = x.permute(0, 3, 5, 2, 4, 1).reshape(n, 16, -1)[:, :, :48]
+        elif self.way == "unfolded":
+            x = nn.functional.unfold(image, 4, stride=4).transpose(1, 2)
+        elif self.way == "overlapping":
+            x = nn.functional.unfold(image, (4, 4), padding=1, stride=3).transpose(1, 2)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("way", "grid"),
+    [
+        ("rows", (8, 6)),
+        ("unfolded", (8, 6)),
+        ("overlapping", (11, 8)),  # (32 + 2 - 4) // 3 + 1, (24 + 2 - 4) // 3 + 1
+        ("columns", None),
+        ("places", None),
+    ],
+)
+def test_patches_of_the_image_stand_as_the_image_does(way, grid):
+    survey = analyse(Patched(way), SIZE)
+    tokens = tokens_at(survey.nodes["linear"], "NLC")
+    assert (tokens.sides if tokens else None) == grid
+
+
 def test_tokens_become_their_map_and_tokens_again():
     x = torch.arange(2 * 9 * 3.0).reshape(2, 9, 3)
     y = map_of(x, (2, 3), 1, 2)
