@@ -54,8 +54,10 @@ _NONE: Axes = frozenset()
 def find_axes(traced: Traced, *, lines: bool = True) -> None:
     """Sets what follows from the operations on every node: `node.meta["axes"]`, the set of axes
     that make up the channels, `node.meta["samples"]`, how many samples there are,
-    `node.meta["stacked"]`, whether an axis of values that were stacked comes before them, and
-    `node.meta["image"]`, the input that it is made from: of several the one of the highest rank.
+    `node.meta["stacked"]`, whether an axis of values that were stacked comes before them,
+    `node.meta["image"]`, the input that it is made from (of several the one of the highest rank),
+    and `node.meta["frames"]`, how many samples an input was laid out as, or None: the frames of
+    clips, the views of an object.
 
     Args:
         traced: the record.
@@ -64,11 +66,26 @@ def find_axes(traced: Traced, *, lines: bool = True) -> None:
     for node in traced.graph.nodes:
         node.meta["axes"] = _axes(node, lines) if node.meta["shape"] is not None else _NONE
         node.meta["stacked"] = bool(node.meta["shape"]) and _is_stacked(node)
+        node.meta["frames"] = _frames(node)
         node.meta["samples"] = _samples(node, traced) if node.meta["shape"] else None
         node.meta["image"] = _image(node)
     for node in reversed(list(traced.graph.nodes)):
         for term in _terms_of_unknown_axes(node):
             term.meta["axes"] = node.meta["axes"]
+
+
+def _frames(node: fx.Node) -> int | None:
+    """How many frames the input was laid out as, at this value or before it."""
+    given = [n for n in node.all_input_nodes if n.meta["data"]]
+    node.meta["given"] = node.op == "placeholder" or (
+        bool(given) and node.meta.get("name") in _REGROUPING and all(n.meta["given"] for n in given)
+    )
+    known = [n.meta["frames"] for n in given if n.meta["frames"] is not None]
+    old, new = (given[0].meta["shape"], node.meta["shape"]) if given else (None, None)
+    if known or not old or not new or not node.meta["given"] or len(new) < 4:
+        return known[0] if known else None
+    laid_out = node.meta["name"] in ("view", "reshape", "flatten") and new[0] > old[0] > 0
+    return new[0] if laid_out and new[0] % old[0] == 0 else None
 
 
 def _image(node: fx.Node) -> fx.Node | None:
@@ -120,9 +137,12 @@ def _samples(node: fx.Node, traced: Traced) -> int | None:
         return None
     source = _source(node)
     if source is None:
-        return None
+        return node.meta["frames"]
     old, new = source.meta["shape"], node.meta["shape"]
     samples = source.meta["samples"] or traced.batch
+    frames = node.meta["frames"]
+    if frames is not None and node.meta["name"] in _REGROUPING and new[0] in (traced.batch, frames):
+        return new[0]
     if node.meta["name"] in _REGROUPING or len(old) != len(new) or old[0] != samples:
         return samples
     return new[0]

@@ -41,7 +41,7 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
     if layout is None or layout == "NC" or not image:
         return None
     shape = node.meta["shape"]
-    if shape[0] != traced.batch or 0 in shape:
+    if shape[0] not in (traced.batch, node.meta["frames"]) or 0 in shape:
         return None  # regions of an image, or images of two inputs
     if "L" in layout and len(image) > 1:
         return (math.prod(image) / shape[layout.index("L")]) ** (1 / len(image))
@@ -79,7 +79,7 @@ def why_no_level(node: fx.Node, traced: Traced) -> str | None:
         return why
     if layout == "NC" or is_vector(node):
         return "it has no positions"
-    if node.meta["shape"][0] != traced.batch:
+    if node.meta["shape"][0] not in (traced.batch, node.meta["frames"]):
         return "it is not one map an image: regions, or the images of several inputs"
     return "it is a list of positions, no map"
 
@@ -167,6 +167,9 @@ def _is_column(node: fx.Node, inputs: list[fx.Node], columns: set[fx.Node], batc
     several = node.meta["shape"] is None  # what a recurrent layer gives
     if name_of(node) in _RECURRENT or _is_read_in_turn(node):
         return True
+    rows = name_of(node) in _REGROUPING and len(node.meta["shape"] or ()) == 3
+    if rows and inputs and all(map(is_vector, inputs)):
+        return True  # vectors of frames, of views, side by side
     layout = None if several else layout_of(node, batch)[0]
     if not inputs or not (several or layout in ("NLC", "NCL")):
         return False

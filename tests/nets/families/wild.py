@@ -376,3 +376,26 @@ def densenet_of_lists() -> nn.Module:
             ListedDense(8, 2), nn.Sequential(*between), ListedDense(8, 3), nn.BatchNorm2d(20),
         ),
     )  # fmt: skip
+
+
+class Frames(nn.Module):
+    """Wang et al. (temporal segments), Su et al. (views of an object): frames stand in the batch,
+    some channels are shifted between them (Lin et al.), and what each says is put together.
+    """
+
+    def __init__(self, frames: int = 4) -> None:
+        super().__init__()
+        self.frames = frames
+        self.stem, self.s1 = cbr(3, 8, 2), nn.Sequential(Block(8, 8), Block(8, 8))
+        self.s2 = nn.Sequential(Block(8, 16, 2), Block(16, 16))
+        self.fc = nn.Linear(16, 5)
+
+    def shifted(self, x: Tensor) -> Tensor:
+        y = x.view(-1, self.frames, *x.shape[1:])
+        moved = torch.cat([y[:, 1:, :2], y[:, :1, :2]], 1)
+        return torch.cat([moved, y[:, :, 2:]], 2).view(x.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 3, *x.shape[-2:])
+        x = self.s2(self.shifted(self.s1(self.stem(x))))
+        return self.fc(x.mean((2, 3))).view(-1, self.frames, 5).mean(1)
