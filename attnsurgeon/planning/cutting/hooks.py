@@ -8,7 +8,7 @@ from torch import fx
 
 from attnsurgeon.planning.cutting.appearing import makers, within
 from attnsurgeon.planning.cutting.leaks import keeps, leaks
-from attnsurgeon.planning.cutting.modules import is_norm, is_script, norm_note, walks
+from attnsurgeon.planning.cutting.modules import forgets, is_norm, is_script, norm_note, walks
 from attnsurgeon.planning.cutting.rebuilders import outside_rebuilders
 from attnsurgeon.planning.place import Place, Refusal
 from attnsurgeon.recording.memory import changes_later
@@ -24,8 +24,13 @@ def hook_after(survey: Survey, node: fx.Node, first: Call, reasons: list[str]) -
     for call in [c for c in possible if leaks(survey, c, node)]:
         reasons.append(f"{call.path} works in place, and others may go on with its argument")
         possible.remove(call)
-    for call in [c for c in possible if is_script(c.module)]:
-        reasons.append(f"{call.path} is a script, and takes no module")
+    for call in list(possible):
+        if is_script(call.module):
+            reasons.append(f"{call.path} is a script, and takes no module")
+        elif forgets(call.module):
+            reasons.append(f"copies of {call.path} are made anew, and would lose it")
+        else:
+            continue
         possible.remove(call)
     once = [c for c in possible if _runs(survey, c) == 1]
     several = [c for c in possible if _runs(survey, c) > 1]
@@ -44,7 +49,7 @@ def hook_after(survey: Survey, node: fx.Node, first: Call, reasons: list[str]) -
 def hook_before(survey: Survey, target: fx.Node, node: fx.Node) -> Place | None:
     """The hook on the module that is the operation `target`, where `node` goes into it."""
     call: Call = target.meta["call"]
-    once = _runs(survey, call) == 1 and not is_script(call.module)
+    once = _runs(survey, call) == 1 and not (is_script(call.module) or forgets(call.module))
     if makes_alone(call, target) and call.takes(node) and once and keeps(survey, call, node):
         return Place("input-hook", call.path, None, True, 1)
     return None
@@ -70,7 +75,7 @@ def _taker(survey: Survey, node: fx.Node, norms: bool) -> Call | None:
         call = calls[0]
         if not call.takes_first(node) or call.start <= node.meta["order"] or len(calls) > 1:
             continue
-        if walks(call.module) or is_script(call.module):
+        if walks(call.module) or is_script(call.module) or forgets(call.module):
             continue
         if is_norm(call.module) and not norms:
             continue

@@ -35,6 +35,18 @@ def is_script(module: nn.Module) -> bool:
     return isinstance(module, jit.ScriptModule)
 
 
+def forgets(module: nn.Module) -> bool:
+    """Whether copies of a module are made anew from less than it is, so that they lose a child."""
+    state = getattr(original_class(module), "__getstate__", None)
+    if state is None or state is getattr(object, "__getstate__", None):
+        return False
+    try:
+        kept = state(module)
+    except Exception:  # whatever stands in it
+        return True
+    return not (isinstance(kept, dict) and "_modules" in kept)
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether converters replace such modules: they carry running statistics or say norm."""
     return isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm))
