@@ -206,13 +206,11 @@ def _is_block(call: Call, values: Container[fx.Node]) -> bool:
     """Whether a call is a unit of the trunk: it gives one of its values, made by two or more
     weighted operations, or by one whose result joins what it was given (a dense unit).
     """
-    own = type(call.module).forward is not nn.Sequential.forward
-    if (
-        isinstance(call.module, nn.Sequential)
-        and type(call.module) is not nn.Sequential
-        and not own
-    ):
-        return False  # a convolution with its norm, written as a list of its own class
+    kind = type(call.module)
+    if issubclass(kind, nn.Sequential) and kind is not nn.Sequential:
+        plain = kind.forward is nn.Sequential.forward
+        if plain:  # a convolution with its norm, written as a list of its own class
+            return False
     if not call.outputs or call.outputs[0] not in values:
         return False
     made = call.outputs[0]
