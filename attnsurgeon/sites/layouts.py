@@ -75,7 +75,9 @@ def find_axes(traced: Traced, *, lines: bool = True) -> None:
 
 
 def _frames(node: fx.Node) -> int | None:
-    """How many frames the input was laid out as, at this value or before it."""
+    """How many frames the input was laid out as, at this value or before it: whole ones, for what
+    is cut into patches is one image.
+    """
     given = [n for n in node.all_input_nodes if n.meta["data"]]
     node.meta["given"] = node.op == "placeholder" or (
         bool(given) and node.meta.get("name") in _REGROUPING and all(n.meta["given"] for n in given)
@@ -85,6 +87,7 @@ def _frames(node: fx.Node) -> int | None:
     if known or not old or not new or not node.meta["given"] or len(new) < 4:
         return known[0] if known else None
     laid_out = node.meta["name"] in ("view", "reshape", "flatten") and new[0] > old[0] > 0
+    laid_out = laid_out and new[-2:] == old[-2:]
     return new[0] if laid_out and new[0] % old[0] == 0 else None
 
 
