@@ -33,7 +33,7 @@ WINGS: dict[str, str] = {
     "deciding.linked deciding.convolutions deciding.weights deciding.activations "
     "deciding.fusions deciding.heads deciding.sharing deciding.narrow deciding.decider plan "
     "elsewhere",
-    "splicing": "parts channels_first adapters configs makeup history selecting switching "
+    "splicing": "parts channels_first adapters norms_into configs makeup history selecting switching "
     "rewriting scripted_ways scripting removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "

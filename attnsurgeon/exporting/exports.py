@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def export(
     """Writes a network, in eval mode, to one file, and compares the two on random inputs.
 
     Args:
-        model: the network; it is left in the mode it was in.
+        model: the network; every part of it is left in the mode it was in.
         path: of the file, written only if the comparison holds.
         to: "torch-export" (.pt2, read by `torch.export.load`), "onnx" (.onnx), "onnx-classic"
             (.onnx by the exporter that traces, for converters), "torchscript" (.torchscript, .pt)
@@ -98,13 +100,21 @@ def export(
         made = write_code(model, given, file, inline=inline, overwrite=overwrite)
         sizes = (given.size,)
         return Exported(file, form, (2,), sizes, 0.0, True, True, made.beside, made.note)
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         subject = Subject(model, given, dynamic_batch, dynamic_sizes)
         return _program(subject, file, form, overwrite)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a network into eval mode; afterwards every part is in the mode it was in itself."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _input_of(model: nn.Module, input_size: InputSize | None, example: Any) -> InputForm:

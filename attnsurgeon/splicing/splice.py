@@ -19,6 +19,7 @@ from attnsurgeon.splicing.adapters import refuse_adapters
 from attnsurgeon.splicing.channels_first import InputHook, OutputHook, through
 from attnsurgeon.splicing.history import Mark, history, remember
 from attnsurgeon.splicing.makeup import Makeup
+from attnsurgeon.splicing.norms_into import refuse_norms
 from attnsurgeon.splicing.parts import Parts
 from attnsurgeon.splicing.removing import Removed, strip
 from attnsurgeon.splicing.rewriting import Rewriting
@@ -80,6 +81,7 @@ def splice(model: nn.Module, plan: Plan) -> Removed:
             if path != cut.place.host:
                 retyped(modules[path], _PASS_ON, (), replaced=True)
     refuse_adapters(modules[path] for path in hosts)
+    refuse_norms(modules[path] for path in hosts)
     remember(model, (*history(model), plan.record()))
     answer_script(model)
     return removed

@@ -35,7 +35,8 @@ def freeze_backbone(
     evaluation mode, whatever `model.train()` says: they normalise by the statistics that the
     backbone was trained with and do not touch them, so that training leaves every value of the
     backbone as it was, bit for bit. So do estimates that change in training mode (spectral norm).
-    Dropout and drop-path keep following `model.train()`.
+    Dropout and drop-path keep following `model.train()`. Torch's `update_bn` (SWA) gathers
+    statistics anew for the norms of what is new alone; `recalibrate_norms` does for all.
 
     A classifier is new if it replaced another one after the operation (`reset_classifier(10)`,
     `model.fc = ...`), or if `load_model(..., pretrained=True, num_classes=10)` found no weights for

@@ -1,7 +1,8 @@
 """Modules that gather statistics while they train -> the same, held in evaluation mode.
 
 Whoever calls `train()` on the network, on a part of it, or on the norm itself, a held norm stays in
-evaluation mode. It is held twice: by itself, and by the module that it stands in, because tools
+evaluation mode, and whoever resets its statistics to gather others (`torch.optim.swa_utils`,
+`update_bn`), which it would not, leaves them as they are. It is held twice: by itself, and by the module that it stands in, because tools
 that convert norms (`convert_sync_batchnorm`) put others in their places that know nothing of it.
 """
 
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+_RESET = "reset_running_stats"
 # Estimates the largest singular value anew at every forward in training mode.
 _Estimate: Any = getattr(parametrizations, "_SpectralNorm", ())
 
@@ -85,6 +87,10 @@ def _set(module: nn.Module, itself: bool, inside: frozenset[str]) -> None:
     held = _state(module) != (False, frozenset())
     if "train" in module.__dict__ and not held:  # someone else's, which stays
         return
+    if itself and hasattr(module, _RESET):
+        module.__dict__[_RESET] = keep_statistics
+    elif module.__dict__.get(_RESET) is keep_statistics:
+        del module.__dict__[_RESET]
     if itself or inside:
         module.__dict__["train"] = functools.partial(train_but_held, module, itself, inside)
     elif held:
@@ -103,6 +109,10 @@ def train_but_held(
         if inner is not None:
             _hold(inner)
     return module
+
+
+def keep_statistics() -> None:
+    """Take the place of a held norm's `reset_running_stats`."""
 
 
 def stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -23,6 +23,16 @@ def test_the_network_is_left_in_the_mode_it_was_in(tmp_path):
         assert made.relative_diff == 0
 
 
+def test_what_is_held_in_another_mode_than_the_rest_stays_in_it(tmp_path):
+    model = net().train()
+    for module in list(model.modules())[1::2]:
+        module.training = False  # as one freezes norms by hand
+    before = {path: module.training for path, module in model.named_modules()}
+    export(model, tmp_path / "net.pt2", input_size=SIZE)
+    assert {path: module.training for path, module in model.named_modules()} == before
+    assert len(set(before.values())) == 2
+
+
 def test_the_attention_is_in_the_exported_program(tmp_path):
     model = insert(net(), "se", init="paper", input_size=SIZE).model
     made = export(model, tmp_path / "net.pt2", input_size=SIZE)

@@ -13,7 +13,7 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm as timm_sync
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import attnsurgeon
 from attnsurgeon.errors import UsageError
@@ -165,6 +165,21 @@ def test_statistics_can_stay_without_having_been_frozen_with_the_weights():
     before = state(model)
     model.train()(images(0))
     assert moved(model, before) == set()
+
+
+@pytest.mark.parametrize("average", [lambda m: m, AveragedModel], ids=["itself", "average"])
+def test_statistics_gathered_for_averaged_weights_are_those_of_what_is_new(average):
+    model = operated(attn="coord")
+    freeze_backbone(model)
+    model = average(model)
+    before = state(model)
+    update_bn([images(0), images(1)], model)
+    new = {name for name in statistics(model) if ".attn." in name}
+    assert moved(model, before) == new != set()
+    unfreeze(model)
+    update_bn([images(0), images(1)], model)
+    assert moved(model, before) == statistics(model)
+    assert all("reset_running_stats" not in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("call", [freeze_backbone, unfreeze])
