@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -105,11 +106,23 @@ def _with(source: Source, arguments: Mapping[str, Any]) -> Source:
 
 
 def _settings(model: nn.Module) -> list[dict[str, Any]]:
-    """The plain settings of every layer. What a network says of its classes is left out: a
-    classifier put in by hand leaves it as it was, and the shapes tell.
+    """The plain settings of every layer, and its functions by name. What a network says of its
+    classes is left out: a classifier put in by hand leaves it as it was, and the shapes tell.
     """
-    found = [plain_settings(vars(module)) for module in model.modules()]
+    found = [plain_settings(_own(module), _function) for module in model.modules()]
     return [{k: v for k, v in one.items() if k != "num_classes"} for one in found]
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """What a module holds, without methods that were put on it in place of those of its class."""
+    return {k: v for k, v in vars(module).items() if not callable(getattr(type(module), k, None))}
+
+
+def _function(value: Any) -> str | None:
+    """A function by its name: an activation, say, that is no module."""
+    if isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
+    return None
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 - `origin`: the base network's tensors -> one sha256, taken when it is operated
 - `plain`: Python values <-> JSON, tuples kept apart from lists
 - `weights`: tensors <-> a safetensors file, shared and strided ones included
+- `behaviour`: two networks -> do they compute the same?
 - `base`: what is known of the base network <-> the base network, built again
 - `trust`: a spec that a folder names -> may it be called?
 - `card`: the record of a folder -> its README

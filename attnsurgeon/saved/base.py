@@ -15,25 +15,43 @@ from attnsurgeon.models import Source, build_on_meta, identify, load_model, sour
 from attnsurgeon.models.fitting import Wishes
 from attnsurgeon.models.provenance import stamp
 from attnsurgeon.plain import from_plain, to_plain
+from attnsurgeon.recording.input_records import recorded_form
+from attnsurgeon.recording.inputs import InputForm
 from attnsurgeon.recording.twin import meta_twin
+from attnsurgeon.saved.behaviour import computes_like, is_altered
 from attnsurgeon.saved.origin import base_tensors
 from attnsurgeon.saved.trust import cannot_be_built, refuse_untrusted
 from attnsurgeon.saved.weights import cast_to, strides_of
+from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.removing import remove_all
 
 
-def find_source(model: nn.Module, *, weights: bool) -> Source | None:
+def find_source(
+    model: nn.Module, *, weights: bool, form: InputForm | None = None
+) -> Source | None:
     """Return how the base of an operated network is built again; None where that is not known.
 
     The network's note is not taken on trust: since it was written the classifier may have been
-    replaced, or layers converted. What is returned has been built on meta and compared.
+    replaced, or layers converted. What is returned has been built on meta and compared; where hooks
+    hang on the network, or methods were put on it, so has what it computes.
 
     Args:
         model: is only read.
         weights: whether the source has to tell of the weights, too, for an adapter.
+        form: of the input to look at it with, where no operation says so.
     """
+    records = history(model)
+    form = recorded_form(records[-1]) if records else form
     twin = meta_twin(model)
     remove_all(twin, refill=True)  # only its form is compared
+    found = _found(twin, weights=weights)
+    if found is None or not is_altered(twin):
+        return found
+    built = build_on_meta(found.spec, **found.model_args)
+    return found if computes_like(twin, built, form) else None
+
+
+def _found(twin: nn.Module, *, weights: bool) -> Source | None:
     noted = source_of(twin)
     if noted is not None and _at_the_hub(noted.spec) and not weights:
         # A hub's configuration may change or be out of reach; the name it stands for does not.

@@ -190,7 +190,7 @@ def write_network(
         verification, measurement: of the operation, where it was verified and measured.
     """
     target = check_output(path, overwrite)
-    source = find_source(model, weights=mode == "adapter")
+    source = find_source(model, weights=mode == "adapter", form=form)
     base = Form.of(model) if mode == "adapter" else None
     if base is not None:
         _refuse_baseless(model, source, origin, base, target)

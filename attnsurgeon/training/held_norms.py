@@ -1,9 +1,10 @@
 """Modules that gather statistics while they train -> the same, held in evaluation mode.
 
 Whoever calls `train()` on the network, on a part of it, or on the norm itself, a held norm stays in
-evaluation mode, and whoever resets its statistics to gather others (`torch.optim.swa_utils`,
-`update_bn`), which it would not, leaves them as they are. It is held twice: by itself, and by the module that it stands in, because tools
-that convert norms (`convert_sync_batchnorm`) put others in their places that know nothing of it.
+evaluation mode, and whoever resets its statistics to gather others (torch's `update_bn`), which it
+would not, leaves them as they are. It is held twice: by itself, and by the module that it stands
+in, because tools that convert norms (`convert_sync_batchnorm`) put others in their places that know
+nothing of it.
 """
 
 from __future__ import annotations

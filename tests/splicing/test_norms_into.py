@@ -1,4 +1,4 @@
-"""A norm folded into a convolution that holds attention is refused; beside attention it is right."""
+"""A norm folded into a convolution that holds attention is refused; beside it all is right."""
 
 from __future__ import annotations
 
