@@ -26,9 +26,7 @@ from attnsurgeon.splicing.history import history
 from attnsurgeon.splicing.removing import remove_all
 
 
-def find_source(
-    model: nn.Module, *, weights: bool, form: InputForm | None = None
-) -> Source | None:
+def find_source(model: nn.Module, *, weights: bool, form: InputForm | None = None) -> Source | None:
     """Return how the base of an operated network is built again; None where that is not known.
 
     The network's note is not taken on trust: since it was written the classifier may have been

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from attnsurgeon.errors import UsageError
 from attnsurgeon.sweeping.functions import Train, by_value
 from attnsurgeon.sweeping.schedulers import scheduler_of
-from attnsurgeon.sweeping.trials import VARIANT, pack, run_variant
+from attnsurgeon.sweeping.trials import VARIANT, is_number, pack, run_variant
 
 Progress = Callable[[str, int, int], object]  # the variant that ended, how many have, of how many
 _MEMORY = 100_000_000  # bytes that trials share here; they hand on numbers alone
@@ -43,7 +43,8 @@ class Trial:
         reports: how many there were.
         seconds: of training.
         value: the best value of the metric, None where none was reported.
-        checkpoint: where what was reported last is kept.
+        checkpoint: where the best of those that were reported is kept; a report that is better,
+            and had none, has none.
         error: why it failed.
     """
 
@@ -117,8 +118,9 @@ def run_job(job: Job, progress: Progress | None = None) -> tuple[list[Trial], bo
         )
         with told(job.name, progress):
             results = _tuner(tune, job, trainable).fit()
-        trials = results._experiment_analysis.trials  # of unfinished ones Ray has no other list
-        made = [_read(trial, job) for trial in trials]
+        analysis = results._experiment_analysis  # of unfinished ones Ray has no other list
+        tables = analysis.trial_dataframes
+        made = [_read(trial, job, tables[trial.trial_id]) for trial in analysis.trials]
     interrupted = any(not one.done and one.error is None for one in made)
     return made, interrupted
 
@@ -186,21 +188,32 @@ def _named(trainable: Any) -> Any:
     return trainable
 
 
-def _read(trial: Any, job: Job) -> Trial:
+def _read(trial: Any, job: Job, table: Any) -> Trial:
     settings = dict(trial.config)
-    seen = trial.metric_analysis.get(job.metric, {})
     last = trial.last_result or {}
-    kept = trial.checkpoint
+    kept = trial.run_metadata.checkpoint_manager.best_checkpoint_result
+    reported = table[job.metric].tolist() if job.metric in table else []
     return Trial(
         settings.pop(VARIANT),
         {name: value for name, value in settings.items() if name in job.config},
         trial.status == "TERMINATED",
         int(last.get("training_iteration", 0)),
         float(last.get("time_total_s", 0.0)),
-        seen.get(job.mode),
-        None if kept is None else str(kept.path),
+        _best(reported, job.mode),
+        None if kept is None else str(kept.checkpoint.path),
         _why(trial) if trial.status == "ERROR" else None,
     )
+
+
+def _best(reported: Sequence[Any], mode: str) -> Any:
+    """The best of what was reported; of numbers that do not compare (NaN) the last.
+
+    Ray's own best is that of what came after the last NaN.
+    """
+    known = [value for value in reported if is_number(value)]
+    if known:
+        return max(known) if mode == "max" else min(known)
+    return reported[-1] if reported else None
 
 
 def _why(trial: Any) -> str:

@@ -113,6 +113,14 @@ def test_a_sweep_that_is_killed_goes_on(variants, tmp_path):
     assert sorted(begins[-1] for begins in reported(variants, "begin")) == [0, 2, 2]
 
 
+def test_the_best_counts_and_its_checkpoint_is_kept_whatever_comes_after_it(variants):
+    code, _, err = swept(variants, "wavering", "--metric", "accuracy", "--mode", "max")
+    assert code == 0, err
+    for found in trained(variants).values():
+        assert (found["value"], found["reports"]) == (0.9, 4)
+        assert (Path(found["checkpoint"]) / "epoch").read_text() == "2"
+
+
 def test_what_fails_is_said_of_each_variant(variants):
     options = ["--metric", "accuracy", "--mode", "max", "--max-failures", "0"]
     code, _, err = swept(variants, "failing", *options)

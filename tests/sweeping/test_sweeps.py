@@ -1,6 +1,7 @@
 """A sweep without Ray: what it refuses before it starts, and what becomes of what came out."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from attnsurgeon.grid.limits import in_order
 from attnsurgeon.grid.saving import read_index
 from attnsurgeon.grid.text import as_csv, as_markdown
 from attnsurgeon.report.comparison import comparison_page
-from attnsurgeon.sweeping.engine import Job, Trial, _connected
+from attnsurgeon.sweeping.engine import Job, Trial, _best, _connected
 from attnsurgeon.sweeping.merging import merged
 from attnsurgeon.sweeping.sweeps import named, sweep
 from tests.cli.command import TINY, attnsurgeon
@@ -61,6 +62,25 @@ def test_the_best_stand_first_and_what_cannot_go_in_last(grid):
     networks = {one.name: one for one in grid.networks}
     turned = in_order(lowest.rows, networks, "-trained")
     assert [row.attn for row in turned][:3] == ["se(reduction=8)", "srm", "eca"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "mode", "best"),
+    [
+        ([0.2, 0.9, 0.5], "max", 0.9),
+        ([0.2, 0.9, 0.5], "min", 0.2),
+        ([0.9, math.nan, 0.5], "max", 0.9),  # Ray's own is 0.5
+        ([math.nan, 0.2, math.inf], "max", 0.2),
+        ([3, True], "max", 3),
+        ([], "max", None),
+    ],
+)
+def test_the_best_of_what_was_reported(reported, mode, best):
+    assert _best(reported, mode) == best
+
+
+def test_of_reports_that_are_no_numbers_the_last_is_shown():
+    assert math.isnan(_best([math.inf, math.nan], "min"))
 
 
 def test_of_several_trials_of_a_variant_the_best_counts(grid):

@@ -37,6 +37,14 @@ def waiting(folder, report, armed=""):
             time.sleep(0.2)
 
 
+def wavering(folder, report):
+    """Is best in the middle, and has no number before its last report."""
+    for epoch, accuracy in enumerate([0.2, 0.9, float("nan"), 0.5]):
+        with tempfile.TemporaryDirectory() as kept:
+            (Path(kept) / "epoch").write_text(str(epoch + 1))
+            report({"accuracy": accuracy}, checkpoint=kept)
+
+
 def failing(folder, report):
     """Raises on one variant, reports another number on the next, and nothing on the third."""
     if "--eca--" in folder:
