@@ -33,14 +33,14 @@ WINGS: dict[str, str] = {
     "deciding.linked deciding.convolutions deciding.weights deciding.activations "
     "deciding.fusions deciding.heads deciding.sharing deciding.narrow deciding.decider plan "
     "elsewhere",
-    "splicing": "parts channels_first adapters norms_into configs makeup history selecting "
+    "splicing": "parts channels_first adapters norms_into holders configs makeup history selecting "
     "switching rewriting scripted_ways scripting removing splice replay folding thinning",
     "cost": "",
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",
     "checks": "threads auditing status finite learning verify",
-    "saved": "schema drafts folder file hub trust code origin weights behaviour base loading card pricing "
-    "config save restore",
+    "saved": "schema drafts folder file hub trust code origin weights behaviour base loading card "
+    "pricing config save restore",
     "exporting": "forms subject programs code.names code.bundle code.base code.forwards "
     "code.modules code.page code.tidy code.alone code.running code.writing exports",
     "training": "frozen new_parts held_norms places layer_depth groups finetune norms renames"

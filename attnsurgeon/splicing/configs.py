@@ -7,7 +7,8 @@ before its weights are loaded (`integrations/transformers.py` does). And nobody 
 our name: where nobody repeats the surgery, `fusion_config` makes loading an error, not a warning.
 
 YOLOs are built anew from a description of their layers at every training, and take over the weights
-that fit. There the description itself raises as soon as its layers are read.
+that fit. There the description itself raises as soon as its layers are read; where another one is
+read, `holders.py` does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from attnsurgeon.errors import ModelError
 from attnsurgeon.plain import from_plain, to_plain
+from attnsurgeon.splicing.holders import lost_in_training, watch_holders
 from attnsurgeon.version import __version__
 
 METHOD = "attnsurgeon"
@@ -32,6 +33,11 @@ class Description(dict[str, Any]):
     `get`, iteration, `dict(...)`, copies and pickles are those of any dict.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Description:
+        """Makes one; from now on who trains without reading it is watched (`holders.py`)."""
+        watch_holders(is_described)
+        return super().__new__(cls, *args, **kwargs)
+
     def __getitem__(self, name: str) -> Any:
         """Returns an entry, but for those that a network is built from.
 
@@ -39,18 +45,19 @@ class Description(dict[str, Any]):
             ModelError: the layers are read.
         """
         if name in _LAYERS:
-            raise ModelError(
-                "this network was operated, and its description, which knows of no attention, is"
-                " read to build it anew: all attention would be lost",
-                "train, resume and tune it with `YOLO` of attnsurgeon.integrations.ultralytics in"
-                " place of ultralytics' own, or by `python -m attnsurgeon.integrations.ultralytics"
-                " train model=...`; dict(model.yaml) is the plain description",
+            raise lost_in_training(
+                "its description, which knows of no attention, is read to build it anew"
             )
         return super().__getitem__(name)
 
     def copy(self) -> Description:
         """Returns a copy that raises as well."""
         return Description(self)
+
+
+def is_described(network: nn.Module) -> bool:
+    """Tell whether a network was operated that is built anew from a description."""
+    return isinstance(vars(network).get("yaml"), Description)
 
 
 def write_config(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import attnsurgeon
 from attnsurgeon.checks.verify import randomise_norms
-from attnsurgeon.errors import RuleError, UsageError
+from attnsurgeon.errors import ModelError, RuleError, UsageError
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.removing import remove_all
 
@@ -393,10 +394,18 @@ def test_the_trainer_trains_the_operated_network(name, dataset):
         assert not all(torch.equal(state[key], backbone[key]) for key in weights)
 
 
-def test_without_it_the_attention_is_lost_without_a_word(dataset):
-    yolo = operated_yolo("yolov8n")
-    yolo.train(**dataset)
-    assert list(inserted(yolo.model)) == []
+@pytest.mark.parametrize(
+    "between",
+    [lambda y: y, copy.deepcopy, lambda y: pickle.loads(pickle.dumps(y))],
+    ids=["itself", "deepcopy", "pickle"],
+)
+def test_one_made_of_a_description_says_that_it_trains_another_network(between, dataset):
+    yolo = between(operated_yolo("yolov8n"))
+    with pytest.raises(ModelError, match=r"(?s)built anew.*all attention would be lost"):
+        yolo.train(**dataset)
+    assert list(inserted(yolo.model)) != []
+    attnsurgeon.remove(yolo.model)
+    yolo.train(**dataset)  # then there is nothing to lose
 
 
 def test_a_network_without_attention_or_of_another_library_has_no_trainer():
