@@ -51,7 +51,7 @@ WINGS: dict[str, str] = {
     "grid": "table spelling limits text journal subjects cells measuring saving filling comparing",
     "searching": "candidates features solving choosing latencies journal trial images rulefile "
     "drawing suggestion suggesting",
-    "sweeping": "functions trials schedulers watching engine versions merging sweeps",
+    "sweeping": "functions trials schedulers watching healing engine versions merging sweeps",
     "integrations": "",
     "checkup": "",
     "contract": "",

@@ -17,6 +17,7 @@ from typing import Any
 
 from attnsurgeon.errors import UsageError
 from attnsurgeon.sweeping.functions import Train, by_value
+from attnsurgeon.sweeping.healing import heal
 from attnsurgeon.sweeping.schedulers import scheduler_of
 from attnsurgeon.sweeping.trials import VARIANT, is_number, pack, run_variant
 
@@ -150,6 +151,7 @@ def _tuner(tune: Any, job: Job, trainable: Any) -> Any:
     able = _named(tune.with_resources(trainable, _resources(job)))
     path = f"{job.storage.rstrip('/')}/{job.name}"
     if tune.Tuner.can_restore(path):
+        heal(path)
         return tune.Tuner.restore(path, able, resume_unfinished=True, resume_errored=True)
     scheduler = job.scheduler
     return tune.Tuner(
