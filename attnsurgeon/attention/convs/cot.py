@@ -93,8 +93,7 @@ def count(conv: Conv, kernel_size: int) -> int:
         "kernel_size is odd",
     ),
     limits=(
-        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks",
     ),
     deviations=(
         "where the convolution has a stride, the map is averaged over windows first, as in the "

@@ -68,8 +68,7 @@ def count(conv: Conv, kernel_size: int, reduction: int, share: int) -> int:
         "kernel_size is odd",
     ),
     limits=(
-        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks",
         'FX int8, PT2E int8: under init="paper" the error is five to six times that of the bare '
         "network: kernels of every position go through eight bits",
     ),

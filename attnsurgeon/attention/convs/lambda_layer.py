@@ -193,8 +193,7 @@ def within(module: nn.Module) -> nn.Module:
         "of the network",
     ),
     limits=(
-        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks",
         'FX int8, PT2E int8: under init="paper" the error is three to five times that of the '
         "bare network",
     ),

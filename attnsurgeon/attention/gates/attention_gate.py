@@ -125,8 +125,7 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
     ),
     constraints=("C >= reduction",),
     limits=(
-        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks",
         "PT2E int8: torchao's quantizer takes the integers that positions are counted with for "
         "values, and raises",
     ),

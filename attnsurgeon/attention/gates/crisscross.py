@@ -96,7 +96,7 @@ def count(channels: int, reduction: int) -> int:
     constraints=("C >= reduction",),
     limits=(
         "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
         "PT2E int8: the error is four times that of the bare network, as energies and their "
         "softmax go through eight bits",
     ),

@@ -106,7 +106,7 @@ def count(channels: int, form: Form, reduction: int) -> int:
     constraints=("C >= reduction",),
     limits=(
         "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
     ),
     deviations=(
         "both look at the same map, and both are added to it; the authors' head has a convolution "

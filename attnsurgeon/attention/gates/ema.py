@@ -65,7 +65,7 @@ def count(channels: int, rank: int, groups: int | None) -> int:
     constraints=("groups divide C",),
     limits=(
         "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
     ),
     deviations=(
         "where 32 groups do not divide C, the largest number below that does",

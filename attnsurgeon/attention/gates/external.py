@@ -74,7 +74,7 @@ def count(channels: int, memory: int) -> int:
     ),
     limits=(
         "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
     ),
     deviations=(
         "the ReLU behind the authors' sum is left out, as a place may have negative values; "

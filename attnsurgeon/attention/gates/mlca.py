@@ -55,7 +55,7 @@ def count(channels: int, kernel_size: int | None) -> int:
     constraints=("kernel_size is odd", "0 <= weight <= 1"),
     limits=(
         "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
-        "let it ignore this module",
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
     ),
     deviations=(
         "as in the authors' code, the convolution over the channels of a window runs on into the "

@@ -101,7 +101,8 @@ def count(channels: int, form: Form) -> int:
     constraints=("C >= 2; C >= 16 with form=sequential",),
     limits=(
         "pruning: Torch-Pruning takes positions for channels in its products of matrices, and "
-        "raises an IndexError; let it ignore this module",
+        "raises an IndexError; prune within attnsurgeon.disabled(model), and let it ignore the "
+        "layers before",
     ),
     deviations=(
         "as in the authors' code, the position's gate of the parallel form is the sigmoid of a "
