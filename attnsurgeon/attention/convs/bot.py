@@ -91,8 +91,7 @@ def site_args(
         "size is that of its input; a plan takes it from the record of the network",
     ),
     limits=(
-        "pruning: Torch-Pruning raises a TypeError on its tables of distances; let it ignore "
-        "this module",
+        "pruning: Torch-Pruning raises a TypeError on its tables of distances",
         "PT2E int8: torchao's quantizer takes the integers that positions are counted with for "
         "values, and raises",
     ),

@@ -185,10 +185,7 @@ def count(conv: Conv, heads: int, block: int, halo: int) -> int:
         "a convolution that keeps all positions, but for its stride",
         "heads divide its output channels",
     ),
-    limits=(
-        "pruning: Torch-Pruning raises a TypeError on its tables of distances; let it ignore "
-        "this module",
-    ),
+    limits=("pruning: Torch-Pruning raises a TypeError on its tables of distances",),
     deviations=(
         "no code was published; heads, block and halo are those of the paper's networks and of "
         "timm, and a table has timm's rows, of which the first 2 halo are of distances that no "
