@@ -64,7 +64,7 @@ def main():
         metric="accuracy",
         mode="max",
         config={"epochs": 2, "lr": {"grid_search": [0.001, 0.02]}},  # as Ray Tune has it
-        scheduler="asha(max_t=2)",
+        scheduler="asha(max_t=2, grace_period=2)",
     )
     print(grid)
     best = grid.rows[0].trained
