@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from timm.layers import create_attn
+from timm.layers.create_attn import create_attn, get_attn
 
 from attnsurgeon.attention.registry import create_attention, lookup, mechanisms
 from attnsurgeon.grid.spelling import read_attn
@@ -22,7 +22,7 @@ def rows(page):
 
 
 def known_to_timm():
-    source = inspect.getsource(inspect.getmodule(create_attn))
+    source = inspect.getsource(get_attn)
     return re.findall(r"attn_type == '(\w+)'", source)
 
 
