@@ -141,20 +141,33 @@ _CONV_ARGS = ("input", "weight", "bias", "stride", "padding", "dilation", "group
 
 
 class Flow:
-    """Dataflow of one recorded forward, restricted to the values that depend on the input."""
+    """Dataflow of one recorded forward, restricted to the values that depend on the input.
+
+    Where an image meets what is made of conditions alone (a time step, a text: inputs of fewer axes
+    than the image), what dominates the result is what dominates the image.
+    """
 
     def __init__(self, traced: Traced) -> None:
         self.nodes: list[fx.Node] = [n for n in traced.graph.nodes if n.meta["data"]]
         self.rank = {n: i for i, n in enumerate(self.nodes)}
         self._before: list[int] = []
         self._dominator: list[int] = []
+        images = self._images()
         for i, node in enumerate(self.nodes):
             inputs = [self.rank[n] for n in self.inputs(node)]
             bits = 1 << i
             for j in inputs:
                 bits |= self._before[j]
             self._before.append(bits)
-            self._dominator.append(self._common(inputs) if inputs else -1)
+            imaged = [j for j in inputs if self._before[j] & images]
+            self._dominator.append(self._common(imaged or inputs) if inputs else -1)
+
+    def _images(self) -> int:
+        """The inputs that have the most axes, as bits."""
+        inputs = [n for n in self.nodes if not self.inputs(n)]
+        axes = {n: len(n.meta["shape"] or ()) for n in inputs}
+        most = max(axes.values(), default=0)
+        return sum(1 << self.rank[n] for n in inputs if axes[n] == most)
 
     @staticmethod
     def inputs(node: fx.Node) -> list[fx.Node]:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import attnsurgeon
 from attnsurgeon.sites.residuals import branch_kinds
 from tests.nets.blocks import (
     Assigning,
@@ -384,3 +385,57 @@ def test_each_block_of_a_u_of_us_ends_a_branch():
     down = [f"encoder.{i}.up.0.2" for i in range(6)]
     assert paths(found, "residual-branch") == [*down, *(f"decoder.{i}.up.0.2" for i in range(5))]
     assert found.refused == {}
+
+
+class Told(nn.Module):
+    """A block whose branch is told the time and a text, with a shortcut that is projected."""
+
+    def __init__(self, c_in: int, c: int) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(c_in, c, 3, padding=1), nn.Conv2d(c, c, 3, padding=1)
+        self.time, self.text = nn.Linear(4, c), nn.Linear(6, c)
+        self.norm, self.shortcut = nn.BatchNorm2d(c), nn.Conv2d(c_in, c, 1)
+
+    def forward(self, x, time, text):
+        h = self.before(x).relu() + self.time(time)[:, :, None, None]
+        told = torch.softmax(h.flatten(2).mT @ self.text(text).mT, -1) @ self.text(text)
+        h = h + told.mT.unflatten(2, x.shape[2:])
+        return self.shortcut(x) + self.after(self.norm(h).relu())
+
+
+class Diffusion(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList([Told(8, 12), Told(12, 16)])
+        self.out = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x, time, text):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h, time, text)
+        return self.out(h)
+
+
+def test_what_a_branch_is_told_beside_the_image_takes_no_shortcut_away():
+    example = (torch.randn(2, 3, 12, 10), torch.randn(2, 4), torch.randn(2, 5, 6))
+    sites = attnsurgeon.find_sites(Diffusion(), example=example)
+    found = [s.path for s in sites if "residual-branch" in s.roles]
+    assert found == ["blocks.0.after", "blocks.1.after"]
+
+
+class TwoImages(nn.Module):
+    """Two images meet: neither is a shortcut of the other's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x, other):
+        return self.left(x) + self.right(other).relu()
+
+
+def test_two_images_that_meet_are_no_block():
+    example = (torch.randn(2, 3, 12, 10), torch.randn(2, 3, 12, 10))
+    sites = attnsurgeon.find_sites(TwoImages(), example=example)
+    assert not [s.path for s in sites if "residual-branch" in s.roles]
