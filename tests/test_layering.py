@@ -23,7 +23,7 @@ WINGS: dict[str, str] = {
     "models": "",
     "sites": "site flow layouts tokens levels residuals rises projections ending stem"
     " descent kept trunk blocks ascent survey parts analysis",
-    "forwards": "retype script_source alignment decisions privately whereabouts conversions "
+    "forwards": "retype script_source alignment decisions privately whereabouts conversions makers "
     "proxies running in_place symbolic tracing sizes_that_turn ways branches modes shallow "
     "fingerprint",
     "rules": "",

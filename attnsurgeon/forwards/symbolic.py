@@ -9,6 +9,7 @@ autograd functions, checkpointing) ends the trace with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 from collections import Counter, OrderedDict
@@ -26,6 +27,7 @@ from attnsurgeon.forwards.alignment import Alignment, Untraceable, constants_in
 from attnsurgeon.forwards.conversions import NumberAsked, conversions
 from attnsurgeon.forwards.decisions import Decision, counted, decided, is_tensor
 from attnsurgeon.forwards.in_place import Holders
+from attnsurgeon.forwards.makers import Making, TensorMade
 from attnsurgeon.forwards.privately import PrivateTracer
 from attnsurgeon.forwards.proxies import Proxy
 from attnsurgeon.forwards.retype import is_placeholder
@@ -89,6 +91,8 @@ class ShallowTracer(PrivateTracer):
         self.decisions: list[Decision] = []
         self.went_on = False
         self._converts = False  # int and float are steps of the forward
+        self._makes = False  # and so are tensors made of plain numbers
+        self._running = False
         self._known: dict[str, bool] = {}  # a condition, spelled out -> its outcome
         self._sizes: dict[fx.Node, str] = {}  # what follows from sizes alone -> spelled out
         self._asked: set[fx.Node] = set()  # arguments whose type was asked for
@@ -120,13 +124,17 @@ class ShallowTracer(PrivateTracer):
 
     def trace(self, root: nn.Module, concrete_args: None = None) -> fx.Graph:  # type: ignore[override]
         """Returns the graph of the forward of `root`."""
-        try:
-            return super().trace(root, concrete_args)
-        except NumberAsked:
-            if self._converts:
-                raise
-        vars(self).update(vars(self.again()), _converts=True)
-        return super().trace(root, concrete_args)
+        while True:
+            making = Making(self._made, lambda: self._running)
+            try:
+                with making if self._makes else contextlib.nullcontext():
+                    return super().trace(root, concrete_args)
+            except (NumberAsked, TensorMade) as asked:
+                steps = {"_converts": self._converts, "_makes": self._makes}
+                step = "_makes" if isinstance(asked, TensorMade) else "_converts"
+                if steps[step]:
+                    raise
+                vars(self).update(vars(self.again()), **steps | {step: True})
 
     def again(self) -> ShallowTracer:
         """A tracer of the same, before its work."""
@@ -177,9 +185,14 @@ class ShallowTracer(PrivateTracer):
 
         return flat, [self.root]
 
+    def _made(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> fx.Proxy:
+        return self.create_proxy("call_function", function, args, kwargs)
+
     def create_arg(self, a: Any) -> Any:
         """Writes down a dict of a class of its own as a call of it; fx would make a plain dict."""
         kind = type(a)
+        if isinstance(a, Tensor) and all(a is not t for t in self._tensors.values()):
+            raise TensorMade(f"its forward makes a tensor ({line_of_code()})")
         if not isinstance(a, dict) or kind in (dict, immutable_dict):
             return super().create_arg(a)
         if is_dataclass(a):  # Hugging Face's outputs are dicts, too
@@ -295,10 +308,15 @@ class ShallowTracer(PrivateTracer):
             self._answer(node, args, kwargs)
             return
         versions = [(t, t._version) for t in tensors_in((args, kwargs))]
-        value = executed(node, args, kwargs)
+        made = self.on_meta and not versions  # where the record was made
+        with self._run_inside(), torch.device("meta") if made else contextlib.nullcontext():
+            value = executed(node, args, kwargs)
         changed = [t for t, version in versions if t._version != version]
         name = recorded_name(node, args)
-        if not any(n in self._data for n in node.all_input_nodes):
+        beside = [n for n in node.all_input_nodes if n not in self._data]
+        # What `scale.to(x)` hands on as it is does not depend on x: the record has no operation.
+        same = isinstance(value, Tensor) and any(value is self.values[n] for n in beside)
+        if len(beside) == len(node.all_input_nodes) or (same and not changed):
             self.values[node] = value
             self._spell(node)
             return
@@ -310,6 +328,15 @@ class ShallowTracer(PrivateTracer):
         self._enter(node, value)
         for tensor in changed:
             self.holders.supersede(tensor, node)
+
+    @contextlib.contextmanager
+    def _run_inside(self) -> Iterator[None]:
+        """Lets what runs along make tensors of its own."""
+        before, self._running = self._running, True
+        try:
+            yield
+        finally:
+            self._running = before
 
     def _answer(self, node: fx.Node, args: tuple, kwargs: dict) -> None:
         """Lets a child return what it did in the record, said of the tensors of this trace."""
@@ -334,7 +361,7 @@ class ShallowTracer(PrivateTracer):
             raise Untraceable("another way through its forward would have to be run on values")
         versions = [(t, t._version) for t in tensors_in((args, kwargs))]
         child = self.root.get_submodule(str(node.target))
-        with torch.no_grad(), self.unwatched(child):
+        with torch.no_grad(), self.unwatched(child), self._run_inside():
             value = child(*args, **kwargs)
         for tensor, version in versions:
             if tensor._version != version:
