@@ -19,11 +19,11 @@ from attnsurgeon.forwards.alignment import Untraceable
 
 # Those that give the same each time; what draws is met elsewhere.
 _MAKERS = frozenset(
-    getattr(torch, name)
-    for name in (
-        "arange bartlett_window blackman_window eye full hamming_window hann_window kaiser_window "
-        "linspace logspace ones range tensor tril_indices triu_indices zeros"
-    ).split()
+    [
+        *(torch.arange, torch.linspace, torch.logspace, torch.tensor, torch.full, torch.eye),
+        *(torch.ones, torch.zeros, torch.tril_indices, torch.triu_indices),
+        *(torch.hann_window, torch.hamming_window, torch.blackman_window),
+    ]
 )
 
 
