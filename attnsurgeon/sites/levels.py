@@ -14,7 +14,7 @@ from attnsurgeon.recording.record import Traced
 from attnsurgeon.sites.flow import Flow, is_weighted, name_of
 from attnsurgeon.sites.layouts import AXIS_LAST, AXIS_ONE, layout_of
 from attnsurgeon.sites.site import size_in
-from attnsurgeon.sites.tokens import takes_beside
+from attnsurgeon.sites.tokens import sides_in_row, takes_beside
 
 # Products in which positions are paired with positions, and such that do it and undo it at once.
 _PAIRING = frozenset(["matmul", "bmm", "baddbmm", "einsum"])
@@ -32,7 +32,8 @@ NO_MAP = "its positions stand in groups or in a list, or are those of attention'
 
 
 def stride_of(node: fx.Node, traced: Traced) -> float | None:
-    """Input height / feature height; for tokens that of the square (the cube) of their number.
+    """Input height / feature height; for tokens that of the square (the cube) of their number, but
+    of clips, whose time has strides of its own, that of their grid where it is known.
 
     A waveform (N, T) is a signal of one channel.
     """
@@ -44,6 +45,9 @@ def stride_of(node: fx.Node, traced: Traced) -> float | None:
     if shape[0] not in (traced.batch, node.meta["frames"]) or 0 in shape:
         return None  # regions of an image, or images of two inputs
     if "L" in layout and len(image) > 1:
+        sides = sides_in_row(node, layout.index("L")) if len(image) > 2 else ()
+        if len(sides) > 2:
+            return image[-2] / sides[-2]
         return (math.prod(image) / shape[layout.index("L")]) ** (1 / len(image))
     return image[-2 if len(image) > 1 else -1] / shape[layout.index("H" if "H" in layout else "L")]
 

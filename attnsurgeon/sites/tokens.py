@@ -88,6 +88,14 @@ def tokens_at(node: fx.Node, layout: str | None) -> Tokens | None:
     return places.tokens or Tokens((node.meta["shape"][1],))
 
 
+def sides_in_row(node: fx.Node, axis: int) -> tuple[int, ...]:
+    """The sides of the map whose positions stand in a row on one axis; () where it is not known."""
+    places: _Places | None = node.meta.get("places")
+    if places is None or places.tokens is None or places.axes != (axis,):
+        return ()
+    return places.tokens.sides
+
+
 def is_line(node: fx.Node, layout: str | None) -> bool:
     """Whether a value (N, C, L) is a map of rank 1, instead of tokens with the channels first."""
     return layout == "NCL" and node.meta.get("places") == _LINE
@@ -216,9 +224,8 @@ def _places(node: fx.Node, batch: int, lines: bool) -> _Places | None:
         return None
     source, places = (known[0], known[0].meta["places"]) if known else found[0]
     old = source.meta["shape"]
-    if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
-        order = permuted(node, name, len(old))
-        return None if order is None else replace(places, axes=tuple(map(order.index, places.axes)))
+    if (order := permuted(node, name, len(old))) is not None:
+        return replace(places, axes=tuple(map(order.index, places.axes)))
     if name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"):
         return _regrouped(old, shape, places)
     if name in ("getitem", "narrow") and len(old) == ndim:

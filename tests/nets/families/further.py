@@ -602,3 +602,44 @@ class Merging(nn.Module):
         t = self.blocks(x.flatten(2).transpose(1, 2)).view(n, h, w, c)
         parts = [t[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
         return self.reduce(self.norm(torch.cat(parts, -1))).permute(0, 3, 1, 2)
+
+
+class ClipTokens(nn.Module):
+    """A block of tokens of a clip, whose sides are halved first where it is told so (MViT)."""
+
+    def __init__(self, c_in: int, c: int, stride: int) -> None:
+        super().__init__()
+        self.norm, self.norm2 = nn.LayerNorm(c_in), nn.LayerNorm(c)
+        self.q = nn.Conv3d(c_in, c, 3, (1, stride, stride), 1)
+        self.kv, self.proj, self.skip = nn.Linear(c_in, 2 * c), nn.Linear(c, c), nn.Linear(c_in, c)
+        self.mlp = nn.Sequential(nn.Linear(c, 2 * c), nn.GELU(), nn.Linear(2 * c, c))
+        self.pool = nn.MaxPool3d((1, stride, stride), ceil_mode=True)
+
+    def forward(self, x, sides):
+        y = self.norm(x)
+        k, v = self.kv(y).chunk(2, -1)
+        q = self.q(y.mT.unflatten(2, sides))
+        less = q.shape[2:]
+        q = q.flatten(2).mT
+        kept = self.pool(self.skip(x).mT.unflatten(2, sides)).flatten(2).mT
+        x = kept + self.proj((q @ k.mT).softmax(-1) @ v + q)
+        return x + self.mlp(self.norm2(x)), less
+
+
+class ClipTransformer(nn.Module):
+    """Tokens of a clip at three resolutions; its time is halved by the patches alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv3d(3, 8, (3, 7, 7), (2, 4, 4), (1, 3, 3))
+        widths = [(8, 8, 1), (8, 16, 2), (16, 16, 1), (16, 24, 2)]
+        self.blocks = nn.ModuleList(ClipTokens(*w) for w in widths)
+        self.norm, self.head = nn.LayerNorm(24), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.patches(x)
+        sides = x.shape[2:]
+        x = x.flatten(2).mT
+        for block in self.blocks:
+            x, sides = block(x, sides)
+        return self.head(self.norm(x).mean(1))
