@@ -104,9 +104,12 @@ FIRST_OF_SLOW = {
     "test_a_video_resnet_computes_the_same_after_surgery": 23,
     "test_an_identity_start_changes_no_bit_and_keeps_every_key": 40,
     "test_every_parameter_of_a_start_as_identity_learns": 60,
+    "test_gradients_reach_the_attention_under_checkpointing_too": 8,
     "test_killed_two_hundred_times_while_saving_there_is_the_old_or_the_new_and_nothing_left": 0,
-    "test_many_random_networks": 2,
+    "test_many_random_networks": 1,
     "test_methods_and_copies_work_as_before": 8,
+    "test_no_exported_graph_has_a_convolution_that_is_padded_by_a_word": 15,
+    "test_outputs_are_bit_equal_with_every_mechanism": 12,
     "test_two_hundred_operations_in_eight_threads_equal_those_of_one": 0,
 }
 

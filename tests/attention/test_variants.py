@@ -138,6 +138,8 @@ def test_all_its_parameters_move(case):
         assert behaviour.still_after_two_steps(module.eval(), x) == inert
         module = case.build(init).double()
         unmoved = inert | names & {*case.card.unmoved}
+        if case.card.name == "nl" and dict(case.args).get("norm"):
+            unmoved.add("value.bias")  # a softmax hands it on, and the norm takes it away
         assert behaviour.still_after_two_steps(module.train(), x) == unmoved
 
 

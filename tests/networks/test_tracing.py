@@ -126,13 +126,15 @@ FORMS = [(attn, init) for attn in ("cbam", "eca") for init in ("identity", "pape
 FAST = {("deit", "cbam", "identity"), ("vit_b_16", "cbam", "paper")}
 
 
+def marks(form):
+    if form in FAST:
+        return ()
+    return pytest.mark.slow if form[2] == "identity" else (pytest.mark.slow, pytest.mark.nightly)
+
+
 @pytest.mark.parametrize(
     ("name", "attn", "init"),
-    [
-        pytest.param(name, *form, marks=() if (name, *form) in FAST else pytest.mark.slow)
-        for name in SMALL
-        for form in FORMS
-    ],
+    [pytest.param(name, *form, marks=marks((name, *form))) for name in SMALL for form in FORMS],
 )
 def test_what_traces_before_attention_on_tokens_traces_after_it(name, attn, init):
     net, side = small(name), SIDES.get(name, 64)
