@@ -113,8 +113,8 @@ def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
         "scores are divided by sqrt(m), as in the configurations of the authors' code; the "
         "paper's equation does not divide (scale=False), and timm's code divides by sqrt(C)",
         "W has no batch norm behind it, as in mmcv; with norm=True it has the authors', which "
-        "starts at zero instead of W and takes the bias of W away again, and under a softmax that of "
-        "the values, so that they cannot learn",
+        "starts at zero instead of W and takes the bias of W away again, and under a softmax that "
+        "of the values, so that they cannot learn",
         "keys and values are those of all positions; with subsample=before they are those of "
         "maxima over tiles of 2 x 2, as in the configurations of the authors' code; with after, "
         "maxima of their own, as in mmcv and in copies; an axis of one place is not pooled, where "
