@@ -44,7 +44,7 @@ def page(card: Mechanism, docs: Path, drawn: str) -> str:
     Args:
         card: of the mechanism.
         docs: the folder of the project's pages, for the tables that have a row for each mechanism.
-        drawn: the site that its picture, `NAME.png` beside the page, is of.
+        drawn: what its picture, `NAME.png` beside the page, is of, in words.
     """
     parts = [
         f"# {card.title}",
@@ -86,7 +86,7 @@ def _picture(card: Mechanism, drawn: str) -> str:
     return "\n\n".join(
         [
             f"![What {card.name} does to a photograph]({card.name}.png){{ .gate }}",
-            f"At `{drawn}` of a ResNet-18 of random weights, with random weights of its own: the"
+            f"At {drawn} of random weights, with random weights of its own: the"
             f" form of its gate, and nothing that it has learned. It shows {card.picture.how}.",
             _table(
                 ["picture", "shape", "what it is"],

@@ -235,7 +235,7 @@ def test_nothing_of_an_equation_is_lost(card):
 
 def test_the_page_of_a_mechanism_has_what_its_card_has():
     card = mechanisms()["se"]
-    made = cards.page(card, ROOT / "docs", "layer2.0.bn2")
+    made = cards.page(card, ROOT / "docs", "`layer2.0.bn2` of a ResNet-18")
     assert made.startswith("# Squeeze-and-excitation\n")
     assert rendered(card.equation) in made
     assert "| parameters | 580 | 8,464 | 132,160 |" in made  # 2C(C/16) + C/16 + C
@@ -251,13 +251,13 @@ def test_the_page_of_a_mechanism_has_what_its_card_has():
 def test_a_card_takes_its_row_of_the_table_of_portability(tmp_path):
     table = "| mechanism | onnx |\n|---|---|\n| `eca` | yes |\n| `se` | no: why |\n"
     (tmp_path / "portability.md").write_text(f"# Portability\n\n{table}")
-    made = cards.page(mechanisms()["se"], tmp_path, "layer2.0.bn2")
+    made = cards.page(mechanisms()["se"], tmp_path, "`layer2.0.bn2` of a ResNet-18")
     assert "## Portability\n\n| mechanism | onnx |\n|---|---|\n| `se` | no: why |\n\n" in made
     assert "`eca`" not in made
 
 
 def test_where_its_placement_takes_nothing_a_page_says_what_does():
-    made = cards.page(mechanisms()["coord"], ROOT / "docs", "layer1.0.bn2")
+    made = cards.page(mechanisms()["coord"], ROOT / "docs", "`layer1.0.bn2` of a ResNet-18")
     assert "In resnet50 its own placement takes nothing: try where='residual-branch'" in made
 
 
