@@ -31,7 +31,7 @@ CUTS = {
     "lraspp_mobilenet_v3_large": (10, 10, 5, 1, 4, 1),
     "mc3_18": (8, 8, 4, 1, 3, 4),
     "mobilenet_v3_large": (10, 10, 5, 1, 4, 1),
-    "mvit_v2_s": (32, 32, 3, 1, 2, 0),
+    "mvit_v2_s": (32, 32, 4, 1, 3, 0),
     "quantized_resnet18": (8, 8, 4, 1, 3, 16),
     "raft_small": (12, 12, 3, 1, 2, 84),
     "regnet_x_400mf": (22, 22, 4, 1, 3, 23),
