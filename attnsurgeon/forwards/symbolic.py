@@ -192,7 +192,9 @@ class ShallowTracer(PrivateTracer):
         """Writes down a dict of a class of its own as a call of it; fx would make a plain dict."""
         kind = type(a)
         if isinstance(a, Tensor) and all(a is not t for t in self._tensors.values()):
-            raise TensorMade(f"its forward makes a tensor ({line_of_code()})")
+            raise TensorMade(
+                f"its forward uses a tensor that it draws or no attribute is ({line_of_code()})"
+            )
         if not isinstance(a, dict) or kind in (dict, immutable_dict):
             return super().create_arg(a)
         if is_dataclass(a):  # Hugging Face's outputs are dicts, too
