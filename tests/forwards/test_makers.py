@@ -72,5 +72,7 @@ def test_no_tensor_is_left_on_the_network_that_was_looked_at():
 
 def test_noise_that_a_forward_makes_is_no_constant():
     net = Making(lambda net, h: torch.rand(C).view(1, -1, 1, 1))
-    with pytest.raises(SurgeonError, match=r"that it draws or no attribute is \(test_makers.py:\d+\)"):
+    with pytest.raises(
+        SurgeonError, match=r"that it draws or no attribute is \(test_makers.py:\d+\)"
+    ):
         attnsurgeon.insert(net, "cmpe-se", "residual-add", input_size=(3, 12, 10))
