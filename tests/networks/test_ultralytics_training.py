@@ -251,3 +251,45 @@ def test_what_several_devices_would_run_keeps_it(saved, home):
     finally:
         ddp_cleanup(run, file)
     assert len(gates(YOLO(run.last).model)) == 2
+
+
+@pytest.mark.nightly  # a process of its own
+@pytest.mark.parametrize("network", ["operated", "bare", "removed"])
+def test_several_devices_are_told_what_a_yolo_made_of_a_description_was_given(home, network):
+    """ultralytics' own `YOLO` reads nothing of the network, and its processes build another."""
+    from ultralytics import YOLO
+    from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
+
+    yolo: Any = YOLO(home / "tiny.yaml")
+    if network != "bare":
+        yolo.model = attnsurgeon.insert(yolo.model, "eca", input_size=SIZE).model
+    if network == "removed":
+        attnsurgeon.remove(yolo.model)
+    arguments = how(home, model=str(home / "tiny.yaml"), task="detect", val=False)
+    run = yolo._smart_load("trainer")(overrides=arguments, _callbacks=yolo.callbacks)
+    yolo.trainer = run  # as `train` leaves it
+    file = generate_ddp_file(run)
+    try:
+        done = subprocess.run([sys.executable, file], check=False, capture_output=True, text=True)
+    finally:
+        ddp_cleanup(run, file)
+    if network == "operated":
+        assert done.returncode == 1
+        assert "all attention would be lost" in done.stderr
+        assert not run.last.exists()
+    else:
+        assert done.returncode == 0, done.stderr
+        assert gates(YOLO(run.last).model) == []
+
+
+def test_a_copy_of_a_yolo_answers_for_itself(home):
+    from ultralytics import YOLO
+
+    yolo: Any = YOLO(home / "tiny.yaml")
+    yolo.model = attnsurgeon.insert(yolo.model, "eca", input_size=SIZE).model
+    twin = copy.deepcopy(yolo)
+    attnsurgeon.remove(twin.model)
+    twin.train(**how(home, val=False))
+    assert gates(twin.model) == []
+    with pytest.raises(ModelError, match="all attention would be lost"):
+        yolo.train(**how(home, val=False))
