@@ -39,8 +39,8 @@ WINGS: dict[str, str] = {
     "looking": "following positions watching told watcher gates photographs preparing running "
     "batches effects statistics pruning panels look charts drawing heatmap",
     "checks": "threads auditing status finite learning verify",
-    "saved": "schema drafts folder file hub trust code origin weights behaviour base loading card "
-    "pricing config save restore",
+    "saved": "fields parts schema drafts folder file hub trust code origin weights behaviour "
+    "base loading card pricing config save restore",
     "exporting": "forms subject programs code.names code.bundle code.base code.forwards "
     "code.modules code.page code.tidy code.alone code.running code.writing exports",
     "training": "frozen new_parts held_norms places layer_depth groups finetune norms renames"

@@ -12,7 +12,7 @@ from attnsurgeon.rules import checking, document, filters, values
 from attnsurgeon.rules import schema as rule_schema
 from attnsurgeon.rules.match import match_rules
 from attnsurgeon.rules.parse import parse_rules
-from attnsurgeon.saved import schema
+from attnsurgeon.saved import fields, schema
 from tests.cli.tiny import net
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text(encoding="utf-8")
@@ -33,8 +33,8 @@ STATED = {
     "`surgery.json`": [
         f"{schema.MAX_BYTES:,}",
         f"{schema.MAX_DEPTH} levels",
-        f"{schema.MAX_VALUES:,} values",
-        f"{schema.MAX_SITES:,} sites",
+        f"{fields.MAX_VALUES:,} values",
+        f"{fields.MAX_SITES:,} sites",
     ],
     "input size, anywhere": [f"{sizes.MAX_SIDE:,} a side", f"{sizes.MAX_ELEMENTS:,} numbers"],
 }
