@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.cli.checkpoints import Taking, taking, weights
+from attnsurgeon.cli.measuring import Measuring, measuring
 from attnsurgeon.cli.networks import read_input, require_device
-from attnsurgeon.cli.options import (
-    FOLDER,
-    Measuring,
-    Network,
-    Taking,
-    init_option,
-    json_flag,
-    measuring,
-    narrowing,
-    networks,
-    taking,
-    weights,
-)
+from attnsurgeon.cli.options import FOLDER, Network, init_option, json_flag, narrowing, networks
 from attnsurgeon.cli.values import Listed, PathName, complete_attn, complete_where
 from attnsurgeon.errors import CheckFailed, SurgeonError, UsageError
 from attnsurgeon.report.streams import note, out, step, write_json, write_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from attnsurgeon.cli.measuring import Measuring, measuring
 from attnsurgeon.cli.networks import (
     described,
     load,
@@ -14,15 +15,7 @@ from attnsurgeon.cli.networks import (
     timed,
     timed_plan,
 )
-from attnsurgeon.cli.options import (
-    Measuring,
-    Network,
-    Selection,
-    json_flag,
-    measuring,
-    network,
-    selection,
-)
+from attnsurgeon.cli.options import Network, Selection, json_flag, network, selection
 from attnsurgeon.report.streams import out, step, write_json
 
 

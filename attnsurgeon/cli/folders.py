@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.cli.checkpoints import Taking, taking
 from attnsurgeon.cli.networks import note_what_was_taken
-from attnsurgeon.cli.options import Command, Network, Taking, taking, trust_option
+from attnsurgeon.cli.options import Command, Network, trust_option
 from attnsurgeon.cli.values import Pair, PathName, as_mapping
 from attnsurgeon.report.streams import step
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnsurgeon.checks.threads import few_threads
+from attnsurgeon.cli.checkpoints import Taking, taking, weights
+from attnsurgeon.cli.measuring import Measuring, budgets, measuring
 from attnsurgeon.cli.networks import (
     described,
     given_input,
@@ -22,18 +24,12 @@ from attnsurgeon.cli.networks import (
 )
 from attnsurgeon.cli.options import (
     FOLDER,
-    Measuring,
     Network,
     Selection,
-    Taking,
-    budgets,
     json_flag,
-    measuring,
     network,
     print_rules_flag,
     selection,
-    taking,
-    weights,
 )
 from attnsurgeon.cli.plan import show_plan, show_rules
 from attnsurgeon.errors import CheckFailed, SurgeonError, UsageError

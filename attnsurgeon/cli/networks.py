@@ -6,7 +6,8 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from attnsurgeon.cli.options import Measuring, Network, Selection
+from attnsurgeon.cli.measuring import Measuring
+from attnsurgeon.cli.options import Network, Selection
 from attnsurgeon.errors import CheckFailed, ModelError, SurgeonError
 from attnsurgeon.report.streams import note, step
 from attnsurgeon.report.surfaces import in_options

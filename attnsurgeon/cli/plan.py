@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attnsurgeon.cli.measuring import Measuring, budgets, measuring
 from attnsurgeon.cli.networks import (
     described,
     plan_on,
@@ -17,12 +18,9 @@ from attnsurgeon.cli.networks import (
     too_dear,
 )
 from attnsurgeon.cli.options import (
-    Measuring,
     Network,
     Selection,
-    budgets,
     json_flag,
-    measuring,
     network,
     print_rules_flag,
     selection,

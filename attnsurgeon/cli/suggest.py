@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnsurgeon.cli.checkpoints import Taking, taking, weights
+from attnsurgeon.cli.measuring import Measuring, measuring
 from attnsurgeon.cli.networks import (
     described,
     device_named,
@@ -18,18 +20,7 @@ from attnsurgeon.cli.networks import (
     require_device,
     sketch,
 )
-from attnsurgeon.cli.options import (
-    Measuring,
-    Network,
-    Taking,
-    init_option,
-    json_flag,
-    measuring,
-    narrowing,
-    network,
-    taking,
-    weights,
-)
+from attnsurgeon.cli.options import Network, init_option, json_flag, narrowing, network
 from attnsurgeon.cli.values import Listed, PathName, complete_attn, complete_where
 from attnsurgeon.errors import CheckFailed
 from attnsurgeon.report.progress import telling
