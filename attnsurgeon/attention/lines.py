@@ -1,4 +1,4 @@
-"""(N, C, ...) times one gate along each position axis."""
+"""One line (N, C, L) along each position axis -> a map; (N, C, ...) times one gate along each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def along(z: Tensor, axis: int, rank: int) -> Tensor:
     for other in range(rank):
         z = z if other == axis else z.unsqueeze(2 + other)
     return z
+
+
+def summed(*lines: Tensor) -> Tensor:
+    """Returns (N, C, ...), at each position the sum of what the lines have there."""
+    rank = len(lines)
+    total = along(lines[0], 0, rank)
+    for axis in range(1, rank):
+        total = total + along(lines[axis], axis, rank)
+    return total
 
 
 def _gated(x: Tensor, *gates: Tensor) -> Tensor:

@@ -147,6 +147,15 @@ class Max(Over):
         return peak(self.chosen(x), self.axes, self.keepdim)
 
 
+class Mixed(Over):
+    """Half the sum of mean and maximum over some axes, known as mixed pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns them."""
+        x = self.chosen(x)
+        return (mean(x, self.axes, self.keepdim) + peak(x, self.axes, self.keepdim)) / 2
+
+
 class Moments(Pool):
     """Mean and unbiased variance of each channel over all positions, in float32 at least.
 

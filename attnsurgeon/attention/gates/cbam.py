@@ -5,6 +5,8 @@
     s = sigmoid(batchnorm(conv_k([max over C of u, mean over C of u])))
     y = u * s
 
+With pool=mixed each gate is made from one descriptor, half the sum of mean and maximum.
+
 Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018,
 https://arxiv.org/abs/1807.06521
 """
@@ -12,6 +14,7 @@ https://arxiv.org/abs/1807.06521
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +25,21 @@ from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.kernels import around, kernel_along
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import multiplied
-from attnsurgeon.attention.pooling import Max, Mean
+from attnsurgeon.attention.pooling import Max, Mean, Mixed, Over
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, per_channel
 
+POOLS: dict[str, tuple[type[Over], ...]] = {"both": (Mean, Max), "mixed": (Mixed,)}
 
-def count(channels: int, rank: int, reduction: int, kernel_size: int, spatial: bool) -> int:
+
+def count(
+    channels: int, rank: int, reduction: int, kernel_size: int, spatial: bool, bias: bool, pool: str
+) -> int:
     """Returns the number of parameters."""
     m = hidden_width(channels, reduction)
     taps = math.prod(kernel_along(kernel_size, rank))
-    return 2 * channels * m + m + channels + (2 * taps + 2 if spatial else 0)
+    by_position = len(POOLS[pool]) * taps + 2 if spatial else 0
+    return 2 * channels * m + bias * (m + channels) + by_position
 
 
 @mechanism(
@@ -44,7 +52,8 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int, spatial: b
         "channel", "spatial", how="the gate of each channel, and that of each position"
     ),
     formula="2C(C//r) + C//r + C + 2k^2 + 2; 2k for 2k^2 at rank 1, 6k^2 at rank 3; "
-    "without 2k^2 + 2 with spatial=False",
+    "without 2k^2 + 2 with spatial=False, without C//r + C with bias=False; half of 2k^2 with "
+    "pool=mixed",
     count=count,
     identity=native(
         "fc2", "norm", how="the last layers of both gates start at zero, both are 2 * sigmoid"
@@ -52,9 +61,11 @@ def count(channels: int, rank: int, reduction: int, kernel_size: int, spatial: b
     constraints=("C >= reduction", "kernel_size is odd"),
     deviations=(
         "biases in the MLP, none in the convolution, a batch norm (momentum 0.01) after it and "
-        "the order [max, mean], as in the authors' code; copies differ in each of these",
+        "the order [max, mean], as in the authors' code; copies differ in each of these, most have "
+        "no biases in the MLP (bias=False)",
         "the batch norm's weight starts at zero as in the authors' ResNets, so the spatial gate "
         "starts at 1/2 everywhere",
+        "pool=mixed is timm's, not the authors': its lcbam",
         "the channel gate's other pools, a 2-norm and log-sum-exp, which the authors' class offers "
         "and their networks do not use, are not built",
         "ranks 1 and 3 are not the authors': the kernel is k long, or (3, k, k), as clips have few "
@@ -71,6 +82,8 @@ class CBAM(nn.Module):
         reduction: r, by which the hidden layer of the channel gate is narrower.
         kernel_size: k of the spatial gate, odd.
         spatial: whether there is a spatial gate.
+        bias: whether the layers of the channel gate have biases.
+        pool: both for mean and maximum, or mixed for half their sum alone.
 
     Shape:
         x (N, C, ...) -> (N, C, ...)
@@ -84,35 +97,40 @@ class CBAM(nn.Module):
         reduction: int = 16,
         kernel_size: int = 7,
         spatial: bool = True,
+        bias: bool = True,
+        pool: Literal["both", "mixed"] = "both",
     ) -> None:
         super().__init__()
         m = hidden_width(channels, reduction)
         k = kernel_along(odd_kernel(kernel_size), rank)
         self.rank = rank
-        self.pools = nn.ModuleList((Mean(rank=rank), Max(rank=rank)))
-        self.fc1 = nn.Linear(channels, m)
-        self.fc2 = nn.Linear(m, channels)
-        self.conv = CONV[rank](2, 1, k, padding=around(k), bias=False) if spatial else None
+        pools = POOLS[pool]
+        self.pools = nn.ModuleList(each(rank=rank) for each in pools)
+        self.fc1 = nn.Linear(channels, m, bias=bias)
+        self.fc2 = nn.Linear(m, channels, bias=bias)
+        self.conv = CONV[rank](len(pools), 1, k, padding=around(k), bias=False) if spatial else None
         self.norm = BatchNorm(1, momentum=0.01) if spatial else nn.Identity()
-        over_channels = {"axes": (1,), "keepdim": True}
-        self.planes = nn.ModuleList((Max(**over_channels), Mean(**over_channels)))
+        self.planes = nn.ModuleList(each(axes=(1,), keepdim=True) for each in reversed(pools))
         self.gate = Gate()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Starts as the authors' networks do."""
-        nn.init.zeros_(self.fc1.bias)
-        nn.init.zeros_(self.fc2.bias)
+        for layer in (self.fc1, self.fc2):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         if self.conv is not None:
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
             nn.init.zeros_(self.norm.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` times its channel gates, times the gates of the positions of that."""
-        pooled = torch.stack([pool(x) for pool in self.pools])  # (2, N, C)
+        pooled = torch.stack([pool(x) for pool in self.pools])  # (2, N, C), or (1, N, C)
         by_channel = self.gate(self.fc2(F.relu(self.fc1(pooled))).sum(0))  # (N, C)
         x = x * per_channel(by_channel, self.rank)
         if self.conv is None:
             return x
-        planes = torch.cat([plane(x) for plane in self.planes], dim=1)  # (N, 2, ...)
+        planes = torch.cat(
+            [plane(x) for plane in self.planes], dim=1
+        )  # (N, 2, ...), or (N, 1, ...)
         return x * self.gate(self.norm(self.conv(planes)))
