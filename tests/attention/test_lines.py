@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnsurgeon.attention.lines import along, gated
+from attnsurgeon.attention.lines import along, gated, summed
 
 
 def drawn(*shape):
@@ -33,3 +33,9 @@ def test_only_the_factors_are_kept():
 def test_a_gate_lies_along_its_own_axis():
     gate = torch.arange(3.0).reshape(1, 1, 3)
     assert along(gate, 1, 3).shape == (1, 1, 1, 3, 1)
+
+
+def test_a_sum_of_lines_is_a_map():
+    rows, columns = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[10.0, 20.0, 40.0]]])
+    expected = torch.tensor([[[[11.0, 21.0, 41.0], [12.0, 22.0, 42.0]]]])
+    assert torch.equal(summed(rows, columns), expected)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnsurgeon.attention.pooling import Max, Mean, Moments
+from attnsurgeon.attention.pooling import Max, Mean, Mixed, Moments
 
 SIZES = {2: (5, 3), 3: (2, 5, 3)}
 
@@ -114,3 +114,10 @@ def test_the_jacobian_of_the_maximum(axes):
     assert torch.equal(torch.func.jacrev(pool)(x), one_by_one)
     assert torch.equal(torch.autograd.functional.jacobian(pool, x, vectorize=True), one_by_one)
     assert one_by_one.sum() == one_by_one.shape[: x.dim() - len(axes)].numel()
+
+
+def test_mixed_pooling_is_half_of_the_mean_and_half_of_the_maximum():
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 1, 2, 2)
+    assert Mixed()(x).tolist() == [[4.5]]
+    assert Mixed(axes=(2,), keepdim=True)(x).tolist() == [[[[2.5, 5.0]]]]
+    assert Mixed(axes=(3,))(x).tolist() == [[[1.75, 5.25]]]

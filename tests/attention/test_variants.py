@@ -78,6 +78,7 @@ REPLACING: list[tuple[type[Case], str, dict[str, Any]]] = [
     (Activation, "frelu", {"kernel_size": 5}),
     (Activation, "acon", {"form": "c"}),
     (Activation, "acon", {"reduction": 4}),
+    (Alone, "sk", {"groups": 1, "dilation": 2, "minimum": 8, "split": True}),
     (Alone, "cot", {"kernel_size": 5}),
     (Alone, "splat", {"radix": 4}),
     (Alone, "splat", {"radix": 1}),

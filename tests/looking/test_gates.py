@@ -792,6 +792,9 @@ FORMS = {
     "nl": ({"form": "dot"}, "attention"),
     "danet": ({"form": "position"}, "attention"),
     "polarized": ({"form": "sequential"}, "channel spatial"),
+    "cbam": ({"pool": "mixed"}, "channel spatial"),
+    "coord": ({"form": "sum"}, "both"),
+    "ela": ({"form": "sum"}, "both"),
 }
 
 

@@ -40,9 +40,19 @@ def shares(seen: Seen) -> dict[str, Tensor]:
     return {"branches": torch.stack((weight, 1 - weight), dim=1)}
 
 
-def count(conv: Conv, groups: int, reduction: int, minimum: int) -> int:
+def taken(conv: Conv, split: bool) -> int:
+    """Returns how many of the input's channels a branch convolves."""
+    if split and conv.in_channels % 2:
+        raise MechanismError(
+            f"split halves the input's channels, and there are {conv.in_channels}",
+            "leave split out",
+        )
+    return conv.in_channels // (2 if split else 1)
+
+
+def count(conv: Conv, groups: int, reduction: int, minimum: int, split: bool) -> int:
     """Returns the number of parameters."""
-    inputs, outputs, window = conv.in_channels, conv.out_channels, math.prod(conv.kernel_size)
+    inputs, outputs, window = taken(conv, split), conv.out_channels, math.prod(conv.kernel_size)
     d = hidden(outputs, reduction, minimum)
     branches = window * inputs * outputs // conv.groups + window * inputs * outputs // groups
     return branches + 4 * outputs + 3 * outputs * d + 2 * d
@@ -81,7 +91,8 @@ def share(a: Tensor, b: Tensor) -> Tensor:
     ranks=(1, 2, 3),
     placement="block-conv",
     picture=Picture(("branches",), "w_a and w_b, which add up to 1 in each channel", shares),
-    formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, d = max(C//r, minimum)",
+    formula="k^2 C_in C / own groups + k^2 C_in C / groups + 4C + 3Cd + 2d, "
+    "d = max(C//r, minimum); C_in/2 for C_in with split=True",
     count=count,
     identity=replacing(),
     constraints=(
@@ -95,7 +106,7 @@ def share(a: Tensor, b: Tensor) -> Tensor:
         "the paper's SKNet; groups=1, dilation=2 is what DCANet's code calls SK",
         "beside a depthwise convolution, which a plan knows, branch two is depthwise as well, as "
         "in DCANet's MobileNetV2",
-        "timm's, which hands each branch a half of the input's channels, is not built",
+        "split=True is timm's, not the authors', with groups=1, dilation=2, minimum=8",
         "the dilation of branch two multiplies the convolution's own",
         "ranks 1 and 3 are not the authors': kernels and means run over signal or clip",
         ONE_VALUE,
@@ -113,11 +124,14 @@ class SK(nn.Module):
         dilation: by how much further apart the second branch looks.
         reduction: r, by which the hidden layer is narrower than C.
         minimum: the least that the hidden layer may have.
+        split: whether each branch convolves a half of the input's channels, instead of all.
         warm_start: the first branch starts with the weight of the replaced convolution.
 
     Shape:
         x (N, C_in, ...) -> (N, C, ...), of the size that `conv` makes
     """
+
+    split: bool = False  # as in networks pickled before there was a choice
 
     def __init__(
         self,
@@ -127,12 +141,14 @@ class SK(nn.Module):
         dilation: int = 1,
         reduction: int = 16,
         minimum: int = 1,
+        split: bool = False,
         warm_start: bool = False,
     ) -> None:
         super().__init__()
-        inputs, channels = conv.in_channels, conv.out_channels
+        inputs, channels = taken(conv, split), conv.out_channels
         for number in (inputs, channels):
             groups_of(number, groups)
+        groups_of(inputs, conv.groups)
         d = hidden(channels, reduction, minimum)
         apart = tuple(dilation * step for step in conv.dilation)
 
@@ -140,6 +156,7 @@ class SK(nn.Module):
             return nn.Sequential(made, BatchNorm(channels), nn.ReLU())
 
         self.rank = len(conv.kernel_size)
+        self.split = split
         self.warm_start = warm_start
         self.first = branch(alike(conv, inputs, channels, groups=conv.groups))
         self.second = branch(alike(conv, inputs, channels, dilation=apart, groups=groups))
@@ -156,7 +173,8 @@ class SK(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the mix of the two branches."""
-        a, b = self.first(x), self.second(x)
+        for_first, for_second = x.chunk(2, dim=1) if self.split else (x, x)
+        a, b = self.first(for_first), self.second(for_second)
         squeezed = F.relu(self.norm(self.fc1(self.pool(a) + self.pool(b))))
         for_a, for_b = self.fc2(squeezed).chunk(2, dim=1)  # (N, C) each
         weight = share(for_a, for_b)

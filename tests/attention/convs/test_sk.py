@@ -129,4 +129,26 @@ def test_a_channel_whose_logits_are_alike_is_the_mean_of_the_branches():
 
 def test_the_defaults_are_the_second_code_of_the_authors():
     defaults = {"groups": 32, "dilation": 1, "reduction": 16, "minimum": 1, "warm_start": False}
-    assert dict(SK.args) == defaults
+    assert dict(SK.args) == {**defaults, "split": False}
+
+
+def test_split_gives_each_branch_a_half_of_the_input():
+    sk = stir(make(nn.Conv2d(8, 6, 3, padding=1), groups=2, split=True).eval())
+    x = torch.randn(2, 8, 5, 3)
+    assert [branch[0].in_channels for branch in (sk.first, sk.second)] == [4, 4]
+    whole = make(nn.Conv2d(4, 6, 3, padding=1), groups=2).eval()
+    whole.load_state_dict(sk.state_dict())
+    halves = x.chunk(2, dim=1)
+    a, b = sk.first(halves[0]), sk.second(halves[1])
+    assert torch.equal(a, whole.first(halves[0]))
+    means = (a + b).mean((2, 3))
+    logits = sk.fc2(sk.norm(sk.fc1(means)).relu()).unflatten(1, (2, 6)).softmax(1)
+    expected = a * logits[:, 0, :, None, None] + b * logits[:, 1, :, None, None]
+    torch.testing.assert_close(sk(x), expected)
+
+
+def test_split_is_refused_where_there_are_no_halves():
+    with pytest.raises(MechanismError, match="split halves the input's channels, and there are 9"):
+        make(nn.Conv2d(9, 6, 3, padding=1), groups=3, split=True)
+    with pytest.raises(MechanismError, match="groups=8 do not divide 4"):
+        make(nn.Conv2d(8, 8, 3, padding=1, groups=8), groups=2, split=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnsurgeon.attention.registry import lookup
+from attnsurgeon.cost.weighing import weigh
 from tests.attention.cases import make, params, stir
 from tests.attention.gates.sites import RESNET50, RESNET50_BRANCHES
 
@@ -94,5 +95,37 @@ def test_a_clip_has_a_kernel_of_three_frames(k, kernel):
 
 
 def test_the_defaults_are_the_authors():
-    assert dict(lookup("cbam").args) == {"reduction": 16, "kernel_size": 7, "spatial": True}
+    args = {"reduction": 16, "kernel_size": 7, "spatial": True, "bias": True, "pool": "both"}
+    assert dict(lookup("cbam").args) == args
     assert make("cbam", 64).norm.momentum == 0.01
+
+
+@pytest.mark.parametrize("size", [(11,), (5, 3), (2, 5, 3)])
+def test_with_mixed_pooling_each_gate_has_one_descriptor(size):
+    rank = len(size)
+    cbam = stir(make("cbam", 13, rank=rank, reduction=4, kernel_size=1, pool="mixed"))
+    cbam = cbam.double().eval()
+    x = torch.randn(2, 13, *size, dtype=torch.float64)
+    expected, norm = torch.empty_like(x), cbam.norm
+    spread = (norm.running_var + 1e-5) ** 0.5
+    for n in range(2):
+        values = [z.flatten().tolist() for z in x[n]]
+        descriptor = x.new_tensor([(sum(z) / len(z) + max(z)) / 2 for z in values])
+        hidden = (cbam.fc1.weight @ descriptor + cbam.fc1.bias).clamp(min=0)
+        gates = [sigmoid(z) for z in (cbam.fc2.weight @ hidden + cbam.fc2.bias).tolist()]
+        for at in torch.cartesian_prod(*map(torch.arange, size)).reshape(-1, rank).tolist():
+            gated = [x[(n, c, *at)].item() * gate for c, gate in enumerate(gates)]
+            plane = (sum(gated) / 13 + max(gated)) / 2
+            z = (cbam.conv.weight.item() * plane - norm.running_mean) / spread
+            gate = sigmoid((z * norm.weight + norm.bias).item())
+            expected[(n, slice(None), *at)] = gate * x.new_tensor(gated)
+    torch.testing.assert_close(cbam(x), expected, rtol=0, atol=1e-12)
+
+
+def test_one_descriptor_costs_half_of_the_taps_and_half_of_the_hidden_layer():
+    made = {pool: make("cbam", 64, pool=pool) for pool in ("both", "mixed")}
+    assert params(made["both"]) - params(made["mixed"]) == 49
+    macs = {
+        pool: weigh(gate, (torch.empty(1, 64, 8, 8),)).layer_macs for pool, gate in made.items()
+    }
+    assert macs["both"] - macs["mixed"] == 49 * 64 + 2 * 64 * 4
