@@ -19,6 +19,18 @@ def eager() -> bool:
     return not (torch.compiler.is_compiling() or jit_traces())
 
 
+def transformed() -> bool:
+    """Says whether torch.func computes: gradients as functions, or many of them at once by vmap."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def equal_(x: Tensor, y: Tensor) -> Tensor:
+    """Returns 1 where x == y, else 0, in the dtype of `x` and in its memory: a product with
+    booleans is slow. What vmap runs is another tensor, as vmap has no rule for the first.
+    """
+    return x.eq(y).to(x.dtype) if transformed() else x.eq_(y)
+
+
 def applied(
     function: type[torch.autograd.Function],
     *args: Any,
@@ -38,7 +50,7 @@ def applied(
             ONNX exporter loses what is written there.
     """
     learned = any(isinstance(a, Tensor) and a.requires_grad for a in args)
-    wanted = (learned and torch.is_grad_enabled()) or torch._C._are_functorch_transforms_active()
+    wanted = (learned and torch.is_grad_enabled()) or transformed()
     if jit_traces() and traced is not None:
         return traced(*args)
     if jit_traces() or not wanted:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from attnsurgeon.attention.gradients import applied, eager
+from attnsurgeon.attention.gradients import applied, eager, equal_
 from attnsurgeon.attention.shapes import positions
 
 _Step = Callable[[Tensor, int], Tensor]  # (x, axis) -> y
@@ -25,12 +25,14 @@ _Back = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (gradient of y, x, y,
 
 
 def _where_equal(x: Tensor, y: Tensor) -> Tensor:
-    """Returns 1 where x == y, else 0, in the dtype of `x`: a product with booleans is slow."""
-    return x.clone().eq_(y)
+    """Returns 1 where x == y, else 0, in the dtype of `x`."""
+    return equal_(x.clone(), y)
 
 
 class AlongAxes(torch.autograd.Function):
     """A function of (x, axes) whose backward compares `x` with what came out."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

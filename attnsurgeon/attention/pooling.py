@@ -64,8 +64,6 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 class _Max(Amax):
     """amax with amax's gradient, shared by ties, in fewer passes than its own backward makes."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def backward(ctx: Any, by_max: Tensor) -> tuple[Tensor, None]:
         x, largest = (t.detach() for t in ctx.saved_tensors)

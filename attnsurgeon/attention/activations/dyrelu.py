@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnsurgeon.attention.checks import hidden_width
-from attnsurgeon.attention.gradients import applied
+from attnsurgeon.attention.gradients import applied, equal_
 from attnsurgeon.attention.identity import replacing
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.pooling import Mean
@@ -53,7 +53,7 @@ class _Highest(torch.autograd.Function):
         x, *lines = ctx.saved_tensors
         values = [_value(x, *line).detach() for line in _pairs(lines)]
         top = reduce(torch.maximum, values)
-        won = [value.eq_(top) for value in values]  # 1 or 0; equal lines share alike
+        won = [equal_(value, top) for value in values]  # 1 or 0; equal lines share alike
         total = reduce(torch.add, won)
         parts = [one.div_(total) * grad for one in won]
         slopes = [slope for slope, _ in _pairs(lines)]

@@ -79,24 +79,26 @@ class _HalfGates(torch.autograd.Function):
         x (N, G, 2, c, ...), the parameters (c, 1, ...)
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        slope: Tensor,
-        level: Tensor,
-        gain: float,
-    ) -> Tensor:
-        y, *kept = _gated(x, weight, bias, slope, level, gain)
+        x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, level: Tensor, gain: float
+    ) -> tuple[Tensor, ...]:
+        return _gated(x, weight, bias, slope, level, gain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, _, slope, _, gain = inputs
+        _, *kept = output
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, slope, *kept)
         ctx.axes, ctx.gain = tuple(range(3, x.dim() - 1)), gain
-        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, weight, slope, pooled, by_channel, center, scale, gate = ctx.saved_tensors
         axes, share = ctx.axes, 1 / extent(gate, ctx.axes)
         first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
@@ -112,8 +114,8 @@ class _HalfGates(torch.autograd.Function):
         for_slope = ((by_norm * second).sum(axes, keepdim=True) - center * for_level) * scale
         tilt = -share * scale.square() * slope * for_slope
         shift = -share * scale * slope * for_level - tilt * center
-        by_norm.mul_(scale * slope).add_(shift).addcmul_(second, tilt)
-        result[:, :, 1].mul_(gate).add_(by_norm)
+        by_norm.mul_(scale * slope).add_(shift)
+        result[:, :, 1].mul_(gate).add_(torch.addcmul(by_norm, second, tilt))
         return (
             result,
             (by_mean * pooled).sum((0, 1)),
@@ -129,7 +131,7 @@ def half_gates(x: Tensor, *parameters: Tensor, gain: float) -> Tensor:
     """Returns `x` (N, G, 2, c, ...) gated; the gates are computed in float32 at least."""
     shape = (-1, *(1 for _ in range(x.dim() - 4)))
     shaped = (p.to(wide(x)).reshape(shape) for p in parameters)
-    return applied(_HalfGates, x, *shaped, gain, plain=lambda *args: _gated(*args)[0])
+    return applied(_HalfGates, x, *shaped, gain)[0]
 
 
 def start(module: nn.Module, replaced: nn.Module | None) -> nn.Module:
