@@ -98,7 +98,9 @@ class _HalfGates(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:  # where all are materialised, so is one of the size of the gate
+            return (None,) * 6
         x, weight, slope, pooled, by_channel, center, scale, gate = ctx.saved_tensors
         axes, share = ctx.axes, 1 / extent(gate, ctx.axes)
         first, second = (x[:, :, half].to(slope.dtype) for half in (0, 1))
