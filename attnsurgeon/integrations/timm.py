@@ -27,6 +27,8 @@ from timm.models import register_model
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.models.checkpoint import read_checkpoint
+from attnsurgeon.models.fitting import fit_checkpoint
 from attnsurgeon.saved.base import rebuild
 from attnsurgeon.saved.hub import PREFIX
 from attnsurgeon.saved.restore import Saved, load, read_folder, without_weights
@@ -34,6 +36,9 @@ from attnsurgeon.saved.trust import size_of
 from attnsurgeon.sizes import each
 
 __all__ = ["attnsurgeon"]
+
+_FOUND = ("local-dir", "hf-hub")  # where timm finds a config of its own accord
+_OTHER_WEIGHTS = ("url", "hf_hub_id", "hf_hub_filename", "state_dict", "custom_load")
 
 
 def attnsurgeon(
@@ -61,18 +66,22 @@ def attnsurgeon(
             config.json of a folder, and no file may say that it is trusted.
         num_classes: where it is another number than the folder's, the classifier is reset.
         in_chans: that of the folder.
-        pretrained_cfg, pretrained_cfg_overlay, pretrained_model_args, cache_dir: as timm hands
-            them over.
+        pretrained_cfg, pretrained_cfg_overlay: as timm hands them over. A `file` in one of them
+            (`--pretrained-path` of its scripts) has the weights in place of the folder's: those of
+            the operated network. With a `num_classes` beside it that is not the folder's, the
+            classifier starts anew, as in timm. Other entries go to the network's own config.
+        pretrained_model_args, cache_dir: as timm hands them over.
         device, dtype: to which the network is moved.
         **model_args: further arguments of the base network that leave its tensors as they are:
             drop_rate, drop_path_rate, ...
 
     Raises:
-        UsageError: no folder is named, or two are; or its network takes another number of input
-            channels.
-        ModelError: as `attnsurgeon.load`.
+        UsageError: no folder is named, or two are; its network takes another number of input
+            channels; or weights are named that are in no file.
+        ModelError: as `attnsurgeon.load`; or the file does not fit the operated network.
     """
     found = _found_by_timm(pretrained_cfg)
+    asked = _asked(pretrained_cfg, pretrained_cfg_overlay)
     if found is not None and (folder is not None or trust):
         raise UsageError(
             f"{found} is named already, and what comes with it may not say folder or trust",
@@ -88,10 +97,15 @@ def attnsurgeon(
     saved = read_folder(where)
     _check_channels(saved, in_chans)
     base = _base(saved, model_args, trust) if model_args else None
-    if pretrained:
+    file, classes = asked.pop("file", None), asked.pop("num_classes", None)
+    if pretrained and not file:
         model = load(saved.path, model=base, trust=trust)
     else:
         model = without_weights(saved, base=base, trust=trust)
+    if pretrained and file:
+        _fill(model, file, saved, classes)
+    if asked:
+        model.__dict__["pretrained_cfg"] = {**getattr(model, "pretrained_cfg", {}), **asked}
     if num_classes is not None and num_classes != getattr(model, "num_classes", None):
         _reset(model, num_classes)
     return model.to(device=device, dtype=dtype)
@@ -99,12 +113,46 @@ def attnsurgeon(
 
 def _found_by_timm(config: Any) -> str | None:
     """The folder in which timm found the config that it hands over."""
-    config = config if isinstance(config, Mapping) else vars(config) if config else {}
+    config = _entries(config)
     if config.get("source") == "local-dir":
         return str(config.get("file"))
     if config.get("source") == "hf-hub":
         return f"{PREFIX}{config.get('hf_hub_id')}"
     return None
+
+
+def _entries(config: Any) -> dict[str, Any]:
+    if isinstance(config, str):
+        raise UsageError(
+            f"attnsurgeon.{config}: the network of a folder has no tagged weights",
+            "leave the tag out; weights of a file: pretrained_cfg_overlay={'file': FILE}",
+        )
+    return dict(config if isinstance(config, Mapping) else vars(config) if config else {})
+
+
+def _asked(config: Any, overlay: Any) -> dict[str, Any]:
+    """What is to be otherwise than in the folder: without what timm found there itself."""
+    given = _entries(config)
+    asked = {} if given.get("source") in _FOUND else given
+    asked |= _entries(overlay)
+    asked.pop("source", None)
+    asked.pop("architecture", None)
+    other = [name for name in _OTHER_WEIGHTS if asked.pop(name, None)]
+    if other:
+        raise UsageError(
+            f"{other[0]}: the network of a folder takes its weights from the folder, or of a file",
+            "pretrained_cfg_overlay={'file': FILE}, as --pretrained-path of timm's scripts",
+        )
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _fill(model: nn.Module, file: Any, saved: Saved, classes: int | None) -> None:
+    """Load a file of the operated network's weights; without its classifier, if of other classes."""
+    head: list[str] = []
+    if classes is not None and classes != getattr(model, "num_classes", None):
+        new = {id(tensor) for tensor in model.get_classifier().parameters()}  # type: ignore[operator]
+        head = [name for name, tensor in model.named_parameters() if id(tensor) in new]
+    fit_checkpoint(model, read_checkpoint(file), what=str(saved.path), new_head=head)
 
 
 def _check_channels(saved: Saved, in_chans: int | None) -> None:

@@ -116,6 +116,49 @@ def test_a_checkpoint_of_timms_saver_goes_in_by_timms_own_argument(folder, tmp_p
     networks.assert_same(attnsurgeon.load(folder, checkpoint=tmp_path / "last.pth.tar"), trained)
 
 
+def test_a_file_in_the_place_of_the_pretrained_weights_is_what_is_loaded(folder, tmp_path):
+    """timm's `--pretrained-path`: an overlay of its config, which says -1 classes for a new head."""
+    trained = attnsurgeon.load(folder)
+    networks.randomise(trained, seed=8)
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "trained.pth")
+    name, file = f"local-dir:{folder}", str(tmp_path / "trained.pth")
+    overlay = {"file": file}
+    networks.assert_same(
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay), trained
+    )
+    for how in ({"pretrained_cfg": overlay}, {"pretrained_cfg_overlay": overlay}):
+        made = timm.create_model("attnsurgeon", folder=folder, pretrained=True, **how)
+        networks.assert_same(made, trained)
+
+    new = {**overlay, "num_classes": -1, "mean": (0.1, 0.2, 0.3)}
+    torch.manual_seed(5)
+    made = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=new, num_classes=7)
+    torch.manual_seed(5)
+    random = timm.create_model(name)
+    assert made.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
+    assert timm.create_model(name).pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    for key, tensor in trained.state_dict().items():
+        expected = random.state_dict()[key] if key.startswith("fc.") else tensor
+        assert torch.equal(made.state_dict()[key], expected)
+
+    untouched = timm.create_model(name, pretrained=True)
+    networks.assert_same(untouched, attnsurgeon.load(folder))
+
+
+def test_weights_of_the_base_alone_are_none_of_the_operated_network(folder, tmp_path):
+    bare = timm.create_model("test_resnet", num_classes=7)
+    torch.save(bare.state_dict(), tmp_path / "bare.pth")
+    for overlay in ({}, {"num_classes": -1}):
+        how = {"pretrained_cfg_overlay": {**overlay, "file": str(tmp_path / "bare.pth")}}
+        with pytest.raises(ModelError, match=r"attn\.conv\.weight"):
+            timm.create_model(f"local-dir:{folder}", pretrained=True, **how)
+    with pytest.raises(UsageError, match="url: the network of a folder"):
+        how = {"pretrained_cfg_overlay": {"url": "https://example.org/net.pth"}}
+        timm.create_model(f"local-dir:{folder}", pretrained=True, **how)
+    with pytest.raises(UsageError, match="no tagged weights"):
+        timm.create_model("attnsurgeon.in1k", folder=folder)
+
+
 @pytest.mark.slow
 def test_a_folder_of_the_hub_by_timms_name_for_it(folder, hub, monkeypatch):  # noqa: F811
     name = "someone/net"
