@@ -147,7 +147,7 @@ def _asked(config: Any, overlay: Any) -> dict[str, Any]:
 
 
 def _fill(model: nn.Module, file: Any, saved: Saved, classes: int | None) -> None:
-    """Load a file of the operated network's weights; without its classifier, if of other classes."""
+    """Load a file of the operated network's weights; of other classes, without its classifier."""
     head: list[str] = []
     if classes is not None and classes != getattr(model, "num_classes", None):
         new = {id(tensor) for tensor in model.get_classifier().parameters()}  # type: ignore[operator]

@@ -117,7 +117,7 @@ def test_a_checkpoint_of_timms_saver_goes_in_by_timms_own_argument(folder, tmp_p
 
 
 def test_a_file_in_the_place_of_the_pretrained_weights_is_what_is_loaded(folder, tmp_path):
-    """timm's `--pretrained-path`: an overlay of its config, which says -1 classes for a new head."""
+    """timm's `--pretrained-path`: an overlay of its config, with -1 classes for a new head."""
     trained = attnsurgeon.load(folder)
     networks.randomise(trained, seed=8)
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "trained.pth")
@@ -152,8 +152,8 @@ def test_weights_of_the_base_alone_are_none_of_the_operated_network(folder, tmp_
         how = {"pretrained_cfg_overlay": {**overlay, "file": str(tmp_path / "bare.pth")}}
         with pytest.raises(ModelError, match=r"attn\.conv\.weight"):
             timm.create_model(f"local-dir:{folder}", pretrained=True, **how)
+    how = {"pretrained_cfg_overlay": {"url": "https://example.org/net.pth"}}
     with pytest.raises(UsageError, match="url: the network of a folder"):
-        how = {"pretrained_cfg_overlay": {"url": "https://example.org/net.pth"}}
         timm.create_model(f"local-dir:{folder}", pretrained=True, **how)
     with pytest.raises(UsageError, match="no tagged weights"):
         timm.create_model("attnsurgeon.in1k", folder=folder)
