@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import attnsurgeon
 from attnsurgeon.errors import ModelError
 from attnsurgeon.splicing.history import inserted
-from tests.training.test_trainers import fresh, gates, images, operated, outputs
+from tests.training.test_trainers import active, fresh, gates, images, operated, outputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # its own, of its future
 peft = pytest.importorskip("peft")
@@ -53,6 +54,12 @@ def test_on_a_layer_that_holds_attention_they_are_refused(attn, how, held):
     assert "exclude_modules" in str(caught.value)
     free = adapted(model, ["conv1", held], exclude_modules=rf".*{held}")
     assert torch.equal(outputs(free), expected)
+    expected = outputs(trained(free))
+    merged = free.merge_and_unload()  # which asks every layer whether it is an adapter
+    assert gates(merged) == gates(model)
+    torch.testing.assert_close(outputs(merged), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match="holds attention"):
+        adapted(pickle.loads(pickle.dumps(merged)), [held])
 
 
 @pytest.mark.parametrize("attn", ["eca", "dia", "aff"])
@@ -73,6 +80,55 @@ def test_beside_the_attention_they_learn_and_are_merged(attn):
     merged = made.merge_and_unload()
     assert gates(merged) == paths
     torch.testing.assert_close(outputs(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("attn", "where", "read", "how"),
+    [
+        ("s2", "residual-branch", ["squeeze", "share"], {}),
+        ("external", "residual-branch", ["query", "out"], {}),
+        ("polarized", "residual-branch", ["spatial_value"], {}),
+        ("lambda", "block-conv", ["place"], {"init": "paper", "attn_args": {"heads": 1}}),
+    ],
+)
+def test_a_layer_of_the_attention_whose_weights_are_read_takes_no_adapter(attn, where, read, how):
+    """Around it an adapter would learn nothing, and change the outputs once it is merged."""
+    made = attnsurgeon.insert(fresh(), attn, where, input_size=(3, 13, 11), **how).model
+    for name in read:
+        layers = [part for path, part in made.named_modules() if path.endswith(f".{name}")]
+        assert layers
+        assert all(type(layer).__name__ in ("Linear", "Conv2d") for layer in layers)
+        with pytest.raises(ModelError, match="is never called: the attention that it is of reads"):
+            adapted(copy.deepcopy(made), [name])
+
+
+@pytest.mark.parametrize(
+    "attn",
+    ["s2", "external", "polarized", "se", "cbam", "gc", "nl", "a2", "ema"],
+)
+def test_around_any_other_layer_of_the_attention_it_is_merged_into_the_same(attn):
+    model = attnsurgeon.insert(fresh(), attn, "residual-branch", input_size=(3, 13, 11)).model
+    active(model)
+    first = gates(model)[0]
+    layers = {
+        path: layer
+        for path, layer in model.named_modules()
+        if path.startswith(first) and isinstance(layer, (nn.Linear, nn.Conv2d))
+    }
+    refused = 0
+    for path in layers:
+        try:
+            made = adapted(copy.deepcopy(model), [path])
+        except ModelError:
+            refused += 1
+            continue
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
+        expected = outputs(made)
+        torch.testing.assert_close(outputs(made.merge_and_unload()), expected, rtol=1e-3, atol=1e-4)
+    assert refused == {"s2": 2, "external": 2, "polarized": 1}.get(attn, 0)
+    assert refused < len(layers) or attn == "external"
 
 
 def test_what_replaced_a_convolution_takes_no_adapter():

@@ -30,6 +30,7 @@ from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.partition import heads_of
 from attnsurgeon.attention.pictures import Picture, Seen, index_of
 from attnsurgeon.attention.precision import wide, without_autocast
+from attnsurgeon.attention.reading import read
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import CONV, unflatten
 
@@ -251,7 +252,7 @@ class Lambda(nn.Module):
             self.distances = nn.Parameter(torch.empty(*rows, depth))
         else:
             window = kernel(scope, rank)
-            self.place = make(1, depth, window, padding=around(window))
+            self.place = read(make(1, depth, window, padding=around(window)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

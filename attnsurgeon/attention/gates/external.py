@@ -21,6 +21,7 @@ from attnsurgeon.attention.identity import Blend, Identity, native
 from attnsurgeon.attention.norms import ONE_VALUE, BatchNorm
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
+from attnsurgeon.attention.reading import read
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import unflatten
 
@@ -104,10 +105,10 @@ class ExternalAttention(nn.Module):
 
     def __init__(self, channels: int, *, memory: int = 64, relu: bool = False) -> None:
         super().__init__()
-        self.query = nn.Linear(channels, channels)
+        self.query = read(nn.Linear(channels, channels))
         self.keys = nn.Parameter(torch.empty(memory, channels))
         self.values = nn.Parameter(torch.empty(channels, memory))
-        self.out = nn.Linear(channels, channels, bias=False)
+        self.out = read(nn.Linear(channels, channels, bias=False))
         self.norm = BatchNorm(channels)
         self.relu = relu
         self.reset_parameters()

@@ -24,6 +24,7 @@ from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.pictures import Picture, Seen, gates_of
 from attnsurgeon.attention.pooling import mean
 from attnsurgeon.attention.precision import wide, without_autocast
+from attnsurgeon.attention.reading import read
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import per_channel, positions, unflatten
 from attnsurgeon.errors import MechanismError
@@ -143,7 +144,7 @@ class Polarized(nn.Module):
                 nn.Linear(m // RATIO, channels),
             )
         self.spatial_query = nn.Linear(channels, m, bias=False)
-        self.spatial_value = nn.Linear(channels, m, bias=False)
+        self.spatial_value = read(nn.Linear(channels, m, bias=False))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

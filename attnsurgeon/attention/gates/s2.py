@@ -25,6 +25,7 @@ from attnsurgeon.attention.identity import blend
 from attnsurgeon.attention.layout import tokens, untoken
 from attnsurgeon.attention.pictures import Picture, Seen
 from attnsurgeon.attention.precision import wide, without_autocast
+from attnsurgeon.attention.reading import read
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.shapes import unflatten
 from attnsurgeon.errors import MechanismError
@@ -189,8 +190,8 @@ class S2(nn.Module):
                 f"it needs {2 * rank} at least",
             )
         self.expand = nn.Linear(channels, (rank + 1) * channels)
-        self.squeeze = nn.Linear(channels, channels, bias=False)
-        self.share = nn.Linear(channels, (rank + 1) * channels, bias=False)
+        self.squeeze = read(nn.Linear(channels, channels, bias=False))
+        self.share = read(nn.Linear(channels, (rank + 1) * channels, bias=False))
         self.project = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
