@@ -200,16 +200,17 @@ def test_a_layer_that_holds_attention_says_so_to_an_adapter(attn, where, path):
     model = operated(attn, where)
     layer = model.get_submodule(path)
     with pytest.raises(ModelError, match=rf"this {type(layer).__name__} holds attention \({attn}"):
-        hasattr(layer, "base_layer")  # how PEFT asks
+        nn.ModuleDict({"base_layer": layer})  # the name under which PEFT has its layer
+    assert not hasattr(layer, "base_layer")  # so PEFT asks all layers when it merges
     # Who lists its members, reads them or copies it sees nothing of that.
     assert "base_layer" not in dir(layer)
     assert dict(inspect.getmembers(layer))["weight"] is layer.weight
     assert torch.equal(outputs(copy.deepcopy(model)), outputs(model))
     # Layers without attention, blocks with it and the mechanism's own layers take adapters.
     for other in (bare().get_submodule(path), operated("eca", "residual-branch").blocks[0]):
-        assert not hasattr(other, "base_layer")
+        nn.ModuleDict({"base_layer": other})
     attnsurgeon.remove(model)
-    assert not hasattr(model.get_submodule(path), "base_layer")
+    nn.ModuleDict({"base_layer": model.get_submodule(path)})
 
 
 def test_so_does_one_with_a_hook():
@@ -218,8 +219,8 @@ def test_so_does_one_with_a_hook():
     assert type(row.row[0]) is not nn.Conv2d
     assert isinstance(row.row[0], nn.Conv2d)
     with pytest.raises(ModelError, match=r"holds attention \(eca for row\.0"):
-        hasattr(row.row[0], "base_layer")
-    assert not hasattr(row.row[1], "base_layer")
+        nn.ModuleDict({"base_layer": row.row[0]})
+    nn.ModuleDict({"base_layer": row.row[1]})
     assert torch.equal(copy.deepcopy(row)(x), row(x))
     attnsurgeon.remove(row, ["row.0"])
     assert type(row.row[0]) is nn.Conv2d
