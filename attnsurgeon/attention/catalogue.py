@@ -47,6 +47,7 @@ import attnsurgeon.attention.gates.gct
 import attnsurgeon.attention.gates.gc
 import attnsurgeon.attention.gates.nl
 import attnsurgeon.attention.gates.a2
+import attnsurgeon.attention.gates.bat
 import attnsurgeon.attention.gates.danet
 import attnsurgeon.attention.gates.external
 import attnsurgeon.attention.gates.lka

@@ -59,6 +59,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("nl", {"form": "concatenation"}),
     ("nl", {"norm": True, "subsample": "before"}),
     ("nl", {"form": "gaussian", "subsample": "after"}),
+    ("bat", {"block": 3, "groups": 8, "dropout": 0.0, "bias": False}),
     ("danet", {"form": "position"}),
     ("danet", {"form": "channel"}),
     ("external", {"relu": True}),

@@ -646,6 +646,26 @@ ORIGINS = {
         shape=(2, 64, 9, 6),
     ),
     "splat_single": _splat({"radix": 1}, shape=(2, 64, 9, 6)),
+    "bat": Origin(
+        source="BA-Transform/BAT-Image-Classification",
+        commit="89488d3a25ca85801ab752cbca5782bc186e0ebe",
+        file="model_zoo/non_local.py",
+        name="BATBlock",
+        args={"in_channels": 64, "s": 7},
+        config={"attn": "bat", "channels": 64},
+        shape=(2, 64, 14, 14),
+    ),
+    "bat_timm": Origin(
+        **_TIMM,
+        file="timm/layers/non_local_attn.py",
+        name="BatNonLocalAttn",
+        args={"in_channels": 64, "block_size": 4},
+        config={
+            **{"attn": "bat", "channels": 64, "reduction": 4, "block": 4},
+            **{"groups": 2, "bias": False},
+        },
+        note="a third party's form, which knows maps that are not square",
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from tests.nets.stages import Stages
 SIZE = (3, 26, 22)
 # Of those whose own place is in MobileNets, or in the middle of more than two stages.
 ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
+ELSEWHERE |= {"bat": "residual-block"}
 FOR_SKIPS = ("attention-gate",)  # which a classifier has none of
 Handed = dict[str, tuple[tuple[Tensor, ...], Any]]
 

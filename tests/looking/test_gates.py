@@ -58,6 +58,7 @@ MAIN = {
     "gc": "attention",
     "nl": "attention",
     "a2": "attention",
+    "bat": "attention",
     "danet": "attention",
     "external": "attention",
     "lka": "both",
@@ -83,7 +84,7 @@ MAIN = {
 BLENDED = ["ge", "sk", "psa", "nam", "ran", "ulsam", "bam", "sc", "simam", "atac", "csra", "s2"]
 BLENDED += ["polarized", "dyrelu", "frelu", "acon", "cot", "splat", "involution"]
 BLENDED += ["bot", "halo", "lambda"]
-BLENDED += ["attention-gate"]
+BLENDED += ["attention-gate", "bat"]
 # Whose picture is a factor that goes through a convolution, which is then blended in.
 INSIDE = ["attention-gate"]
 # Of what is replaced for good, nothing is left to compare with.
@@ -537,6 +538,29 @@ def by_danet(m, x):
 def by_a2(m, x):
     maps = pointwise(m.gather, x).flatten(2)
     return {"attention": softly(maps).mean(1).reshape(x[:, 0].shape)}
+
+
+def by_bat(m, x):
+    def layer(sequence, z):
+        return torch.relu(normed(sequence[1], pointwise(sequence[0], z)))
+
+    s, sides = 7, x.shape[2:]
+    g = layer(m.squeeze, layer(m.reduce, x))
+    bands = (F.adaptive_max_pool2d(g, (s, 1))[..., 0], F.adaptive_max_pool2d(g, (1, s))[:, :, 0])
+    p, q = (
+        sigmoid(torch.einsum("ocb,ncb->no", line.weight, z) + line.bias).reshape(*z.shape[:2], s, s)
+        for line, z in zip(m.lines, bands, strict=True)
+    )
+    p, q = p / p.sum(3, keepdim=True), q / q.sum(2, keepdim=True)
+    # Of a map that is mixed, how much of each place is found in the middle of the result.
+    with torch.enable_grad():
+        z = torch.zeros(*g.shape[:2], *sides, dtype=x.dtype, requires_grad=True)
+        whole = F.interpolate(z, size=[-(-n // s) * s for n in sides], mode="bilinear")
+        blocks = whole.reshape(*z.shape[:2], s, whole.shape[2] // s, s, whole.shape[3] // s)
+        t = torch.einsum("nghawb,ngHh,ngwW->ngHaWb", blocks, p, q).reshape(whole.shape)
+        middle = F.interpolate(t, size=sides, mode="bilinear")[:, :, sides[0] // 2, sides[1] // 2]
+        (found,) = torch.autograd.grad(middle.sum(), z)
+    return {"attention": found.mean(1)}
 
 
 def by_external(m, x):

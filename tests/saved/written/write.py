@@ -36,6 +36,7 @@ ARGS: dict[str, dict[str, Any]] = {
 }
 # Whose own place this network does not have.
 ELSEWHERE = {"coord": "residual-branch", "nl": "residual-block", "a2": "residual-block"}
+ELSEWHERE |= {"bat": "residual-block"}
 # Name of the case -> mechanism and arguments that change what it computes.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "eca-circular": ("eca", {"padding": "circular"}),
