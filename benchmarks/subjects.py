@@ -25,7 +25,8 @@ class Subject:
     """What is weighed.
 
     Attributes:
-        ours, plain: modules in training mode that compute the same, of the same parameters.
+        ours, plain: modules in training mode, without dropout, that compute the same, of the same
+            parameters.
         inputs: of both; leaves that want a gradient.
     """
 
@@ -63,10 +64,18 @@ def subject(name: str, shape: Shape, *, batch: int, dtype: torch.dtype = torch.f
                 part.copy_(value.reshape(part.shape))
     inputs = [torch.randn(batch, *one, dtype=dtype) for one in _inputs(name, shape)]
     return Subject(
-        ours.to(dtype).train(),
-        plain.to(dtype).train(),
+        _learning(ours.to(dtype)),
+        _learning(plain.to(dtype)),
         tuple(x.requires_grad_() for x in inputs),
     )
+
+
+def _learning(module: nn.Module) -> nn.Module:
+    """Returns `module` in training mode, but dropping nothing: the two would drop otherwise."""
+    for part in module.train().modules():
+        if isinstance(part, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+            part.eval()
+    return module
 
 
 def _ours(name: str, shape: Shape) -> nn.Module:

@@ -72,6 +72,52 @@ class DANet(nn.Module):
         return self.gamma_p * found.view(n, c, h, w) + x + self.gamma_c * among.view(n, c, h, w)
 
 
+class BAT(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        m, self.s, self.k = channels // 2, 7, 4
+
+        def layer(width: int, out: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(width, out, 1), nn.BatchNorm2d(out), nn.ReLU(inplace=True)
+            )
+
+        self.conv1 = layer(channels, m)
+        self.squeeze = layer(m, self.k)
+        self.conv_p = nn.Conv2d(self.k, self.s * self.s * self.k, (self.s, 1))
+        self.conv_q = nn.Conv2d(self.k, self.s * self.s * self.k, (1, self.s))
+        self.mix = layer(m, m)
+        self.conv2 = layer(m, channels)
+        self.dropout = nn.Dropout2d(0.2)
+
+    def resize(self, x: Tensor, t: int) -> Tensor:
+        n, c, s, _ = x.shape
+        if t <= 1:
+            return x
+        x = x.view(n * c, -1, 1, 1) * torch.eye(t, t, dtype=x.dtype, device=x.device)
+        x = x.view(n * c, s, s, t, t)
+        x = torch.cat(torch.split(x, 1, dim=1), dim=3)
+        x = torch.cat(torch.split(x, 1, dim=2), dim=4)
+        return x.view(n, c, s * t, s * t)
+
+    def for_all(self, p: Tensor, channels: int) -> Tensor:
+        n, k, s, _ = p.shape
+        p = p.view(n, k, 1, s, s).expand(n, k, channels // k, s, s).contiguous()
+        return p.view(n, channels, s, s)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv1(x)
+        n, c, h, w = z.shape
+        g = self.squeeze(z)
+        p = self.conv_p(F.adaptive_max_pool2d(g, (self.s, 1))).view(n, self.k, self.s, self.s)
+        q = self.conv_q(F.adaptive_max_pool2d(g, (1, self.s))).view(n, self.k, self.s, self.s)
+        p, q = torch.sigmoid(p), torch.sigmoid(q)
+        p = self.for_all(p / p.sum(dim=3, keepdim=True), c)
+        q = self.for_all(q / q.sum(dim=2, keepdim=True), c)
+        y = self.resize(p, h // self.s).matmul(z).matmul(self.resize(q, w // self.s))
+        return self.dropout(self.conv2(self.mix(y))) + x
+
+
 class External(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -210,6 +256,7 @@ class EMA(nn.Module):
 PLAIN: dict[str, type[nn.Module]] = {
     "nl": NonLocal,
     "a2": A2,
+    "bat": BAT,
     "danet": DANet,
     "external": External,
     "polarized": Polarized,

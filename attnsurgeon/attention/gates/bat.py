@@ -138,9 +138,8 @@ def count(channels: int, rank: int, reduction: int, block: int, groups: int, bia
         "P and Q at the position that was asked for, the mean over groups; adds up to 1",
         looks,
     ),
-    formula="2Cm + m^2 + mk + 3(2m + k + C) + 2(s^3 k^2 + s^2 k), m = C//2, k = 4, s = 7; "
-    "2(2m + k + C) with bias=False; s^3 k^2 + s^2 k once at rank 1, and at rank 3 again for 3 "
-    "blocks of time",
+    formula="2Cm + m^2 + mk + 3(2m + k + C) + 2(s^3 k^2 + s^2 k), m = C//r; 2(2m + k + C) with "
+    "bias=False; s^3 k^2 + s^2 k once at rank 1, and a third time, with s = 3, at rank 3",
     count=count,
     identity=blend(),
     constraints=("groups divide C // reduction",),
@@ -193,6 +192,11 @@ class BilinearTransform(nn.Module):
         super().__init__()
         m = hidden_width(channels, reduction)
         k = groups_of(m, groups)
+        if not 0 <= dropout < 1:
+            raise MechanismError(
+                f"dropout={dropout} is not how often a channel may be left out",
+                "give 0, or a number between 0 and 1",
+            )
 
         def layer(width: int, out: int) -> nn.Module:
             return nn.Sequential(
@@ -210,7 +214,7 @@ class BilinearTransform(nn.Module):
 
     def reset_parameters(self) -> None:
         """Starts as the authors' networks do."""
-        for name, parameter in self.named_parameters():
+        for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
 

@@ -31,6 +31,7 @@ def layer(sequence, image):
 
 def matrices(scores, lines, s):
     """Returns s x s sigmoids a group from the maxima of each group's line in s bands."""
+
     def bands(line):
         ends = [(math.floor(i * len(line) / s), math.ceil((i + 1) * len(line) / s))
                 for i in range(s)]  # fmt: skip
@@ -152,6 +153,12 @@ def test_sigmoids_that_all_vanish_share_evenly():
 def test_groups_that_do_not_divide_the_narrower_map_are_refused():
     with pytest.raises(MechanismError, match=r"groups=4 do not divide 6 channels[\s\S]*groups=3"):
         make("bat", 12)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2])
+def test_a_dropout_that_is_no_share_is_refused(dropout):
+    with pytest.raises(MechanismError, match=rf"dropout={dropout} is not[\s\S]*between 0 and 1"):
+        make("bat", 16, dropout=dropout)
 
 
 def test_layers_before_norms_can_do_without_biases():
