@@ -1,5 +1,6 @@
 """BAT against its equation by plain loops, against timm's module while training, and totals."""
 
+import itertools
 import math
 
 import pytest
@@ -61,20 +62,18 @@ def mixed(made, z):
     q = matrices(made.lines[1], g.amax(1).tolist(), s)
     places = [math.ceil(n / s) for n in z.shape[1:]]
     whole = F.interpolate(z[None], size=[s * n for n in places], mode="bilinear")[0]
+    values = whole.tolist()
     t = torch.zeros_like(whole)
-    for c in range(m):
+    for c, image in enumerate(values):
         rows, columns = p[c // (m // k)], q[c // (m // k)]
-        for i in range(s):
-            for j in range(s):
-                for up in range(s):
-                    for left in range(s):
-                        weight = rows[i][up] / sum(rows[i])
-                        weight *= columns[left][j] / sum(columns[n][j] for n in range(s))
-                        for a in range(places[0]):
-                            for b in range(places[1]):
-                                t[c, i * places[0] + a, j * places[1] + b] += (
-                                    weight * whole[c, up * places[0] + a, left * places[1] + b]
-                                )
+        for h, w in itertools.product(*(range(n) for n in whole.shape[1:])):
+            (i, a), (j, b) = divmod(h, places[0]), divmod(w, places[1])
+            total = 0.0
+            for up, left in itertools.product(range(s), range(s)):
+                weight = rows[i][up] / sum(rows[i])
+                weight *= columns[left][j] / sum(columns[n][j] for n in range(s))
+                total += weight * image[up * places[0] + a][left * places[1] + b]
+            t[c, h, w] = total
     return F.interpolate(t[None], size=z.shape[1:], mode="bilinear")[0]
 
 
