@@ -46,6 +46,7 @@ import attnsurgeon.attention.gates.ese
 import attnsurgeon.attention.gates.gct
 import attnsurgeon.attention.gates.gc
 import attnsurgeon.attention.gates.nl
+import attnsurgeon.attention.gates.generalized
 import attnsurgeon.attention.gates.a2
 import attnsurgeon.attention.gates.bat
 import attnsurgeon.attention.gates.danet

@@ -29,6 +29,54 @@ class NonLocal(nn.Module):
         return x + self.out(y)
 
 
+class Generalized(nn.Module):
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads, self.dim, self.stride = 8, channels // 8, 2
+        self.half = channels // 2
+        self.u = nn.Parameter(torch.zeros(channels))
+        self.v = nn.Parameter(torch.zeros(channels))
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.fc_y = nn.Linear(self.half, channels, bias=False)
+        self.fc_x = nn.Linear(self.half, channels, bias=False)
+        self.proj = nn.Conv2d(channels, channels, 1)
+        self.down = nn.AvgPool2d(1, self.stride)
+
+    def along(self, fc: nn.Linear, n: int, a: int, i: int, x: Tensor) -> Tensor:
+        at = torch.linspace(0, a - 1, a).to(x).view(a, 1)
+        to = torch.linspace(0, i - 1, i).to(x).view(i, 1) * self.stride
+        diff = at.unsqueeze(1) - to.unsqueeze(0)
+        waves = torch.tensor([1000.0]).to(x) ** (2 / self.half * torch.arange(self.half / 2).to(x))
+        waves = waves.view(1, 1, -1)
+        embedding = torch.cat(((diff / waves).sin(), (diff / waves).cos()), dim=2)
+        found = fc(embedding).view(1, a, i, self.heads, self.dim).permute(0, 3, 1, 2, 4)
+        return found.repeat(n, 1, 1, 1, 1) / math.sqrt(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        seen = self.down(x)
+        hk, wk = seen.shape[2:]
+        query = self.query(x).view(n, self.heads, self.dim, h * w).permute(0, 1, 3, 2)
+        key = self.key(seen).view(n, self.heads, self.dim, hk * wk)
+        feat_x, feat_y = self.along(self.fc_x, n, w, wk, x), self.along(self.fc_y, n, h, hk, x)
+        energy = torch.matmul(query + self.u.view(1, self.heads, 1, self.dim), key)
+        energy = energy.view(n, self.heads, h, w, hk, wk)
+        placed = (query + self.v.view(1, self.heads, 1, self.dim)).view(
+            n, self.heads, h, w, self.dim
+        )
+        energy_x = torch.matmul(placed.permute(0, 1, 3, 2, 4), feat_x.permute(0, 1, 2, 4, 3))
+        energy_x = energy_x.permute(0, 1, 3, 2, 4).unsqueeze(4)
+        energy_y = torch.matmul(placed, feat_y.permute(0, 1, 2, 4, 3)).unsqueeze(5)
+        energy = energy + (energy_x + energy_y)
+        attention = F.softmax(energy.view(n, self.heads, h * w, hk * wk), 3)
+        value = self.value(seen).view(n, self.heads, self.dim, hk * wk).permute(0, 1, 3, 2)
+        out = torch.matmul(attention, value).permute(0, 1, 3, 2).contiguous()
+        return self.gamma * self.proj(out.view(n, -1, h, w)) + x
+
+
 class A2(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -255,6 +303,7 @@ class EMA(nn.Module):
 
 PLAIN: dict[str, type[nn.Module]] = {
     "nl": NonLocal,
+    "generalized": Generalized,
     "a2": A2,
     "bat": BAT,
     "danet": DANet,

@@ -15,7 +15,7 @@ SIZES = {1: (11,), 2: (7, 5), 3: (3, 7, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 # Mechanisms that their authors too start as the identity.
-IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc", "nl", "danet")
+IDENTITY_BY_ITS_AUTHORS = ("crisscross", "gct", "gc", "nl", "generalized", "danet")
 # Mechanisms that do something while training only, so that evaluation depends on no batch.
 IDENTITY_IN_EVAL = ("ba2m",)
 # How large the values are that a mechanism, or one form of it, has to hold in half precision, if

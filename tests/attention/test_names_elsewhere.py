@@ -146,7 +146,7 @@ def test_a_row_has_as_many_parameters(theirs, ours):
 def test_what_the_text_names_can_be_made(page):
     section = (DOCS / page).read_text().partition("<!-- timm's names -->")[2].partition("\n## ")[0]
     named = [w for w in WORD.findall(section.partition("<!-- end")[2]) if w[0].islower()]
-    assert len(named) == 9
+    assert len(named) == 10
     for name in named:
         spec = read_attn(name)
         if lookup(spec.name).kind == "gate":

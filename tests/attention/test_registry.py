@@ -29,7 +29,7 @@ each_card = pytest.mark.parametrize("card", mechanisms().values(), ids=lambda c:
 ORDER = (
     "se cmpe-se ge gsop srm sk dia eca spa fca psa tse nam ran sge ulsam scse bam sa triplet cbam "
     "sc coord simam dca we atac aff iaff aw ba2m interflow csra crisscross s2 soca gam "
-    "ese gct gc nl a2 bat danet external lka ela mlca mca ema polarized "
+    "ese gct gc nl generalized a2 bat danet external lka ela mlca mca ema polarized "
     "dyrelu frelu acon cot splat involution bot halo lambda "
     "odconv dyconv condconv attention-gate"
 )

@@ -57,6 +57,7 @@ MAIN = {
     "gct": "channel",
     "gc": "attention",
     "nl": "attention",
+    "generalized": "attention blend",
     "a2": "attention",
     "bat": "attention",
     "danet": "attention",
@@ -530,6 +531,26 @@ def by_nl(m, x):
     return {"attention": from_the_middle(q / math.sqrt(q.shape[1]), k, x)}
 
 
+def by_generalized(m, x):
+    """Of the query in the middle, whose keys are every second position."""
+    at, heads, total = (side // 2 for side in x.shape[2:]), m.heads, 0
+    h, w = at
+    q = pointwise(m.query, x)[:, :, h, w].unflatten(1, (heads, -1))
+    k = pointwise(m.key, x[:, :, ::2, ::2])
+    u, v = m.u.unflatten(0, (heads, -1)), m.v.unflatten(0, (heads, -1))
+    total = torch.einsum("nhd,nhdyx->nhyx", q + u, k.unflatten(1, (heads, -1)))
+    for axis, layer in enumerate(m.distances):
+        away = (h, w)[axis] - 2 * torch.arange(k.shape[2 + axis], dtype=x.dtype)
+        quarter = x.shape[1] // 4
+        slow = 1000 ** (torch.arange(quarter, dtype=x.dtype) / quarter)
+        turns = away[:, None] / slow
+        r = torch.cat((turns.sin(), turns.cos()), 1) @ layer.weight.T / math.sqrt(2)
+        found = torch.einsum("nhd,jhd->nhj", q + v, r.unflatten(1, (heads, -1)))
+        total = total + (found[..., None] if axis == 0 else found[:, :, None])
+    weights = softly(total.flatten(2)).mean(1)
+    return {"attention": weights.reshape(len(x), *k.shape[2:]), "blend": m.gamma[0]}
+
+
 def by_danet(m, x):
     q, k = pointwise(m.positions.query, x), pointwise(m.positions.key, x)
     return {"attention": from_the_middle(q, k, x)}
@@ -814,6 +835,7 @@ FORMS = {
     "gct": ({"norm": "l1"}, "channel"),
     "gc": ({"fusion": "scale"}, "channel attention"),
     "nl": ({"form": "dot"}, "attention"),
+    "generalized": ({"attention_type": "0010", "q_stride": 2}, "attention blend"),
     "danet": ({"form": "position"}, "attention"),
     "polarized": ({"form": "sequential"}, "channel spatial"),
     "cbam": ({"pool": "mixed"}, "channel spatial"),

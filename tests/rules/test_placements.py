@@ -23,6 +23,7 @@ NAMES = {
     *("conv", "late-activation", "late-residual-add", "stage-block", "classifier"),
     *("decoder", "skip", "neck", "block-branch", "block", "block-conv", "block-conv3x3"),
     *("early-stage-block", "before-conv", "later-block-branch", "middle-block", "conv3x3-act"),
+    "late-conv3x3-act",
     "later-skip",
     "last-stage-conv3x3",
     *("norm", "act", "pool", "concat", "linear"),
