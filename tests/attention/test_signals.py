@@ -28,8 +28,8 @@ SIGNALS = [case for file in FILES for case in file.CASES if case.rank == 1]
 # Shifts of s2 along the columns would take half of its channels; mca has one gate more for an axis
 # more; the convolution of mlca runs over a row of windows before the next; the norm of cot is over
 # all numbers of the windows, those beside the column too; bot and halo have a table of distances
-# for an axis more, and halo's blocks reach beyond the column; bat has a layer for an axis more.
-SQUARE = ("s2", "mca", "mlca", "cot", "bot", "halo", "bat")
+# for an axis more, bat and generalized a layer, and halo's blocks reach beyond the column.
+SQUARE = ("s2", "mca", "mlca", "cot", "bot", "halo", "bat", "generalized")
 OF_ONE_COLUMN = [case for case in SIGNALS if case.card.name not in SQUARE]
 OF_TWO_AXES = ("fca", "triplet", "coord", "crisscross", "ela", "ema")
 each_signal = pytest.mark.parametrize("signal", SIGNALS, ids=str)

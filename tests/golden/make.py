@@ -39,6 +39,15 @@ class Nothing(nn.Module):
         return lambda made: made
 
 
+class Registry:
+    """One that a class is written into by a decorator, and that remembers nothing."""
+
+    @staticmethod
+    def register_module() -> Any:
+        """Returns the decorator."""
+        return lambda made: made
+
+
 class Absent(types.ModuleType):
     """A package that is not there."""
 
@@ -183,6 +192,30 @@ _POLARIZED = {
     "file": "semantic-segmentation/network/PSA.py",
     "args": {"inplanes": 64, "planes": 64},
 }
+
+
+_GENERALIZED = {
+    "source": "open-mmlab/mmcv",
+    "commit": "a8073c74bf83d62ec36a103f835faa4837fb6585",
+    "file": "mmcv/cnn/bricks/generalized_attention.py",
+    "name": "GeneralizedAttention",
+    "absent": ("mmengine",),
+    "given": {
+        "mmengine.model": {"kaiming_init": lambda layer, **how: None},
+        "mmengine.registry": {"MODELS": Registry},
+    },
+    "shape": (2, 64, 9, 14),
+}
+
+
+def _generalized(attention_type: str, **args: Any) -> Origin:
+    called = {"num_heads": 8, "attention_type": attention_type, **args}
+    ours = {"heads" if name == "num_heads" else name: value for name, value in called.items()}
+    return Origin(
+        **_GENERALIZED,
+        args={"in_channels": 64, **called},
+        config={"attn": "generalized", "channels": 64, **ours},
+    )
 
 
 def _nl(form: str, file: str) -> Origin:
@@ -666,6 +699,9 @@ ORIGINS = {
         },
         note="a third party's form, which knows maps that are not square",
     ),
+    "generalized": _generalized("1111"),
+    "generalized_saliency": _generalized("0010"),
+    "generalized_strides": _generalized("1101", num_heads=9, kv_stride=3, q_stride=2),
 }
 
 
