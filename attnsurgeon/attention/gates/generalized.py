@@ -100,9 +100,10 @@ def lines(queries: Tensor, relation: Tensor, axis: int) -> Tensor:
     """Returns (N, h, I, ...) of queries (N, h, d, ...): their products with (A, I, h d)."""
     heads = queries.shape[1]
     relation = unflatten(relation, -1, (heads, -1)).permute(2, 0, 3, 1)  # (h, A, d, I)
-    turned = queries.movedim((1, 3 + axis, 2), (0, 1, -1))  # (h, A, N, ..., d)
+    last = queries.dim() - 1
+    turned = queries.movedim((1, 3 + axis, 2), (0, 1, last))  # (h, A, N, ..., d)
     found = unflatten(turned.flatten(2, -2) @ relation, 2, turned.shape[2:-1])
-    return found.movedim((0, 1, -1), (1, 3 + axis, 2))
+    return found.movedim((0, 1, last), (1, 3 + axis, 2))
 
 
 def marks(seen: Tensor, axis: int) -> Tensor:
