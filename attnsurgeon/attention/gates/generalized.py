@@ -21,7 +21,7 @@ from attnsurgeon.attention.pictures import Picture, Seen, index_of
 from attnsurgeon.attention.precision import wide, without_autocast
 from attnsurgeon.attention.registry import mechanism
 from attnsurgeon.attention.resampling import resized_to
-from attnsurgeon.attention.shapes import CONV, unflatten
+from attnsurgeon.attention.shapes import CONV, CONVOLUTIONS, unflatten
 from attnsurgeon.errors import MechanismError
 
 torch.fx.wrap("resized_to")
@@ -306,7 +306,7 @@ class Generalized(nn.Module):
     ) -> None:
         super().__init__()
         self.terms = terms_of(attention_type)
-        m, embedded = widths(channels, heads, self.terms, position_embedding_dim)
+        m, self.embedded = widths(channels, heads, self.terms, position_embedding_dim)
         by_content, by_query, by_key, by_place = self.terms
         self.heads = heads
         self.strides = (q_stride, kv_stride)
@@ -318,7 +318,7 @@ class Generalized(nn.Module):
         self.key = conv(channels, m, 1, bias=False) if by_content or by_key else None
         self.value = conv(channels, m, 1, bias=False)
         axes = rank if by_query or by_place else 0
-        self.distances = nn.ModuleList(nn.Linear(embedded, m, bias=False) for _ in range(axes))
+        self.distances = nn.ModuleList(nn.Linear(self.embedded, m, bias=False) for _ in range(axes))
         self.u = nn.Parameter(torch.empty(m)) if by_key else None
         self.v = nn.Parameter(torch.empty(m)) if by_place else None
         self.out = conv(m, channels, 1)
@@ -328,20 +328,21 @@ class Generalized(nn.Module):
     def reset_parameters(self) -> None:
         """Starts as the authors' networks do."""
         for layer in self.modules():
-            if isinstance(layer, (nn.Linear, type(self.out))):
+            if isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         for bias in (self.u, self.v):
             if bias is not None:
                 bound = (2 * len(bias) / self.heads) ** -0.5
                 nn.init.uniform_(bias, -bound, bound)
-        nn.init.zeros_(self.out.bias)
         nn.init.zeros_(self.gamma)
 
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the weights, (N, h, P, P'), and the maps of queries' and of keys' positions."""
         asked, seen = every(x, self.strides[0]), every(x, self.strides[1])
         relations = [
-            layer(waves(asked, seen, axis, self.strides, self.magnitude, layer.in_features))
+            layer(waves(asked, seen, axis, self.strides, self.magnitude, self.embedded))
             for axis, layer in enumerate(self.distances)
         ]
         weights = shares(
