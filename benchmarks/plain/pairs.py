@@ -33,15 +33,15 @@ class Generalized(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.heads, self.dim, self.stride = 8, channels // 8, 2
-        self.half = channels // 2
+        self.embedded = channels // 2
         self.u = nn.Parameter(torch.zeros(channels))
         self.v = nn.Parameter(torch.zeros(channels))
         self.gamma = nn.Parameter(torch.zeros(1))
         self.query = nn.Conv2d(channels, channels, 1, bias=False)
         self.key = nn.Conv2d(channels, channels, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
-        self.fc_y = nn.Linear(self.half, channels, bias=False)
-        self.fc_x = nn.Linear(self.half, channels, bias=False)
+        self.fc_y = nn.Linear(self.embedded, channels, bias=False)
+        self.fc_x = nn.Linear(self.embedded, channels, bias=False)
         self.proj = nn.Conv2d(channels, channels, 1)
         self.down = nn.AvgPool2d(1, self.stride)
 
@@ -49,7 +49,9 @@ class Generalized(nn.Module):
         at = torch.linspace(0, a - 1, a).to(x).view(a, 1)
         to = torch.linspace(0, i - 1, i).to(x).view(i, 1) * self.stride
         diff = at.unsqueeze(1) - to.unsqueeze(0)
-        waves = torch.tensor([1000.0]).to(x) ** (2 / self.half * torch.arange(self.half / 2).to(x))
+        waves = torch.tensor([1000.0]).to(x) ** (
+            2 / self.embedded * torch.arange(self.embedded / 2).to(x)
+        )
         waves = waves.view(1, 1, -1)
         embedding = torch.cat(((diff / waves).sin(), (diff / waves).cos()), dim=2)
         found = fc(embedding).view(1, a, i, self.heads, self.dim).permute(0, 3, 1, 2, 4)
