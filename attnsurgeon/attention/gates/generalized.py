@@ -255,6 +255,11 @@ def count(
     count=count,
     identity=native(how="gamma starts at zero, as in the authors' code"),
     constraints=("C >= heads", "position_embedding_dim, or else C, is a multiple of 4"),
+    limits=(
+        "pruning: Torch-Pruning takes what is expanded over positions for heads that are repeated, "
+        "and raises a ZeroDivisionError; prune within attnsurgeon.disabled(model), and let it "
+        "ignore the layers before",
+    ),
     deviations=(
         "the code is that of mmcv, GeneralizedAttention, with heads=8 of all its configurations "
         "in mmdetection, where the module's own default is 9; heads need not divide C, and what "
