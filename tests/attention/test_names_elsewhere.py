@@ -20,7 +20,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(\w+)` \| `([^`]+)` \| (.*)\|$", re.M)
 WORD = re.compile(r"`([^`]+)`")
 WIDTHS = {"ecam": 512}  # as its row says; of the others 128
-SIZES = {"halo": ((8, 8), (8, 16)), "bottleneck": ((5, 7),), "bat": ((7, 7), (14, 7))}  # that timm's take
+# What timm's modules take.
+SIZES = {"halo": ((8, 8), (8, 16)), "bottleneck": ((5, 7),), "bat": ((7, 7), (14, 7))}
 
 
 def rows(page):
