@@ -22,16 +22,23 @@ BEYOND: dict[str, dict] = {
     if (card.kind != "gate" or card.inputs({}) != ("value",)) and name not in FOR_SKIPS
 }
 BEYOND |= {"spa": {"variant": "B"}}
-# Network -> what it has no site for: dense 3x3 convolutions that the mechanism can divide, maps.
+DENSE = {"sk", "psa", "sc", "aw", "cot", "splat", "involution", "bot", "halo", "lambda"}
+# Network -> what it has no site for: dense 3x3 convolutions that the mechanism can divide,
+# activations behind 3x3 convolutions, maps.
 NETWORKS: dict[str, set[str]] = {
     "stages": set(),
     "resnet18": set(),
     "torchvision:resnet18": set(),  # one ReLU module for all activations of a block
-    "mobilenetv3_small_050": {"sk", "psa", "sc", "aw"},
+    "mobilenetv3_small_050": DENSE,
     "regnety_002": {"sk", "psa", "aw"},
-    "convnext_atto": {"sk", "psa", "sc", "aw"},
-    "vit_tiny_patch16_224": {"sk", "psa", "sc", "aw", "spa", "ran", "csra", "interflow"},
+    "convnext_atto": DENSE | {"acon"},
+    "vit_tiny_patch16_224": DENSE | {"acon", "frelu", "spa", "ran", "csra", "interflow"},
 }
+# Where the authors' start would take the layer between the last map and the classifier away.
+IDENTITY_ONLY = {("mobilenetv3_small_050", "csra")}
+# Where the authors' start gives other scales than norms that are not of training expect, so that
+# values run over in a deep network.
+RUNS_OVER = {"involution", "lambda"}
 CASES = [
     pytest.param(network, name, marks=() if network == "stages" else pytest.mark.slow)
     for network, without in NETWORKS.items()
@@ -39,6 +46,15 @@ CASES = [
     if name not in without
 ]
 each_case = pytest.mark.parametrize(("network", "name"), CASES)
+each_that_can_start_anew = pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        case
+        for case in CASES
+        if case.values not in IDENTITY_ONLY
+        and not (case.values[1] in RUNS_OVER and case.values[0] != "stages")
+    ],
+)
 
 
 def build(network):
@@ -79,7 +95,7 @@ def test_an_identity_start_changes_no_bit_and_keeps_every_key(network, name):
 
 
 @pytest.mark.slow
-@each_case
+@each_that_can_start_anew
 def test_a_paper_start_changes_the_outputs_and_comes_back_from_its_folder(network, name, tmp_path):
     model, x = build(network), image(network)
     operation = insert(network, model, name, init="paper")

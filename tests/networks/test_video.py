@@ -8,7 +8,13 @@ import attnsurgeon
 from attnsurgeon.attention.registry import mechanisms
 from attnsurgeon.checks.verify import randomise_norms
 
-GATES_3D = [name for name, card in mechanisms().items() if card.kind == "gate" and 3 in card.ranks]
+GATES_3D = [
+    name
+    for name, card in mechanisms().items()
+    if card.kind == "gate"
+    and 3 in card.ranks
+    and "skip" not in card.placement  # these have no decoder
+]
 # Eight blocks; two of each width, as the paper's R3D-18 has them.
 WIDTHS = [64, 64, 128, 128, 256, 256, 512, 512]
 

@@ -105,6 +105,11 @@ def beside_tokens(
     if not value.as_map and leave_out(part, tokens.before, tokens.after):
         return value
     if not inserted:  # what takes the place of something does so for all tokens
+        if value.as_map:
+            raise Impossible(
+                f"{card.name} works on a map, and would leave the {tokens.beside} tokens of no "
+                "position (class, registers) without what it takes the place of"
+            )
         return value
     if not map_is_used(value.node, traced):
         raise Impossible(
