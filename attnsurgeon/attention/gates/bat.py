@@ -160,6 +160,10 @@ def count(channels: int, rank: int, reduction: int, block: int, groups: int, bia
         "code for clips has rows and columns of each frame, by a softmax",
         ONE_VALUE,
     ),
+    limits=(
+        "pruning: Torch-Pruning is still at work after ten seconds on a network of three blocks; "
+        "prune within attnsurgeon.disabled(model), and let it ignore the layers before",
+    ),
     unmoved=("reduce.0.bias", "squeeze.0.bias", "mix.0.bias", "expand.0.bias"),
 )
 class BilinearTransform(nn.Module):
