@@ -141,7 +141,7 @@ def _asked(config: Any, overlay: Any) -> dict[str, Any]:
     if other:
         raise UsageError(
             f"{other[0]}: the network of a folder takes its weights from the folder, or of a file",
-            "pretrained_cfg_overlay={'file': FILE}, as --pretrained-path of timm's scripts",
+            "give pretrained_cfg_overlay={'file': FILE}, as timm's scripts do for a file of weights",
         )
     return {name: value for name, value in asked.items() if value is not None}
 

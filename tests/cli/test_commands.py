@@ -252,7 +252,12 @@ def test_mechanisms_are_listed_by_name_kind_start_and_placement():
     assert "cbam" in natives
     assert "nam" not in natives
     assert "aff" not in natives
-    assert listed("attn", "list", "--placement", "late-*") == ["atac", "aff", "iaff"]
+    assert listed("attn", "list", "--placement", "late-*") == [
+        "atac",
+        "aff",
+        "iaff",
+        "generalized",
+    ]
 
 
 def test_every_kind_and_every_start_can_be_asked_for():
@@ -280,6 +285,7 @@ def test_a_list_of_nothing_is_an_error(argv, said):
 def test_placements_are_listed_by_name():
     assert listed("rules", "list", "late-*", "st?m") == [
         "late-activation",
+        "late-conv3x3-act",
         "late-residual-add",
         "stem",
     ]
