@@ -141,7 +141,7 @@ def _asked(config: Any, overlay: Any) -> dict[str, Any]:
     if other:
         raise UsageError(
             f"{other[0]}: the network of a folder takes its weights from the folder, or of a file",
-            "give pretrained_cfg_overlay={'file': FILE}, as timm's scripts do for a file of weights",
+            "give pretrained_cfg_overlay={'file': FILE}, as timm's scripts do for a file",
         )
     return {name: value for name, value in asked.items() if value is not None}
 

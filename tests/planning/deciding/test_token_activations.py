@@ -1,0 +1,28 @@
+"""What takes the place of an activation on tokens does so for every token, or is refused."""
+
+import pytest
+import timm
+import torch
+
+import attnsurgeon
+from attnsurgeon.errors import SurgeonError
+
+
+@pytest.mark.parametrize("init", ["identity", "paper"])
+def test_a_class_token_is_not_left_without_its_activation(init):
+    model = timm.create_model("test_vit").eval()
+    with pytest.raises(SurgeonError, match=r"leave the 1 tokens of no position"):
+        attnsurgeon.insert(model, "frelu", init=init)
+    # One that works on tokens as they come takes all of them.
+    made = attnsurgeon.insert(model, "dyrelu", "activation").model
+    x = torch.randn(2, 3, 160, 160)
+    assert torch.equal(made(x), model(x))
+
+
+def test_tokens_that_all_stand_in_the_map_are_taken():
+    model = timm.create_model("test_vit", class_token=False, reg_tokens=0, global_pool="avg").eval()
+    operation = attnsurgeon.insert(model, "frelu")
+    x = torch.randn(2, 3, 160, 160)
+    assert len(operation.plan) == 6
+    assert torch.equal(operation.model(x), model(x))
+    assert operation.verify().problems == ()
