@@ -410,9 +410,12 @@ def _of_a_container(
     """
     holders = {path for call in traced.calls for path in _above(call)} - set(traced.calls)
     depth = max((levels.of[n] or 0 for n in working), default=0)
+    raised = {n.meta["call"].path for n in risen if n.op != "placeholder"}
     for holder in sorted(holders, key=len):
         if isinstance(traced.twin.get_submodule(holder), nn.ModuleList | nn.ModuleDict):
             continue
+        if any(path == holder or path.startswith(f"{holder}.") for path in raised):
+            continue  # it holds the decoder as well (a YOLO's list of layers)
         held = {n for n in needed if n.op != "placeholder"
                 and n.meta["call"].path.startswith(f"{holder}.")}  # fmt: skip
         given = [n for n in held if levels.is_map(n) and not held.issuperset(n.users)]
