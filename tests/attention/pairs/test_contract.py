@@ -3,6 +3,7 @@ from, or for a skip what it meets in the decoder.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -41,6 +42,8 @@ SECOND = {"source", "coarser", "raised"}
 @dataclass(frozen=True)
 class Sighted(Pair):
     """A gate beside the value that it leaves as it was."""
+
+    export_margin: ClassVar[int] = 2  # an axis of one window is taken to be of one for ever
 
     def before(self, x):
         return self.halves(x)[0]
