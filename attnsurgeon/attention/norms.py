@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnsurgeon.attention.gradients import eager
+from attnsurgeon.attention.gradients import eager, transformed
 
 ONE_VALUE = (
     "a batch norm that sees a single value a channel (one pooled image) uses its running "
@@ -22,11 +22,21 @@ def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     if norm.training and x.numel() == x.shape[1]:
         mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
-    if x.dim() > 3 and _learns(x):
-        # Of four axes and more torch takes a gradient for one of the layout of x that is not: where
-        # one image, or an axis of one place, leaves it a choice of strides.
+    # Of four axes and more torch takes a gradient for one of the layout of x that is not, where an
+    # axis of one place leaves it a choice of strides.
+    ambiguous = x.dim() > 3 and _learns(x) and 1 in x.shape
+    if ambiguous and transformed():  # which know no hooks
         return _BatchNorm.forward(norm, x.flatten(2)).view(x.shape)
-    return _BatchNorm.forward(norm, x)
+    y = _BatchNorm.forward(norm, x)
+    # By a hook: views here would be further steps of the graph, which pruners do not follow.
+    if ambiguous and y.requires_grad:
+        y.register_hook(_in_rows)
+    return y
+
+
+def _in_rows(grad: Tensor) -> Tensor:
+    """Returns a gradient with the strides that its shape has by default."""
+    return grad.reshape(-1).view(grad.shape)
 
 
 def _learns(x: Tensor) -> bool:

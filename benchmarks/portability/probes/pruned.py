@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch import nn
 from benchmarks.portability.subject import Subject
 
 PATIENCE = 10.0  # seconds of the processor; most take less than one
+ROOM = 3 << 30  # bytes beside what there is; most take some megabytes
 
 
 def channels(subject: Subject) -> str:
@@ -46,15 +49,25 @@ def channels(subject: Subject) -> str:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Ends what goes on for ever: indices that grow at every step through a graph."""
+    """Ends what goes on for ever: indices that grow at every step through a graph, to gigabytes."""
 
     def stop(number: int, frame: object) -> None:
         raise TimeoutError("Torch-Pruning comes to no end")
 
-    before = signal.signal(signal.SIGVTALRM, stop)
+    before, room = signal.signal(signal.SIGVTALRM, stop), resource.getrlimit(resource.RLIMIT_DATA)
     signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data() + ROOM, room[1]))
     try:
         yield
+    except MemoryError as error:
+        raise TimeoutError("Torch-Pruning comes to no end") from error
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+        resource.setrlimit(resource.RLIMIT_DATA, room)
+
+
+def _data() -> int:
+    """Bytes of private memory that the process has asked for, as the limit counts them."""
+    pages = Path("/proc/self/statm").read_text().split()[5]
+    return int(pages) * resource.getpagesize()
