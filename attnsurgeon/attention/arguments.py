@@ -58,23 +58,31 @@ def complete(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, A
     Raises:
         MechanismError: an argument is unknown, missing, or of the wrong type.
     """
+    full = {**defaults(build), **checked(build, given)}
+    missing = [name for name, value in full.items() if value is REQUIRED]
+    if missing:
+        raise MechanismError(f"{missing[0]} is missing", f"give {missing[0]}=...")
+    return full
+
+
+def checked(build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given arguments of `build`, whatever others it needs.
+
+    Raises:
+        MechanismError: one is unknown, or of the wrong type.
+    """
     known = defaults(build)
     for name in given:
         if name not in known:
             hint = nearest(name, known) if known else "it takes no arguments"
             raise MechanismError(f"there is no argument {name!r}", hint)
     hints = _hints(build)
-    full = dict(known)
     for name, value in given.items():
         if not _fits(value, hints[name]):
             raise MechanismError(
                 f"{name}={value!r} is not {_words(hints[name])}", f"the default is {known[name]!r}"
             )
-        full[name] = tuple(value) if isinstance(value, list) else value
-    missing = [name for name, value in full.items() if value is REQUIRED]
-    if missing:
-        raise MechanismError(f"{missing[0]} is missing", f"give {missing[0]}=...")
-    return full
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
 
 
 def _fits(value: Any, hint: Any) -> bool:

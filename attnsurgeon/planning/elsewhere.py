@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attnsurgeon.attention.arguments import checked
 from attnsurgeon.attention.registry import Mechanism, lookup
-from attnsurgeon.errors import RuleError, SurgeonError
+from attnsurgeon.errors import MechanismError, RuleError, SurgeonError
 from attnsurgeon.planning.plan import Request, plan_requests
 from attnsurgeon.rules.match import match_rules
 from attnsurgeon.rules.placements import shipped
@@ -34,9 +35,17 @@ _NEAR: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def nothing_here(survey: Survey, name: str, attn_args: Mapping[str, Any], init: str) -> RuleError:
-    """Returns the error of a mechanism whose own placement has no site in this network."""
+def nothing_here(
+    survey: Survey, name: str, attn_args: Mapping[str, Any], init: str
+) -> SurgeonError:
+    """Returns the error of a mechanism whose own placement has no site in this network, or of
+    arguments with which it has none anywhere.
+    """
     card = lookup(name)
+    try:
+        checked(card.build, attn_args)
+    except MechanismError as error:
+        return MechanismError(f"{name}: {error.what}", error.hint)
     message = shipped(card.placement).rules[0].message or ""
     what = message[:1].lower() + message[1:].rstrip(".")
     said = f"{name}'s own placement is {what}; this network has none"

@@ -38,7 +38,10 @@ def written_out(x, norm):
     return y * norm.weight.view(shape) + norm.bias.view(shape)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 2, 1), (1, 3, 2, 4), (2, 3, 1, 4), (1, 3, 2, 4, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 3, 2, 1), (1, 3, 2, 4), (2, 3, 1, 4), (1, 3, 2, 4, 1), (2, 3, 2, 4), (4, 3, 2, 2, 3)],
+)
 @pytest.mark.parametrize("train", [True, False])
 def test_its_gradient_does_not_depend_on_how_that_of_its_output_lies_in_memory(shape, train):
     """Of four axes and more torch's own does, where one image leaves a choice of strides."""

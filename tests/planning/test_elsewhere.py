@@ -32,6 +32,16 @@ def refusal(name: str, survey: Survey) -> Any:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [({"form": "sums"}, "coord: form='sums' is not one of"), ({"redution": 8}, "no argument 'red")],
+)
+def test_arguments_that_work_nowhere_are_the_answer_before_any_placement(args, said):
+    file = rules_for("coord", "paper", None, args, "identity")
+    with pytest.raises(MechanismError, match=re.escape(said)):
+        plan_rules(survey_of({"net": "resnet18"}), file, init="identity", where="paper")
+
+
 def test_the_answer_says_what_is_missing_and_what_would_work():
     error = refusal("coord", survey_of({"net": "resnet18"}))
     assert isinstance(error, RuleError)

@@ -31,15 +31,13 @@ Strides = tuple[int, int]  # of queries, of keys and values
 
 
 def terms_of(attention_type: str | int) -> Terms:
-    """Returns which of the four terms there are.
-
-    A number is what YAML makes of the digits: 10 stands for 0010.
-    """
-    digits = attention_type if isinstance(attention_type, str) else f"{attention_type:04}"
+    """Returns which of the four terms there are; 1010 may be a number, as YAML reads it."""
+    digits = str(attention_type)
     if len(digits) != 4 or set(digits) - {"0", "1"}:
         raise MechanismError(
             f"attention_type={attention_type!r} is not four digits, a 1 for each term that counts",
-            "'1111' has all, in the order of the equation; '0010' has the keys' content alone",
+            "'1111' has all, in the order of the equation; '0010' has the keys' content alone, and "
+            "needs its quotes in a rule file and on the command line, where 0010 is read as 10",
         )
     if digits == "0000":
         raise MechanismError(

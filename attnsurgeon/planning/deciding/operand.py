@@ -107,8 +107,8 @@ def beside_tokens(
     if not inserted:  # what takes the place of something does so for all tokens
         if value.as_map:
             raise Impossible(
-                f"{card.name} works on a map, and would leave the {tokens.beside} tokens of no "
-                "position (class, registers) without what it takes the place of"
+                f"{card.name} works on a map, and would leave tokens of no position ("
+                f"{tokens.beside}: class, registers) without what it takes the place of"
             )
         return value
     if not map_is_used(value.node, traced):

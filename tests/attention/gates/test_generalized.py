@@ -8,6 +8,7 @@ import torch
 
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import MechanismError
+from attnsurgeon.rules.document import read_document
 from tests.attention.cases import make, stir
 from tests.attention.gates.sites import RESNET50
 from tests.attention.loops import linear
@@ -157,7 +158,7 @@ def test_the_terms_have_the_parameters_that_they_need():
     assert names("0001") == always | {"distances", "v"}
 
 
-@pytest.mark.parametrize("attention_type", ["111", "11111", "1211", "", "four", 12, 11111])
+@pytest.mark.parametrize("attention_type", ["111", "11111", "1211", "", "four", 10, 12, 111, 11111])
 def test_what_is_not_four_digits_is_refused(attention_type):
     with pytest.raises(MechanismError, match=r"is not four digits[\s\S]*'0010'"):
         make("generalized", 8, attention_type=attention_type)
@@ -168,8 +169,10 @@ def test_four_zeros_are_refused():
         make("generalized", 8, attention_type="0000")
 
 
-@pytest.mark.parametrize(("read", "digits"), [(10, "0010"), (1, "0001"), (1111, "1111")])
-def test_digits_that_a_rule_file_reads_as_a_number_are_what_was_written(read, digits):
+@pytest.mark.parametrize("written", ["1111", "1010", "'1010'", "'0010'", "'0001'"])
+def test_digits_in_a_rule_file_are_what_was_written(written):
+    read = read_document(f"attention_type: {written}", source="mine.yaml").data["attention_type"]
+    digits = written.strip("'")
     assert make("generalized", 8, attention_type=read).terms == tuple(d == "1" for d in digits)
 
 

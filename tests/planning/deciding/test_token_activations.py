@@ -11,7 +11,7 @@ from attnsurgeon.errors import SurgeonError
 @pytest.mark.parametrize("init", ["identity", "paper"])
 def test_a_class_token_is_not_left_without_its_activation(init):
     model = timm.create_model("test_vit").eval()
-    with pytest.raises(SurgeonError, match=r"leave the 1 tokens of no position"):
+    with pytest.raises(SurgeonError, match=r"leave tokens of no position \(1: class"):
         attnsurgeon.insert(model, "frelu", init=init)
     # One that works on tokens as they come takes all of them.
     made = attnsurgeon.insert(model, "dyrelu", "activation").model
