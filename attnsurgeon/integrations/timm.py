@@ -150,7 +150,9 @@ def _fill(model: nn.Module, file: Any, saved: Saved, classes: int | None) -> Non
     """Load a file of the operated network's weights; of other classes, without its classifier."""
     head: list[str] = []
     if classes is not None and classes != getattr(model, "num_classes", None):
-        new = {id(tensor) for tensor in model.get_classifier().parameters()}  # type: ignore[operator]
+        found = model.get_classifier()  # type: ignore[operator]
+        parts = found if isinstance(found, tuple) else (found,)  # two where one was distilled
+        new = {id(tensor) for part in parts for tensor in part.parameters()}
         head = [name for name, tensor in model.named_parameters() if id(tensor) in new]
     fit_checkpoint(model, read_checkpoint(file), what=str(saved.path), new_head=head)
 

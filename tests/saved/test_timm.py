@@ -145,6 +145,29 @@ def test_a_file_in_the_place_of_the_pretrained_weights_is_what_is_loaded(folder,
     networks.assert_same(untouched, attnsurgeon.load(folder))
 
 
+def test_both_classifiers_of_a_distilled_network_start_anew(tmp_path):
+    name, small = "deit_tiny_distilled_patch16_224", {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    model = attnsurgeon.load_model(name, img_size=32, patch_size=8, num_classes=5, **small)
+    operation = attnsurgeon.insert(model, "se", "residual-branch", input_size=(3, 32, 32))
+    operation.save(tmp_path / "saved")
+    trained = attnsurgeon.load(tmp_path / "saved")
+    networks.randomise(trained, seed=8)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    new = {"file": str(tmp_path / "trained.pth"), "num_classes": -1}
+    made = timm.create_model(
+        f"local-dir:{tmp_path / 'saved'}",
+        pretrained=True,
+        pretrained_cfg_overlay=new,
+        num_classes=5,
+    )
+    anew = {
+        key for key, t in trained.state_dict().items() if not torch.equal(made.state_dict()[key], t)
+    }
+    assert anew == {
+        f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")
+    }
+
+
 def test_weights_of_the_base_alone_are_none_of_the_operated_network(folder, tmp_path):
     bare = timm.create_model("test_resnet", num_classes=7)
     torch.save(bare.state_dict(), tmp_path / "bare.pth")
