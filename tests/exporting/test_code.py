@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from attnsurgeon import insert, load_model, mechanisms
+from attnsurgeon import freeze_backbone, insert, load_model, mechanisms
 from attnsurgeon.checks.verify import randomise_norms
 from attnsurgeon.errors import CheckFailed, ModelError, RuleError, UsageError
 from attnsurgeon.exporting.code import writing
@@ -186,6 +186,17 @@ def test_what_runs_and_is_another_network_is_not_kept(file, monkeypatch):
     with pytest.raises(CheckFailed, match="not this network: the state dicts differ"):
         export(operated(NETWORK, "se"), file)
     assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["frozen", "updated"])
+def test_how_a_network_is_trained_is_in_no_file(policy, tmp_path):
+    net = operated("test_resnet", "eca", "residual-branch")
+    freeze_backbone(net, norm_statistics=policy)
+    net.train()
+    written = export(net, tmp_path / "net.py")
+    assert written.relative_diff == 0
+    assert not net.bn1.training if policy == "frozen" else net.bn1.training
 
 
 def test_a_file_there_already_stays(file):

@@ -150,13 +150,20 @@ def compare(model: nn.Module, file: Path, given: InputForm, folders: tuple[Path,
         )
 
 
+def _following_its_mode(twin: nn.Module) -> nn.Module:
+    """Lets norms train that were held in evaluation: how a network is trained is in no file."""
+    for module in twin.modules():
+        vars(module).pop("train", None)
+    return twin
+
+
 def difference(model: nn.Module, made: Ran, inputs: Mapping[str, Tensor]) -> str | None:
     """Says in what a network and what a written file did differ; None where in nothing."""
     if list(made.keys) != list(model.state_dict()):
         odd = sorted({*made.keys} ^ {*model.state_dict()})
         return f"the state dicts differ: {', '.join(odd[:3]) or 'in their order'}"
     before = torch.get_rng_state()
-    expected = computed(full_twin(model), dict(inputs), SEED)
+    expected = computed(_following_its_mode(full_twin(model)), dict(inputs), SEED)
     torch.set_rng_state(before)
     for name, tensor in expected.items():
         found = made.tensors.get(name)
