@@ -21,7 +21,7 @@ WINGS: dict[str, str] = {
     "recording": "calls randomness garbage caches hooks sharding twin record inputs examples"
     " input_records global_hooks ambient shape_only memory trace handed_on",
     "models": "",
-    "sites": "site flow layouts tokens levels residuals rises projections ending stem"
+    "sites": "site flow layouts tokens levels residuals rises projections encoders ending stem"
     " descent kept trunk blocks ascent survey parts analysis",
     "forwards": "retype script_source alignment decisions privately whereabouts conversions makers "
     "proxies running in_place symbolic tracing sizes_that_turn ways branches modes shallow "
