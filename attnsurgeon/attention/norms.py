@@ -34,9 +34,13 @@ def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     return y
 
 
-def _in_rows(grad: Tensor) -> Tensor:
-    """Returns a gradient with the strides that its shape has by default."""
-    return grad.reshape(-1).view(grad.shape)
+def _in_rows(grad: Tensor | None) -> Tensor | None:
+    """Returns a gradient with the strides that its shape has by default; None where torch has none.
+
+    torch calls a hook also where nothing after it has a gradient, as where the function that used
+    the output did not need it.
+    """
+    return None if grad is None else grad.reshape(-1).view(grad.shape)
 
 
 def _learns(x: Tensor) -> bool:

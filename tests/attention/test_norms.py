@@ -60,6 +60,27 @@ def test_its_gradient_does_not_depend_on_how_that_of_its_output_lies_in_memory(s
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9, msg=str(order))
 
 
+class _Unneeded(torch.autograd.Function):
+    """A function of two values that says of the first that it has no gradient there."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return None, grads[0]
+
+
+def test_an_output_without_a_gradient_is_no_fault():
+    norm: Any = BatchNorm(3)
+    x = torch.randn(2, 3, 1, 4, requires_grad=True)
+    y = torch.randn(4, requires_grad=True)
+    found = torch.autograd.grad(_Unneeded.apply(norm(x), y).sum(), [x, y], allow_unused=True)
+    assert found[0] is None or not found[0].any()
+    torch.testing.assert_close(found[1], torch.ones(4))
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1), (1, 3, 1, 1, 1)])
 def test_one_value_a_channel_is_normalised_by_the_running_statistics(shape):
     norm: Any = BatchNorm(3).double().train()
