@@ -22,6 +22,7 @@ from attnsurgeon.cost.planned import weigh_alike
 from attnsurgeon.cost.weighing import weigh, weigh_twin
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import SurgeonError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models.own_attention import (
     Attention,
 )
@@ -105,6 +106,7 @@ class Operation(Shown):
         )  # fmt: skip
 
 
+@takes_networks()
 @known_state()
 def find_sites(
     model: nn.Module, *, input_size: InputSize | None = None, example: Any = None
@@ -128,6 +130,7 @@ def find_sites(
     return Sites(survey.sites, survey)
 
 
+@takes_networks()
 @known_state()
 def plan(
     model: nn.Module,
@@ -178,6 +181,7 @@ def plan(
     return plan_rules(survey, file, init=init, where=spelled(where, rules, narrow))
 
 
+@takes_networks()
 @known_state()
 def insert(
     model: nn.Module,
@@ -236,6 +240,7 @@ def carry_out(model: nn.Module, made: Plan) -> Operation:
     return Operation(model, made, origin, splice(model, made))
 
 
+@takes_networks("spec_or_model", or_else=(str,))
 @known_state()
 def estimate(
     spec_or_model: str | nn.Module,

@@ -14,6 +14,7 @@ WINGS: dict[str, str] = {
     "version": "",
     "moved": "",
     "errors": "",
+    "given": "",
     "plain": "",
     "shown": "",
     "sizes": "",

@@ -20,18 +20,40 @@ ONE_VALUE = (
 def normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     """Returns norm(x); one value a channel has no batch statistics, so it uses the running ones."""
     if norm.training and x.numel() == x.shape[1]:
-        mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        mean, var, (weight, bias) = norm.running_mean, norm.running_var, _scale(norm)
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=norm.eps)
     # Of four axes and more torch takes a gradient for one of the layout of x that is not, where an
     # axis of one place leaves it a choice of strides.
     ambiguous = x.dim() > 3 and _learns(x) and 1 in x.shape
     if ambiguous and transformed():  # which know no hooks
-        return _BatchNorm.forward(norm, x.flatten(2)).view(x.shape)
-    y = _BatchNorm.forward(norm, x)
+        return _normalised(norm, x.flatten(2)).view(x.shape)
+    y = _normalised(norm, x)
     # By a hook: views here would be further steps of the graph, which pruners do not follow.
     if ambiguous and y.requires_grad:
         y.register_hook(_in_rows)
     return y
+
+
+def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Returns what torch's own forward does, also where the parameters alone are in half precision,
+    as the mixed precision of `fully_shard` leaves them: torch's refuses that.
+    """
+    mean, var, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if mean is None or norm.weight is None or norm.weight.dtype == mean.dtype:
+        return _BatchNorm.forward(norm, x)
+    factor = norm.momentum or 0.0
+    if norm.training and count is not None:
+        count.add_(1)
+        factor = 1 / float(count) if norm.momentum is None else factor
+    return F.batch_norm(x, mean, var, *_scale(norm), norm.training, factor, norm.eps)
+
+
+def _scale(norm: _BatchNorm) -> tuple[Tensor | None, Tensor | None]:
+    """Returns weight and bias in the type of the statistics."""
+    if norm.running_mean is None or norm.weight is None:
+        return norm.weight, norm.bias
+    dtype = norm.running_mean.dtype
+    return norm.weight.to(dtype), None if norm.bias is None else norm.bias.to(dtype)
 
 
 def _in_rows(grad: Tensor | None) -> Tensor | None:

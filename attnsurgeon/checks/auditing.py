@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.recording.record import MARK, Traced
 from attnsurgeon.shown import Shown
 from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.sizes import InputSize
-from attnsurgeon.splicing.history import history, inserted
-from attnsurgeon.splicing.makeup import Makeup, class_of
+from attnsurgeon.splicing.history import changes_of, history, inserted
+from attnsurgeon.splicing.makeup import class_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +41,7 @@ class Audit(Shown):
         return not self.dead and not self.altered
 
 
+@takes_networks()
 @known_state()
 def audit(model: nn.Module, *, input_size: InputSize | None = None, example: Any = None) -> Audit:
     """Counts the calls of every inserted module in one forward, and compares it with what it was.
@@ -66,7 +68,7 @@ def audited(model: nn.Module, traced: Traced) -> Audit:
     recorded = {s["module_path"]: s for record in history(model) for s in record["sites"]}
     replaced = {path: _replaced(model, path, site) for path, site in recorded.items()}
     altered = {path: what for path, what in replaced.items() if what}
-    altered |= {path: what for path, module in present.items() if (what := _altered(module))}
+    altered |= {path: what for path, module in present.items() if (what := changes_of(module))}
     paths = [path for path in recorded if path in present or not _wrapped(path, present)]
     runs = {
         path: [] if replaced.get(path) else traced.calls.get(path, [])
@@ -93,13 +95,6 @@ def _replaced(model: nn.Module, path: str, site: Mapping[str, Any]) -> str:
     if any(MARK in part.__dict__ for part in module.modules()):  # itself, or inside a wrapper
         return ""
     return f"a {class_of(module)} stands in the place of the {site['attn']}"
-
-
-def _altered(module: nn.Module) -> str:
-    then: Makeup | None = module.__dict__[MARK].makeup
-    found = [] if then is None else then.differences(Makeup.of(module))
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return "; ".join(found[:3]) + more
 
 
 def _wrapped(path: str, present: Mapping[str, nn.Module]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.identity import Blend, BlendOld, BlendPair, Gate
 from attnsurgeon.checks.auditing import Audit, audited
 from attnsurgeon.errors import ModelError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models import source_of
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
@@ -95,6 +96,7 @@ class Status(Shown):
         return 100 * self.trainable_params / self.all_params if self.all_params else 0.0
 
 
+@takes_networks()
 @known_state()
 def status(
     model: nn.Module,

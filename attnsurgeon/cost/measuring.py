@@ -16,6 +16,7 @@ from attnsurgeon.cost.step_memory import peak_of
 from attnsurgeon.cost.stepping import forwards, in_short, steps
 from attnsurgeon.cost.timing import cpu_threads, paired, watch_of
 from attnsurgeon.errors import ModelError, SurgeonError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.examples import form_of_example
 from attnsurgeon.recording.inputs import InputForm, Inputs
@@ -28,6 +29,7 @@ PRECISION = 0.03  # of the median ratio: its interval is narrow enough
 _FORWARD = 3  # part of the time that forwards have: a step takes about three times as long
 
 
+@takes_networks("before", "after")
 @known_state(own_dice=False)
 def measure(
     before: nn.Module,

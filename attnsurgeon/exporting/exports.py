@@ -16,6 +16,7 @@ from attnsurgeon.errors import CheckFailed, ModelError, UsageError
 from attnsurgeon.exporting.forms import FORMS, form_of, require
 from attnsurgeon.exporting.programs import MAKERS, READERS, Run
 from attnsurgeon.exporting.subject import Subject, drawn
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models.foreign import guarded, quote
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
@@ -51,6 +52,7 @@ class Exported:
     note: str = ""
 
 
+@takes_networks()
 @known_state(own_dice=False)
 def export(
     model: nn.Module,

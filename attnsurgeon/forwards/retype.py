@@ -14,12 +14,14 @@ import linecache
 import math
 import re
 import threading
+import types
 from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as _fx
 from torch.fx.graph import PythonCode
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils import _pytree as pytree
 
 from attnsurgeon.errors import SurgeonError
@@ -89,7 +91,7 @@ def retyped(
     *,
     replaced: bool = False,
 ) -> None:
-    """Gives `module` the generated forward; its class must not have been generated already.
+    """Gives `module` the generated forward, in the place of one that it may have.
 
     Args:
         module: what gets it, in place.
@@ -97,7 +99,12 @@ def retyped(
         references: what they refer to.
         replaced: the module is no longer what it was, and its class none of that kind.
     """
-    module.__class__ = _one_subclass(type(module), sources, references, replaced)
+    _give(module, _one_subclass(original_class(module), sources, references, replaced))
+
+
+def restored(module: nn.Module) -> None:
+    """Gives `module` the class that it had before surgery, in place."""
+    _give(module, original_class(module))
 
 
 def extended(
@@ -107,7 +114,7 @@ def extended(
     made, known, replaced = getattr(type(module), "_surgeon_code", ((), (), False))
     if not set(sources) <= set(made):
         sources, references = (*made, *sources), tuple(sorted({*known, *references}))
-        module.__class__ = _one_subclass(original_class(module), sources, references, replaced)
+        _give(module, _one_subclass(original_class(module), sources, references, replaced))
 
 
 def retyped_by(
@@ -133,8 +140,28 @@ def retyped_by(
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module before surgery."""
-    return getattr(type(module), "_surgeon_base", type(module))
+    """The class of a module before surgery, and before its parametrizations."""
+    kind = type_before_parametrizations(module)
+    return getattr(kind, "_surgeon_base", kind)
+
+
+def _give(module: nn.Module, made: type[nn.Module]) -> None:
+    """Gives a module another class in the place of the generated or the original one.
+
+    What others have derived from that stays around it, as they take it off again themselves: the
+    class of a parametrized module, and that which `fully_shard` makes.
+    """
+    kind = type(module)
+    generated = (one for one in kind.__mro__ if "_surgeon_base" in vars(one))
+    module.__class__ = _exchanged(kind, next(generated, original_class(module)), made)
+
+
+def _exchanged(kind: type, old: type, new: type) -> Any:
+    if kind is old or not issubclass(kind, old):
+        return new if kind is old else kind
+    bases = tuple(_exchanged(base, old, new) for base in kind.__bases__)
+    body = {name: v for name, v in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return types.new_class(kind.__name__, bases, exec_body=lambda scope: scope.update(body))
 
 
 def is_generated(kind: type[nn.Module]) -> bool:

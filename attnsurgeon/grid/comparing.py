@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import no_network
 from attnsurgeon.grid.cells import cells_of
 from attnsurgeon.grid.filling import Key, Request, filled
 from attnsurgeon.grid.journal import Journal, fingerprint, opened
@@ -139,6 +140,9 @@ def subjects_of(
     listed = list(models)
     if not listed:
         raise UsageError("no network is named", "give one: 'resnet50'")
+    for one in listed:
+        if not isinstance(one, (str, os.PathLike, nn.Module)):
+            raise no_network("compare", "models", one)
     words = [os.fspath(m) for m in listed if not isinstance(m, nn.Module)]
     names = named_networks(words, most)
     refuse_unknown(names)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.looking.told import Gates, SiteGates
 from attnsurgeon.looking.watcher import Watcher
 from attnsurgeon.looking.watching import refuse_replicas, run_once, watched
@@ -21,6 +22,7 @@ from attnsurgeon.splicing.selecting import Chosen, chosen, cuts_of, operated_in
 __all__ = ["Gates", "SiteGates", "gates"]
 
 
+@takes_networks()
 def gates(
     model: nn.Module,
     x: Any,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.looking.drawing import figure_of
 from attnsurgeon.looking.look import look_at
 from attnsurgeon.splicing.selecting import Chosen
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@takes_networks()
 def heatmap(
     model: nn.Module,
     image: Any,

@@ -13,6 +13,7 @@ from attnsurgeon.cost.comparing import Cost, compare
 from attnsurgeon.cost.weighing import weigh
 from attnsurgeon.cost.weight import Weight
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.looking.batches import Batches, Images
 from attnsurgeon.looking.effects import Effect, Movement
 from attnsurgeon.looking.running import Runner, image_form, picture_preprocessing
@@ -60,6 +61,7 @@ class Pruning(Shown):
         return bool(self.removed) and not self.kept
 
 
+@takes_networks()
 @known_state()
 def prune(
     model: nn.Module,

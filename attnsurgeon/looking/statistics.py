@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnsurgeon.attention.identity import Gate
 from attnsurgeon.attention.linked.chain import Link
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.looking.batches import Batches, Images
 from attnsurgeon.looking.effects import Effect, Movement
 from attnsurgeon.looking.gates import gates
@@ -120,6 +121,7 @@ class GateStatistics(Shown):
     device: str
 
 
+@takes_networks()
 @known_state()
 def gate_statistics(
     model: nn.Module,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models import Source
 from attnsurgeon.models.checkpoint import Checkpoint, read_checkpoint
 from attnsurgeon.models.files.folders import is_index
@@ -135,6 +136,7 @@ def loading_of(saved: Saved, *, checkpoint: str | None = None) -> Loading:
     return loading(saved.record, saved.name, trust=trust, checkpoint=checkpoint)
 
 
+@takes_networks(or_else=(type(None),))
 @known_state()
 def load(
     path: str | os.PathLike[str],

@@ -21,6 +21,7 @@ from attnsurgeon.cost.course import Course, course
 from attnsurgeon.cost.measured import Measurement
 from attnsurgeon.errors import CheckFailed, ModelError, UsageError, nearest
 from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models import Source, left_random
 from attnsurgeon.plain import to_plain
 from attnsurgeon.planning.plan import Plan
@@ -42,7 +43,7 @@ from attnsurgeon.saved.pricing import price
 from attnsurgeon.saved.schema import FORMAT, FORMAT_VERSION
 from attnsurgeon.saved.trust import needs_trust
 from attnsurgeon.saved.weights import Packed, buffers_left_out, pack, write_tensors
-from attnsurgeon.splicing.history import history, inserted
+from attnsurgeon.splicing.history import changes_of, history, inserted
 from attnsurgeon.splicing.selecting import operated_in
 from attnsurgeon.version import __version__
 
@@ -54,6 +55,7 @@ BUFFERS = "buffers.safetensors"
 _SAVE_ALL = 'save all weights: mode="full"'
 
 
+@takes_networks()
 @known_state()
 def save(
     model: nn.Module,
@@ -334,7 +336,7 @@ def refuse_unoperated(model: nn.Module) -> None:
 
 
 def _refuse_lost(model: nn.Module) -> None:
-    """Refuse a network that has not the attention that its records speak of."""
+    """Refuse a network that has not the attention that its records speak of, as it was put in."""
     planned = {site["module_path"] for record in history(model) for site in record["sites"]}
     present = {name for name, _ in inserted(model)}
     if planned != present:
@@ -345,6 +347,14 @@ def _refuse_lost(model: nn.Module) -> None:
             "`attnsurgeon.audit` counts what still runs; fuse(), reparameterize() and"
             " switch_to_deploy() drop attention, so save before them",
         )
+    for path, module in inserted(model):
+        if changed := changes_of(module):
+            raise CheckFailed(
+                f"this network cannot be saved: its attention at {path} is not what was put in:"
+                f" {changed}",
+                "it would be built again as it was, and differ; take off first what others have put"
+                " on its layers (parametrizations, adapters)",
+            )
 
 
 def _refuse_baseless(

@@ -15,6 +15,7 @@ from torch import nn
 from attnsurgeon.cost.budgets import Budget
 from attnsurgeon.cost.comparing import Cost
 from attnsurgeon.errors import CheckFailed, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.grid.cells import Cell, cells_of
 from attnsurgeon.models.own_attention import Attention
 from attnsurgeon.operate import plan_rules, weigh_plan
@@ -275,6 +276,7 @@ def _points(
     return tuple(sorted(points, key=lambda one: (one.worth, one.used)))
 
 
+@takes_networks()
 def suggest(
     model: nn.Module,
     attn: Attention | Sequence[Attention] = DEFAULT,

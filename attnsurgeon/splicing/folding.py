@@ -7,7 +7,8 @@ from torch import nn
 
 from attnsurgeon.attention.registry import lookup, mechanisms
 from attnsurgeon.errors import UsageError
-from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.forwards.retype import restored
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.input_records import recorded_form
 from attnsurgeon.recording.record import MARK, Call
@@ -15,6 +16,7 @@ from attnsurgeon.sites.analysis import record as record_forward
 from attnsurgeon.splicing.history import forget, history, inserted
 
 
+@takes_networks()
 @known_state()
 def fold(model: nn.Module) -> tuple[str, ...]:
     """Folds every weight excitation into the weight of its convolution, in place.
@@ -47,7 +49,7 @@ def fold(model: nn.Module) -> tuple[str, ...]:
         with torch.no_grad():
             weight = conv.get_parameter("weight")
             weight.copy_(part(weight))
-        conv.__class__ = original_class(conv)
+        restored(conv)
         del conv._modules[name]
     forget(model, set(found))
     return tuple(path.rpartition(".")[0] for path in found)

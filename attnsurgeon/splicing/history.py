@@ -138,6 +138,15 @@ def mark_of(module: nn.Module) -> Mark | None:
     return module.__dict__.get(MARK)
 
 
+def changes_of(module: nn.Module) -> str:
+    """Says what of an inserted module is no longer as it was put in; "" where nothing is."""
+    mark = mark_of(module)
+    then = None if mark is None else mark.makeup
+    found = [] if then is None else then.differences(Makeup.of(module))
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more
+
+
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yields path and module of every attention that surgery put into `model`."""
     for path, module in model.named_modules():

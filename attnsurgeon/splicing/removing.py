@@ -10,7 +10,7 @@ from torch import nn
 
 from attnsurgeon.attention.heads.tapped import InputTap, OutputTap, Tapped
 from attnsurgeon.errors import ModelError
-from attnsurgeon.forwards.retype import original_class
+from attnsurgeon.forwards.retype import restored
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
@@ -60,8 +60,7 @@ def remove_all(model: nn.Module, *, refill: bool = False) -> None:
     if gone and not refill:
         raise weights_gone(gone[0])
     for module in list(model.modules()):
-        if original_class(module) is not type(module):
-            module.__class__ = original_class(module)
+        restored(module)
         _put_back(module, None)
         _drop_hooks(module, lambda hook: True)
         for name, child in list(module._modules.items()):

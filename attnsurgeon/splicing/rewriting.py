@@ -18,7 +18,6 @@ from attnsurgeon.forwards.retype import (
     Reference,
     flat_call,
     form_of,
-    original_class,
     retyped,
 )
 from attnsurgeon.forwards.shallow import ShallowGraph, name_in
@@ -49,7 +48,6 @@ class Rewriting:
         what = (self._text(graph), form, tuple(map(_what, cuts)))
         if what not in self._made:
             self._made[what] = _code(graph, form, cuts)
-        host.__class__ = original_class(host)
         retyped(host, *self._made[what])
 
     def _text(self, graph: ShallowGraph) -> Hashable:
@@ -152,8 +150,17 @@ def _with_attention(graph: fx.Graph, cuts: Sequence[Cut]) -> fx.Graph:
                 made = call_through(copy, cut.name, cut.way, [tail, *others])
             tail.replace_all_uses_with(made, delete_user_cb=functools.partial(_among, users))
             tails[place.key] = made
+    for node in copy.nodes:
+        _ask_for_the_tensor(node)
     copy.lint()
     return copy
+
+
+def _ask_for_the_tensor(node: fx.Node) -> None:
+    """Lets a parametrization stand in the code as what it makes, which outlives it: `weight`."""
+    owner, _, name = str(node.target).partition(".")
+    if node.op == "call_module" and (owner, node.args) == ("parametrizations", ()):
+        node.op, node.target = "get_attr", name
 
 
 def _in_place(target: fx.Node) -> bool:

@@ -21,6 +21,7 @@ from attnsurgeon.attention.heads.tapped import Tapped
 from attnsurgeon.attention.linked.chain import Link
 from attnsurgeon.attention.registry import lookup
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.record import MARK
 from attnsurgeon.splicing.history import inserted
 from attnsurgeon.splicing.selecting import Chosen, chosen, cuts_of, operated_in
@@ -31,6 +32,7 @@ _OFF: ContextVar[frozenset[str]] = ContextVar("attnsurgeon_off", default=frozens
 _HANGING = threading.Lock()
 
 
+@takes_networks()
 @contextlib.contextmanager
 def disabled(model: nn.Module, sites: Chosen = None) -> Iterator[tuple[str, ...]]:
     """Switches inserted attention off while the block runs: for ablations.

@@ -16,6 +16,7 @@ from torch import nn
 from attnsurgeon.attention.heads.tapped import Tapped
 from attnsurgeon.attention.linked.chain import Link
 from attnsurgeon.errors import ModelError, UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.planning.plan import Plan
 from attnsurgeon.recording.ambient import known_state
 from attnsurgeon.recording.record import MARK
@@ -32,6 +33,7 @@ from attnsurgeon.splicing.splice import splice
 Record = dict[str, Any]
 
 
+@takes_networks()
 @known_state()
 def remove(model: nn.Module, sites: Chosen = None, *, refill: bool = False) -> None:
     """Takes inserted attention out again, in place: all of it, or that of some sites.

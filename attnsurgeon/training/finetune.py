@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attnsurgeon.errors import UsageError, nearest
+from attnsurgeon.given import takes_networks
 from attnsurgeon.training.frozen import forget, is_noted, note, noted
 from attnsurgeon.training.held_norms import hold, release, release_all, statistics
 from attnsurgeon.training.held_norms import stay_in_evaluation as _stay_in_evaluation  # noqa: F401
@@ -25,6 +26,7 @@ from attnsurgeon.training.new_parts import NewParts
 POLICIES = ("frozen", "updated")
 
 
+@takes_networks()
 def freeze_backbone(
     model: nn.Module, *, keep: str | Iterable[str] = (), norm_statistics: str = "frozen"
 ) -> None:
@@ -78,6 +80,7 @@ def freeze_backbone(
     _hold_norms(model, new if norm_statistics == "frozen" else None)
 
 
+@takes_networks()
 def unfreeze(model: nn.Module, *, norm_statistics: str = "updated") -> None:
     """Make trainable again what `freeze_backbone` froze, in place.
 

@@ -9,11 +9,13 @@ from typing import Any
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.models.layering import undecayed_by_name
 from attnsurgeon.training.layer_depth import layers_of
 from attnsurgeon.training.new_parts import NewParts, every_parameter
 
 
+@takes_networks()
 def param_groups(
     model: nn.Module,
     lr: float,

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.record import map_tensors, tensors_in
 
 Norms = dict[str, Any]  # paths and modules; of a module pyright knows no momentum
 Kept = list[tuple[Tensor, Tensor]]  # buffers, each with what it held
 
 
+@takes_networks()
 def recalibrate_norms(
     model: nn.Module,
     loader: Iterable[Any],

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.training.groups import not_decayed
 from attnsurgeon.training.new_parts import every_parameter
 from attnsurgeon.training.places import places
 from attnsurgeon.training.renames import renamed
 
 
+@takes_networks()
 def update_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, *, before: nn.Module | None = None
 ) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.training.finetune import freeze_backbone, unfreeze
 from attnsurgeon.training.groups import Groups, param_groups
 
 
+@takes_networks()
 def two_phases(
     model: nn.Module,
     epochs: tuple[int, int],

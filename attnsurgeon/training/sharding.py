@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from attnsurgeon.attention.linked.chain import Linked
 from attnsurgeon.errors import UsageError
+from attnsurgeon.given import takes_networks
 from attnsurgeon.recording.sharding import is_sharded, is_spread, refuse_flattened, refuse_sharded
 from attnsurgeon.recording.twin import whole_twin
 
 
+@takes_networks()
 def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) -> nn.Module:
     """Spread a network over the processes, block by block, in place.
 
@@ -62,6 +64,7 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), **options: Any) ->
     return model
 
 
+@takes_networks()
 def gathered(model: nn.Module) -> nn.Module | None:
     """Put a network together that is spread over processes: what `save` and the checks can take.
 

@@ -132,7 +132,9 @@ def test_what_fails_is_said_of_each_variant(variants):
     assert "returned without a report" in errors["srm"]
 
 
-def test_a_cluster_is_reached_by_its_address(variants):
+def test_a_cluster_is_reached_by_its_address(variants, tmp_path):
+    starts = tmp_path / "starts"
+    starts.mkdir()
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     head = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", HEAD], env=environment, text=True,
@@ -141,8 +143,9 @@ def test_a_cluster_is_reached_by_its_address(variants):
     try:
         address = head.stdout.readline().strip()
         options = ["--metric", "accuracy", "--mode", "max", "--address", address, "--json"]
+        options += ["--config", f"starts={starts}"]
         stopping = ["--scheduler", "asha(max_t=3, grace_period=1, reduction_factor=2)"]
-        code, out, err = swept(variants, "run", *options, *stopping)
+        code, out, err = swept(variants, "falling_behind", *options, *stopping)
     finally:
         head.communicate("\n", timeout=60)
     assert code == 0, err

@@ -58,7 +58,10 @@ def shares(scores: Tensor, side: int, source: int) -> Tensor:
     By logarithms, in float32 at least: sigmoids that all vanish have no quotient.
     """
     scores = unflatten(scores.flatten(1), 1, (-1, side, side))
-    return F.logsigmoid(scores.to(wide(scores))).softmax(source)
+    scores = scores.to(wide(scores))
+    # ONNX has no such function, and the sigmoid of its runtime is the same for all below -18.
+    logarithms = F.logsigmoid(scores) if eager() else -F.softplus(-scores)
+    return logarithms.softmax(source)
 
 
 def spread(shared: Tensor, length: int, source: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from attnsurgeon.attention.identity import Gate, native
 from attnsurgeon.attention.lines import gated, summed
+from attnsurgeon.attention.norms import BatchNorm
 from attnsurgeon.attention.pictures import multiplied
 from attnsurgeon.attention.pooling import Mean
 from attnsurgeon.attention.registry import mechanism
@@ -107,7 +108,7 @@ class CoordAtt(nn.Module):
         )
         self.conv = nn.Conv1d(channels, m, 1, bias=bias)
         if form == "product":
-            self.norm = nn.BatchNorm1d(m)  # sees one value an axis at least, so never a single one
+            self.norm = BatchNorm(m)
         self.convs = nn.ModuleList(nn.Conv1d(m, channels, 1, bias=bias) for _ in range(rank))
         self.gate = Gate()
 

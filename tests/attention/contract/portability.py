@@ -193,6 +193,22 @@ def test_a_module_of_another_dtype_computes_in_it(case, dtype):
     torch.testing.assert_close(y.float(), reference, rtol=0.1, atol=atol)
 
 
+@each_init
+@each_mode
+def test_parameters_alone_may_be_in_half_precision(case, init, train):
+    """As the mixed precision of `fully_shard` has them: buffers stay in the type they have."""
+    module, x = stir(case.build(init)).train(train), case.input(8)
+    reference = copy.deepcopy(module)(x)
+    held = [b for name, b in module.named_buffers() if name.startswith("old.")]  # the network's
+    for tensor in (*module.parameters(), *held):
+        tensor.data = tensor.data.bfloat16()
+    y, grads = gradients(module, x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert all(g.isfinite().all() for g in grads)
+    scale = max(1.0, reference.std().item())
+    torch.testing.assert_close(y.float(), reference, rtol=0.2, atol=0.2 * scale)
+
+
 @each_mode
 def test_half_precision_does_not_overflow_on_large_values(case, train):
     module = case.build().half().train(train)
