@@ -153,7 +153,9 @@ def _give(module: nn.Module, made: type[nn.Module]) -> None:
     """
     kind = type(module)
     generated = (one for one in kind.__mro__ if "_surgeon_base" in vars(one))
-    module.__class__ = _exchanged(kind, next(generated, original_class(module)), made)
+    old = next(generated, original_class(module))
+    if old is not made:
+        module.__class__ = _exchanged(kind, old, made)
 
 
 def _exchanged(kind: type, old: type, new: type) -> Any:

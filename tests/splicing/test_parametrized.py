@@ -87,9 +87,15 @@ def test_a_weight_may_be_computed_since(attn, x):
     if attn != "odconv":  # beside which there is no room
         surgeon.insert(net, "eca", "conv3x3", input_size=(3, 16, 16), inplace=True)
         assert torch.equal(net(x), expected)
+    head = parametrize.register_parametrization(net.head, "weight", Doubled())
+    kind = type(head)
+    expected = net(x)
     surgeon.remove(net)
+    assert type(head) is kind  # it held none
     assert torch.equal(net(x), expected)
+    parametrize.remove_parametrizations(head, "weight", leave_parametrized=False)
     assert net.state_dict().keys() == base.state_dict().keys()
+    expected = net(x)
     bake(net)
     assert torch.equal(net(x), expected)
     assert {type(net.get_submodule(name)) for name in NAMES} == {nn.Conv2d}
