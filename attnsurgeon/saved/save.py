@@ -352,8 +352,9 @@ def _refuse_lost(model: nn.Module) -> None:
             raise CheckFailed(
                 f"this network cannot be saved: its attention at {path} is not what was put in:"
                 f" {changed}",
-                "it would be built again as it was, and differ; take off first what others have put"
-                " on its layers (parametrizations, adapters)",
+                "it would be built again as it was, and differ: take off first what others have put"
+                " on its layers (parametrizations, adapters); `attnsurgeon.export` keeps a network"
+                " whose sizes a pruner has changed",
             )
 
 
