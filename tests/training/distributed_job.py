@@ -65,7 +65,8 @@ def operated(kind: str, attn: str, init: str, where: str | None = None, seed: in
     torch.manual_seed(seed)
     net = base_of(kind)
     randomise_norms(net)
-    made = attnsurgeon.insert(net, attn, where, init=init, input_size=SIZE).model
+    args = {"dropout": 0.0} if attn == "bat" else None  # which each process draws for itself
+    made = attnsurgeon.insert(net, attn, where, attn_args=args, init=init, input_size=SIZE).model
     for _, module in inserted(made):
         for parameter in module.parameters():
             with torch.no_grad():
