@@ -63,7 +63,8 @@ def half_shared(cuts: list[Cut], torn: Mapping[str, str]) -> tuple[list[Cut], li
             continue
         reason = torn.get(cut.place.host) or (
             f"{cut.place.host} runs {cut.place.calls} times in one forward and only "
-            f"{served} of its runs {'was' if served == 1 else 'were'} matched; one cut serves all of them, so match "
+            f"{served} of its runs {'was' if served == 1 else 'were'} matched; one cut serves all"
+            " of them, so match "
             f"{cut.site.path.partition('#')[0]!r} and its later runs, '...#2' and on"
         )
         refused += [Refused(site, cut.rule, reason) for site in (cut.site, *cut.shared)]
