@@ -6,7 +6,9 @@ import atexit
 import gc
 import json
 import multiprocessing
+import os
 import re
+import resource
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
@@ -104,7 +106,13 @@ def results_of(
 
 
 def settle() -> None:
-    """Imports what jobs on networks need, and takes it out of the garbage collector's rounds."""
+    """Imports what jobs on networks need, and takes it out of the garbage collector's rounds.
+
+    No process may take more than a third of the memory: one that the system ends leaves the others
+    waiting for its result, where a refused allocation is a result of its own.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_DATA, (memory // 3, memory // 3))
     import timm  # noqa: F401
 
     import attnsurgeon.operate  # noqa: F401
