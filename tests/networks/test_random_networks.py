@@ -274,7 +274,7 @@ def check_modules(net: nn.Module, operation: Operation) -> None:
     for path, module in net.named_modules(remove_duplicate=False):
         found = operated.get_submodule(path)
         need(original_class(found) is original_class(module), f"{path} has another class")
-        need(isinstance(found, type(module)), f"{path} is no instance of its class")
+        need(isinstance(found, original_class(module)), f"{path} is no instance of its class")
         need(found.training == module.training, f"{path} is in another mode")
 
 
